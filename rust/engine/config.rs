@@ -1,0 +1,163 @@
+//! Every setting of the engine. The only module that reads environment variables.
+
+use crate::error::{Error, Result};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    #[default]
+    Cpu,
+}
+
+/// What the matrix kernels compute with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activations {
+    /// Activations are quantized to int8 in groups of 32 before each matrix product.
+    #[default]
+    Int8,
+    /// The exact mode: float32 activations and (unless set otherwise) float32 KV cache.
+    F32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvDtype {
+    F32,
+    Bf16,
+}
+
+impl KvDtype {
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// How waiting requests join the running ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Requests join and leave at every step.
+    #[default]
+    Continuous,
+    /// A batch is admitted together and run to its end: the baseline.
+    Static,
+}
+
+/// Instruction-set tier of the CPU kernels, lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    Scalar,
+    Avx2,
+    Avx512,
+}
+
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Most sequences in one step.
+    pub max_num_seqs: usize,
+    /// Token budget of one step, prompts and running sequences together.
+    pub max_num_batched_tokens: usize,
+    /// Longest prompt plus output, in tokens. None: what the model was trained for.
+    pub max_model_len: Option<usize>,
+    /// Tokens per KV block. Only 16 is built.
+    pub block_size: usize,
+    /// Bytes for the KV cache. None: sized from the machine's free memory.
+    pub kv_cache_memory: Option<u64>,
+    /// None: f32 in the exact mode, bf16 otherwise.
+    pub kv_cache_dtype: Option<KvDtype>,
+    pub activations: Activations,
+    /// Threads of the kernels. None: the physical cores that this process may use.
+    pub threads: Option<usize>,
+    pub device: Device,
+    pub policy: Policy,
+    pub enable_prefix_caching: bool,
+    /// Requests that may wait in the queue before `Overloaded`.
+    pub max_queue_len: usize,
+    /// Force a lower tier than the machine has. Default: FERRULE_ISA (scalar, avx2, avx512).
+    pub isa: Option<Isa>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            max_num_seqs: 64,
+            max_num_batched_tokens: 512,
+            max_model_len: None,
+            block_size: 16,
+            kv_cache_memory: None,
+            kv_cache_dtype: None,
+            activations: Activations::Int8,
+            threads: None,
+            device: Device::Cpu,
+            policy: Policy::Continuous,
+            enable_prefix_caching: true,
+            max_queue_len: 1024,
+            isa: None,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Refuses settings that cannot work, naming the setting and the value.
+    pub fn validate(&self) -> Result<()> {
+        let at_least = |name: &str, value: usize, least: usize| match value >= least {
+            true => Ok(()),
+            false => Err(Error::InvalidConfig(format!("{name} is {value}: it must be at least {least}"))),
+        };
+        at_least("max_num_seqs", self.max_num_seqs, 1)?;
+        at_least("max_num_batched_tokens", self.max_num_batched_tokens, 1)?;
+        at_least("max_queue_len", self.max_queue_len, 1)?;
+        at_least("threads", self.threads.unwrap_or(1), 1)?;
+        at_least("max_model_len", self.max_model_len.unwrap_or(1), 1)?;
+        if self.block_size != 16 {
+            return Err(Error::InvalidConfig(format!("block_size is {}: only 16 is built", self.block_size)));
+        }
+        Ok(())
+    }
+
+    pub fn kv_dtype(&self) -> KvDtype {
+        self.kv_cache_dtype.unwrap_or(match self.activations {
+            Activations::Int8 => KvDtype::Bf16,
+            Activations::F32 => KvDtype::F32,
+        })
+    }
+
+    /// The tier asked for by the setting or by FERRULE_ISA; None: the best that the machine has.
+    pub fn isa(&self) -> Result<Option<Isa>> {
+        if self.isa.is_some() {
+            return Ok(self.isa);
+        }
+        match std::env::var("FERRULE_ISA") {
+            Err(_) => Ok(None),
+            Ok(name) => name.parse().map(Some),
+        }
+    }
+}
+
+/// Parsing of the names that flags and keyword arguments use.
+macro_rules! named {
+    ($type:ident { $($name:literal => $value:ident),+ $(,)? }) => {
+        impl std::str::FromStr for $type {
+            type Err = Error;
+            fn from_str(s: &str) -> Result<Self> {
+                match s {
+                    $($name => Ok(Self::$value),)+
+                    _ => Err(Error::InvalidConfig(format!(
+                        concat!("'{}' is not one of: ", $("'", $name, "' "),+), s
+                    ))),
+                }
+            }
+        }
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(match self { $(Self::$value => $name),+ })
+            }
+        }
+    };
+}
+
+named!(Device { "cpu" => Cpu });
+named!(Activations { "int8" => Int8, "f32" => F32 });
+named!(KvDtype { "f32" => F32, "bf16" => Bf16 });
+named!(Policy { "continuous" => Continuous, "static" => Static });
+named!(Isa { "scalar" => Scalar, "avx2" => Avx2, "avx512" => Avx512 });

@@ -1,0 +1,1 @@
+//! The engine: one loop around scheduler, runner and sampler.

@@ -1,0 +1,9 @@
+//! Number formats of weights: what files hold, and the kernel-ready layout that they become at load.
+
+mod blocks;
+mod dtype;
+mod packed;
+
+pub use blocks::dequantize;
+pub use dtype::DType;
+pub use packed::{Layout, PANEL_ROWS, PackedMatrix};

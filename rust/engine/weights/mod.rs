@@ -1,0 +1,40 @@
+//! Checkpoints: where tensors lie in files. What they mean is the model registry's business.
+
+mod gguf;
+mod mmap;
+mod safetensors;
+
+use std::path::Path;
+
+pub use self::gguf::{Gguf, Value};
+pub use self::safetensors::SafetensorsDir;
+use crate::error::Result;
+use crate::quant::DType;
+
+/// A tensor as it lies in its file.
+#[derive(Debug, Clone)]
+pub struct TensorView<'a> {
+    pub name: &'a str,
+    pub dtype: DType,
+    /// Row-major, outermost first: a matrix is [rows, cols]. (GGUF files store it the other way round.)
+    pub shape: Vec<usize>,
+    /// Exactly the tensor's bytes; quantized types never straddle rows.
+    pub bytes: &'a [u8],
+}
+
+/// A set of named tensors, memory-mapped.
+pub trait Checkpoint: Send + Sync {
+    fn path(&self) -> &Path;
+
+    fn tensor_names(&self) -> Vec<&str>;
+
+    fn find(&self, name: &str) -> Option<TensorView<'_>>;
+
+    /// `find`, or an error that names the file and the tensor.
+    fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
+        self.find(name).ok_or_else(|| crate::Error::corrupt(self.path(), format!("tensor '{name}' is missing")))
+    }
+
+    /// Tells the system that a tensor's pages are not needed any more (it was repacked).
+    fn release(&self, view: &TensorView<'_>);
+}
