@@ -4,17 +4,22 @@
 //! rows, the tile, the range of panels or the lane: results do not depend on company.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod elementwise;
 mod matmul;
+mod scalar;
 pub mod threads;
 
 pub use attention::{AttentionTask, KvLayer, KvShape};
 pub use matmul::{MatMut, QuantizedRows};
 
 use crate::config::Isa;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// The kernels of one tier.
+/// The kernels of one tier. A value of this type is the proof that the machine has the tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernels {
     isa: Isa,
@@ -22,11 +27,51 @@ pub struct Kernels {
 
 impl Kernels {
     /// The best tier of this machine, or the one asked for; refused if the machine lacks it.
-    pub fn new(_wanted: Option<Isa>) -> Result<Self> {
-        todo!()
+    pub fn new(wanted: Option<Isa>) -> Result<Self> {
+        let best = best_isa();
+        match wanted {
+            Some(isa) if isa > best => Err(Error::InvalidConfig(format!(
+                "the '{isa}' kernels need instructions that this CPU lacks: its best tier is '{best}'"
+            ))),
+            _ => Ok(Self { isa: wanted.unwrap_or(best) }),
+        }
     }
 
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn best_isa() -> Isa {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vnni");
+    match (avx2, avx512) {
+        (true, true) => Isa::Avx512,
+        (true, false) => Isa::Avx2,
+        _ => Isa::Scalar,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn best_isa() -> Isa {
+    Isa::Scalar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tier_up_to_the_best_is_granted_and_none_above() {
+        let best = best_isa();
+        assert_eq!(Kernels::new(None).unwrap().isa(), best);
+        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+            assert_eq!(Kernels::new(Some(isa)).is_ok(), isa <= best, "{isa}");
+        }
     }
 }
