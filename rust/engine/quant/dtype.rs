@@ -54,6 +54,16 @@ impl DType {
         }
     }
 
+    /// Bytes of a tensor of `shape`, outermost first. None: the rows are no whole blocks, or it overflows.
+    pub fn num_bytes(self, shape: &[usize]) -> Option<usize> {
+        let (cols, outer) = shape.split_last().unwrap_or((&1, &[]));
+        let rows = outer.iter().try_fold(1usize, |rows, &dim| rows.checked_mul(dim))?;
+        if cols % self.block_len() != 0 {
+            return None;
+        }
+        (cols / self.block_len()).checked_mul(self.block_bytes())?.checked_mul(rows)
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
