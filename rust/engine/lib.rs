@@ -25,6 +25,7 @@ pub mod kernels;
 pub mod kv;
 pub mod metrics;
 pub mod model;
+pub mod null;
 pub mod output;
 pub mod quant;
 pub mod request;
