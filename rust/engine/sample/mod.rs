@@ -1,8 +1,24 @@
 //! From a row of logits to a token. Pure: the same row, parameters and tokens give the same token.
 
+mod logprobs;
+mod processors;
+mod random;
+mod select;
+mod softmax;
+mod truncate;
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Result};
 use crate::ids::TokenId;
 use crate::output::TokenLogprob;
 use crate::request::SamplingParams;
+
+pub use logprobs::token_logprob;
+pub use random::choice_seed;
 
 /// What a sequence knows when its next token is chosen.
 #[derive(Debug, Clone, Copy)]
@@ -25,19 +41,45 @@ pub struct Sampled {
 
 /// Buffers that are reused from call to call.
 #[derive(Debug, Default)]
-pub struct SampleScratch {}
-
-/// Chooses the next token. `logits` is (vocab_size,) and is modified in place.
-pub fn sample(_logits: &mut [f32], _context: SampleContext<'_>, _scratch: &mut SampleScratch) -> Sampled {
-    todo!()
+pub struct SampleScratch {
+    candidates: Vec<select::Candidate>,
+    ranked: Vec<select::Ranked>,
+    block_masses: Vec<f64>,
+    edits: processors::Edits,
+    counts: processors::Counts,
 }
 
-/// The log-probability of `token` under untouched `logits` (vocab_size,), with the `num_top` best tokens.
-pub fn token_logprob(_logits: &[f32], _token: TokenId, _num_top: usize, _scratch: &mut SampleScratch) -> TokenLogprob {
-    todo!()
+/// Chooses the next token. `logits` is (vocab_size,); it is edited in place and restored.
+///
+/// In vLLM's order: bias, minimum length, penalties; then the best token, or temperature, top-k, typical,
+/// top-p, min-p and a draw. Logits that are not finite are never chosen; an error if there is no other.
+pub fn sample(logits: &mut [f32], context: SampleContext<'_>, scratch: &mut SampleScratch) -> Result<Sampled> {
+    processors::process(logits, &context, &mut scratch.edits, &mut scratch.counts);
+    let token_id = choose(logits, &context, scratch);
+    scratch.edits.undo(logits);
+    let token_id = token_id.ok_or_else(|| no_finite_logit(&context))?;
+    let num_top = context.params.logprobs;
+    Ok(Sampled { token_id, logprob: num_top.map(|num_top| token_logprob(logits, token_id, num_top, scratch)) })
 }
 
-/// The seed of choice `index` of a request with `seed`; choice 0 keeps the request's own.
-pub fn choice_seed(_seed: u64, _index: usize) -> u64 {
-    todo!()
+fn choose(logits: &[f32], context: &SampleContext<'_>, scratch: &mut SampleScratch) -> Option<TokenId> {
+    let (best, max) = softmax::argmax(logits)?;
+    let params = context.params;
+    if params.temperature == 0.0 {
+        return Some(best);
+    }
+    let softmax = softmax::Softmax { max, temperature: params.temperature };
+    let u = random::u01(context.seed, context.prompt.len() + context.output.len());
+    if truncate::is_off(params) {
+        return Some(softmax.draw(logits, u, &mut scratch.block_masses));
+    }
+    truncate::truncate(logits, params, softmax, scratch);
+    let weights = || scratch.candidates.iter().map(|c| f64::from(c.weight));
+    let (index, _) = softmax::pass(weights(), u * weights().sum::<f64>());
+    Some(scratch.candidates[index].id)
+}
+
+fn no_finite_logit(context: &SampleContext<'_>) -> Error {
+    let position = context.prompt.len() + context.output.len();
+    Error::Internal(format!("no token can be chosen at position {position}: the model gave no finite logit"))
 }
