@@ -1,0 +1,62 @@
+//! How many cores this process may use.
+
+use std::collections::BTreeSet;
+
+/// Logical CPUs within the affinity mask and the cgroup's quota, both of which the standard library honours.
+pub(super) fn allowed_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Distinct cores among the logical CPUs of the affinity mask; None where the system does not tell.
+pub(super) fn physical_cores() -> Option<usize> {
+    count_cores(&affinity()?, |cpu| {
+        std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).ok()
+    })
+}
+
+/// CPUs with the same list of siblings are one core.
+fn count_cores(cpus: &[usize], siblings: impl Fn(usize) -> Option<String>) -> Option<usize> {
+    let cores: Option<BTreeSet<String>> = cpus.iter().map(|&cpu| siblings(cpu)).collect();
+    cores.map(|cores| cores.len()).filter(|&n| n > 0)
+}
+
+#[cfg(target_os = "linux")]
+fn affinity() -> Option<Vec<usize>> {
+    // SAFETY: cpu_set_t is plain bits, for which zero is a value.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer and the size are those of `set`; pid 0 is the calling thread.
+    let failed = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) } != 0;
+    // SAFETY: every index is below the set's size.
+    let has = |&cpu: &usize| unsafe { libc::CPU_ISSET(cpu, &set) };
+    (!failed).then(|| (0..libc::CPU_SETSIZE as usize).filter(has).collect())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn affinity() -> Option<Vec<usize>> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hyperthreads_count_once() {
+        let pairs = |cpu: usize| Some(format!("{},{}\n", cpu % 4, cpu % 4 + 4));
+        assert_eq!(count_cores(&[0, 1, 2, 3, 4, 5, 6, 7], pairs), Some(4));
+        assert_eq!(count_cores(&[1, 5, 6], pairs), Some(2));
+    }
+
+    #[test]
+    fn silence_is_not_a_count() {
+        assert_eq!(count_cores(&[0, 1], |cpu| (cpu == 0).then(|| "0".into())), None);
+        assert_eq!(count_cores(&[], |_| None), None);
+    }
+
+    #[test]
+    fn this_machine_has_a_core() {
+        let cpus = allowed_cpus();
+        assert!(cpus >= 1);
+        assert!(physical_cores().is_none_or(|cores| cores >= 1));
+    }
+}
