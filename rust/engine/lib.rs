@@ -24,6 +24,7 @@ pub mod engine;
 pub mod error;
 mod execute;
 pub mod handle;
+mod hash;
 pub mod ids;
 mod intake;
 pub mod kernels;
