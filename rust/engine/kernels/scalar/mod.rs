@@ -1,3 +1,1 @@
 //! The specification: plain Rust, the same loops as the formulas. Every other tier is compared with it.
-
-pub mod matmul;

@@ -1,0 +1,76 @@
+# Everything happens in .venv and Cargo's target directory; nothing else on the machine changes.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+# One interpreter for every cargo call, or PyO3 would be rebuilt in between.
+export PYO3_PYTHON := $(CURDIR)/.venv/bin/python
+
+BIN := .venv/bin
+RUST := $(shell find rust -type f) Cargo.toml Cargo.lock
+PROMPT ?= What is the capital of France, and what is it known for?
+
+.PHONY: help
+help:  ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 16
+
+.PHONY: run
+run: build  ## Build, fetch the default model, and answer a prompt
+	@$(BIN)/ferrule run smollm2 "$(PROMPT)" --stats
+
+.PHONY: build
+build: $(BIN)/.built  ## Build .venv with the package, and target/release/ferrule
+
+.PHONY: test
+test: $(BIN)/.dev  ## Run every test, Rust and Python
+	cargo test --release --workspace --exclude ferrule-python
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(BIN)/.dev  ## Check format, lints, types and stubs
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest ferrule._core
+
+.PHONY: format
+format: $(BIN)/.dev  ## Format Rust and Python
+	cargo fmt --all
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: build  ## Measure kernels, the scheduler, and the default model end to end
+	cargo bench
+	$(BIN)/ferrule bench smollm2
+
+.PHONY: clean
+clean:  ## Remove everything that was built
+	cargo clean
+	rm -rf .venv python/ferrule/_core*.so
+
+$(BIN)/.maturin:
+	@command -v cargo >/dev/null || { echo "make: Rust is missing: install it with rustup" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "make: Python 3.10 or later is missing: install it, or set PYTHON" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet 'maturin>=1.9,<2'
+	@touch $@
+
+# Cargo decides what is stale: the library and the binary share every object file but their own.
+$(BIN)/.built: $(RUST) pyproject.toml $(BIN)/.maturin
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --release
+	cargo build --release -p ferrule-server
+	@touch $@
+
+$(BIN)/.dev: pyproject.toml $(BIN)/.built
+	$(BIN)/python -c 'from importlib.metadata import requires; \
+		print(*(need.split(";")[0] for need in requires("ferrule") if "dev" in need), sep="\n")' > $@.txt
+	$(BIN)/pip install --quiet -r $@.txt
+	@touch $@

@@ -1,0 +1,84 @@
+//! Keyword arguments of Engine: the fields of the engine's configuration.
+
+use ferrule_engine::EngineConfig;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::errors::{Raise, invalid_request};
+use crate::field::{self, Field};
+
+/// The list of fields, once: it makes the setter by name and the listing.
+macro_rules! engine_config {
+    ($($name:ident),* $(,)?) => {
+        const FIELDS: &[&str] = &["kv_cache_memory", $(stringify!($name)),*];
+
+        fn set(config: &mut EngineConfig, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+            match name {
+                "kv_cache_memory" => config.kv_cache_memory = memory(name, value)?,
+                $(stringify!($name) => config.$name = field::read(name, value)?,)*
+                _ => return Err(field::unknown("Engine", name, FIELDS)),
+            }
+            Ok(())
+        }
+
+        /// Every field, as a dictionary.
+        pub fn to_dict<'py>(config: &EngineConfig, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+            let dict = PyDict::new(py);
+            $(dict.set_item(stringify!($name), config.$name.to_python(py)?)?;)*
+            dict.set_item("kv_cache_memory", config.kv_cache_memory)?;
+            Ok(dict)
+        }
+    };
+}
+
+engine_config!(
+    max_num_seqs,
+    max_num_batched_tokens,
+    max_model_len,
+    block_size,
+    kv_cache_dtype,
+    activations,
+    threads,
+    device,
+    policy,
+    enable_prefix_caching,
+    max_queue_len,
+    isa,
+);
+
+pub fn from_kwargs(settings: Option<&Bound<'_, PyDict>>) -> PyResult<EngineConfig> {
+    let mut config = EngineConfig::default();
+    for (name, value) in settings.into_iter().flatten() {
+        set(&mut config, &name.extract::<String>()?, &value)?;
+    }
+    config.validate().raise()?;
+    Ok(config)
+}
+
+/// Bytes as a number, or as a text such as "512MB".
+fn memory(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+    match value.extract::<String>() {
+        Err(_) => field::read(name, value),
+        Ok(text) => match bytes(&text) {
+            Some(bytes) => Ok(Some(bytes)),
+            None => Err(invalid_request(format!("{name} is '{text}': write bytes such as 512MB or 2GiB"))),
+        },
+    }
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    let unit: f64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "kib" | "k" => 1024.0,
+        "mib" | "m" => 1024.0 * 1024.0,
+        "gib" | "g" => 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    Some((number * unit) as u64)
+}

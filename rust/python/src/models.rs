@@ -1,0 +1,38 @@
+//! From what a caller names to a running engine.
+
+use std::path::Path;
+
+use ferrule_engine::handle::ModelInfo;
+use ferrule_engine::null::{NullConfig, NullModel};
+use ferrule_engine::{EngineConfig, EngineHandle, Result};
+use ferrule_store::{Silent, Store};
+use pyo3::prelude::*;
+
+use crate::errors::{Raise, invalid_request};
+
+pub fn load(model: &Path, config: EngineConfig) -> PyResult<EngineHandle> {
+    if model == Path::new("null") {
+        return null(config).raise();
+    }
+    let name = model.to_str().ok_or_else(|| invalid_request("a model's name must be UTF-8"))?;
+    let path = Store::open_default().raise()?.locate(name, &mut Silent).raise()?;
+    EngineHandle::load(&path, config).raise()
+}
+
+/// A model without weights: its tokens follow from a hash of the prefix.
+fn null(config: EngineConfig) -> Result<EngineHandle> {
+    let model = NullConfig { block_size: config.block_size, ..NullConfig::default() };
+    let kv_cache_tokens = model.num_blocks * model.block_size;
+    let info = ModelInfo {
+        config: None,
+        tokenizer: None,
+        chat_template: None,
+        vocab_size: model.vocab_size,
+        max_model_len: config.max_model_len.unwrap_or(kv_cache_tokens),
+        weight_bytes: 0,
+        kv_cache_bytes: 0,
+        kv_cache_tokens,
+        backend: "null".into(),
+    };
+    EngineHandle::with_runner(Box::new(NullModel::new(model)), info, config)
+}

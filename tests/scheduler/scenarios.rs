@@ -1,1 +1,0 @@
-//! What must really happen, so that the properties are not true of nothing.
