@@ -1,1 +1,313 @@
 //! The engine: one loop around scheduler, runner and sampler.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::admit::Limits;
+use crate::answer::Answer;
+use crate::config::EngineConfig;
+use crate::error::{Error, Result};
+use crate::execute::{Computed, Executor, StepResult};
+use crate::ids::{RequestId, SequenceId};
+use crate::intake::{Intake, Submission};
+use crate::metrics::EngineStats;
+use crate::output::Event;
+use crate::runner::ModelRunner;
+use crate::sched::{Scheduler, SchedulerConfig, SchedulerOutput};
+use crate::sequence::Sequence;
+use crate::text::Tokenizer;
+
+/// Logits of one step may take this much, as long as every sequence gets its row.
+const LOGIT_BYTES: usize = 64 << 20;
+
+/// Everything on the engine's thread. Callers reach it through [`crate::EngineHandle`].
+pub struct Engine {
+    executor: Executor,
+    scheduler: Scheduler,
+    tokenizer: Option<Arc<Tokenizer>>,
+    intake: Arc<Intake>,
+    requests: HashMap<RequestId, Answer>,
+    next_sequence_id: u64,
+    /// The step in progress; buffers are reused.
+    step: SchedulerOutput,
+    results: Vec<StepResult>,
+    /// Last events, sent once `stats` show what ended.
+    farewells: Vec<(Answer, Event)>,
+    counters: EngineStats,
+    stats: Arc<Mutex<EngineStats>>,
+}
+
+/// How a request ended.
+enum Ending {
+    Done,
+    Failed(Error),
+    Cancelled,
+    /// Nobody listens any more.
+    Gone,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        runner: Box<dyn ModelRunner>,
+        tokenizer: Option<Arc<Tokenizer>>,
+        config: &EngineConfig,
+        intake: Arc<Intake>,
+        stats: Arc<Mutex<EngineStats>>,
+    ) -> Self {
+        let config = SchedulerConfig {
+            max_num_seqs: config.max_num_seqs,
+            max_num_batched_tokens: config.max_num_batched_tokens,
+            policy: config.policy,
+            enable_prefix_caching: config.enable_prefix_caching,
+            max_logit_rows: config.max_num_seqs.max(LOGIT_BYTES / (4 * runner.vocab_size().max(1))),
+        };
+        let scheduler = Scheduler::new(config, runner.kv_geometry().clone());
+        let eos = tokenizer.as_ref().map(|tokenizer| tokenizer.eos().to_vec()).unwrap_or_default();
+        let mut engine = Self {
+            executor: Executor::new(runner, eos),
+            scheduler,
+            tokenizer,
+            intake,
+            requests: HashMap::new(),
+            next_sequence_id: 0,
+            step: SchedulerOutput::default(),
+            results: Vec::new(),
+            farewells: Vec::new(),
+            counters: EngineStats::default(),
+            stats,
+        };
+        engine.publish();
+        engine
+    }
+
+    pub(crate) fn limits(&self, config: &EngineConfig) -> Limits {
+        Limits { max_num_seqs: config.max_num_seqs, max_tokens_alone: self.scheduler.max_tokens_alone() }
+    }
+
+    /// Steps until the intake is closed, then ends what is left. A panic ends everything with an error.
+    pub(crate) fn run(mut self) {
+        let stepped = catch_unwind(AssertUnwindSafe(|| {
+            while self.intake.wait(self.scheduler.has_work()) {
+                self.step();
+            }
+            self.cancel_all();
+        }));
+        if let Err(panic) = stepped {
+            self.abandon(Error::Internal(format!("the engine stopped: {}", panic_message(&*panic))));
+        }
+    }
+
+    /// Drain → schedule → execute → commit → emit: see the crate's documentation.
+    pub(crate) fn step(&mut self) {
+        self.drain();
+        self.schedule();
+        match self.execute() {
+            Ok(()) => {
+                self.commit();
+                self.emit();
+            }
+            Err(error) => self.fail_step(error),
+        }
+        self.publish();
+        self.say_farewells();
+    }
+
+    fn drain(&mut self) {
+        let batch = self.intake.drain();
+        for submission in batch.submissions {
+            self.add(submission);
+        }
+        for id in batch.cancelled {
+            self.end(id, Ending::Cancelled);
+        }
+    }
+
+    fn add(&mut self, submission: Submission) {
+        let sequence = Sequence::new(self.new_sequence_id(), &submission.request);
+        let answer = Answer::new(submission, sequence.id(), self.tokenizer.as_ref());
+        self.requests.insert(answer.request.id, answer);
+        self.scheduler.add(sequence);
+    }
+
+    fn new_sequence_id(&mut self) -> SequenceId {
+        self.next_sequence_id += 1;
+        SequenceId(self.next_sequence_id)
+    }
+
+    fn schedule(&mut self) {
+        self.scheduler.schedule(&mut self.step);
+        let now = Instant::now();
+        for scheduled in &self.step.sequences {
+            let sequence = self.scheduler.get(scheduled.id).expect("a scheduled sequence is the scheduler's");
+            let answer = self.requests.get_mut(&sequence.request_id()).expect("a sequence has its request");
+            if answer.begin_step(now) {
+                self.counters.num_prompt_tokens += answer.request.prompt.len() as u64;
+            }
+        }
+        self.publish();
+    }
+
+    fn execute(&mut self) -> Result<()> {
+        match self.step.is_empty() {
+            // A request that fits alone can always run; parking here would leave its caller waiting for ever.
+            true if self.scheduler.has_work() => Err(Error::Internal("no waiting request can be scheduled".into())),
+            true => Ok(()),
+            false => {
+                self.counters.num_steps += 1;
+                self.executor.execute(&self.step, &self.scheduler, &mut self.requests, &mut self.results)
+            }
+        }
+    }
+
+    fn commit(&mut self) {
+        self.scheduler.commit(&self.step);
+        self.fork_choices();
+        for result in &self.results {
+            if let Computed::Token(sampled) = &result.computed {
+                let sequence = self.requests[&result.request].choices[result.index].sequence;
+                self.scheduler.append(sequence.expect("a choice with a token has a sequence"), sampled.token_id);
+            }
+        }
+    }
+
+    /// Gives every choice that got its first token a sequence, while its parent is still the bare prompt.
+    fn fork_choices(&mut self) {
+        for result in &self.results {
+            let answer = self.requests.get_mut(&result.request).expect("a result has its request");
+            if result.index > 0 && answer.choices[result.index].sequence.is_none() {
+                let parent = answer.choices[0].sequence.expect("choice 0 is the parent");
+                self.next_sequence_id += 1;
+                let child = SequenceId(self.next_sequence_id);
+                self.scheduler.fork(parent, child, result.index);
+                answer.choices[result.index].sequence = Some(child);
+                answer.is_forked = true;
+            }
+        }
+    }
+
+    fn emit(&mut self) {
+        let now = Instant::now();
+        let mut results = std::mem::take(&mut self.results);
+        for result in results.drain(..) {
+            // A sink that broke off, or an error, may have ended the request a moment ago.
+            if self.requests.contains_key(&result.request) {
+                self.emit_result(result, now);
+            }
+        }
+        self.results = results;
+    }
+
+    fn emit_result(&mut self, result: StepResult, now: Instant) {
+        let StepResult { request, index, computed } = result;
+        let answer = self.requests.get_mut(&request).expect("checked by the caller");
+        let flow = match computed {
+            Computed::Failed(error) => return self.end(request, Ending::Failed(error)),
+            Computed::PromptLogprobs(logprobs) => answer.send(Event::PromptLogprobs(logprobs)),
+            Computed::Embedding(embedding) => answer.finish_all(Event::Embedding(embedding)),
+            Computed::Prompt => answer.finish_empty(),
+            Computed::Token(sampled) => {
+                self.counters.num_generated_tokens += 1;
+                let delta = answer.push_token(index, sampled, self.executor.eos(), now);
+                if delta.finish_reason.is_some() {
+                    answer.release(index, &mut self.scheduler);
+                }
+                answer.send(Event::Delta(delta))
+            }
+        };
+        match flow {
+            ControlFlow::Break(()) => self.end(request, Ending::Gone),
+            ControlFlow::Continue(()) if answer.is_finished() => self.end(request, Ending::Done),
+            ControlFlow::Continue(()) => {}
+        }
+    }
+
+    /// The step came to nothing: what its sequences have in the cache is unknown, so their requests end.
+    fn fail_step(&mut self, error: Error) {
+        self.results.clear();
+        let scheduled = self.step.sequences.iter().filter_map(|s| self.scheduler.get(s.id));
+        let mut failed: Vec<RequestId> = scheduled.map(Sequence::request_id).collect();
+        if failed.is_empty() {
+            failed.extend(self.requests.keys());
+        }
+        for id in failed {
+            self.end(id, Ending::Failed(error.clone()));
+        }
+    }
+
+    /// Frees what the request holds. Its last event is sent after the step's.
+    fn end(&mut self, id: RequestId, ending: Ending) {
+        let Some(answer) = self.requests.get_mut(&id) else { return };
+        for index in 0..answer.choices.len() {
+            answer.release(index, &mut self.scheduler);
+        }
+        let mut answer = self.requests.remove(&id).expect("found above");
+        let event = match ending {
+            Ending::Done => {
+                self.counters.num_finished += 1;
+                Event::Done(answer.metrics(Instant::now()))
+            }
+            Ending::Failed(error) => Event::Error(error),
+            Ending::Cancelled => {
+                self.counters.num_cancelled += 1;
+                Event::Error(Error::Cancelled(format!("request {id}, by its caller")))
+            }
+            Ending::Gone => {
+                self.counters.num_cancelled += 1;
+                return;
+            }
+        };
+        self.farewells.push((answer, event));
+    }
+
+    fn publish(&mut self) {
+        let Self { scheduler, counters, .. } = self;
+        counters.num_running = scheduler.num_running();
+        counters.num_waiting = scheduler.num_waiting();
+        counters.num_blocks = scheduler.num_blocks();
+        counters.num_used_blocks = scheduler.num_used_blocks();
+        counters.num_preemptions = scheduler.num_preemptions();
+        counters.prefix_cache_queries = scheduler.prefix_cache_queries();
+        counters.prefix_cache_hits = scheduler.prefix_cache_hits();
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone_from(counters);
+        self.intake.set_num_waiting(counters.num_waiting);
+    }
+
+    fn say_farewells(&mut self) {
+        for (mut answer, event) in self.farewells.drain(..) {
+            // Whether anybody listens to a last event changes nothing.
+            let _ = answer.send(event);
+        }
+    }
+
+    fn cancel_all(&mut self) {
+        let shut_down = || Error::Cancelled("the engine was shut down".into());
+        self.drain();
+        let ids: Vec<RequestId> = self.requests.keys().copied().collect();
+        self.counters.num_cancelled += ids.len() as u64;
+        for id in ids {
+            self.end(id, Ending::Failed(shut_down()));
+        }
+        self.publish();
+        self.say_farewells();
+    }
+
+    /// After a panic nothing but the sinks can be trusted: each gets the error, and so does every new request.
+    fn abandon(mut self, error: Error) {
+        self.intake.close(error.clone());
+        for mut submission in self.intake.drain().submissions {
+            let _ = catch_unwind(AssertUnwindSafe(|| (submission.sink)(Event::Error(error.clone()))));
+        }
+        for answer in self.requests.values_mut() {
+            let _ = answer.send(Event::Error(error.clone()));
+        }
+        self.say_farewells();
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it panicked")
+}

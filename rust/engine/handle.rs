@@ -1,17 +1,25 @@
 //! The engine from other threads.
 
+use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
 
+use crate::admit::{self, Limits};
 use crate::config::EngineConfig;
-use crate::error::Result;
-use crate::ids::{RequestId, TokenId};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::ids::RequestId;
+use crate::intake::{Intake, Sink, Submission};
 use crate::metrics::EngineStats;
 use crate::model::ModelConfig;
 use crate::output::{Event, GenerateOutput};
-use crate::request::{ChatMessage, GenerateRequest};
+use crate::request::{ChatMessage, GenerateRequest, Request};
 use crate::runner::ModelRunner;
+use crate::stream::EventStream;
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// What a model is, for callers that translate text.
@@ -36,90 +44,146 @@ pub struct ModelInfo {
 
 /// A running engine. Clones share it; the last one to be dropped stops the engine's thread.
 #[derive(Clone)]
-pub struct EngineHandle {}
+pub struct EngineHandle(Arc<Shared>);
+
+struct Shared {
+    model: ModelInfo,
+    config: EngineConfig,
+    limits: Limits,
+    intake: Arc<Intake>,
+    stats: Arc<Mutex<EngineStats>>,
+    next_request_id: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
 
 impl EngineHandle {
     /// Loads a `.gguf` file or a Hugging Face folder, and starts the engine's thread.
-    pub fn load(_model: &Path, _config: EngineConfig) -> Result<Self> {
-        todo!()
+    pub fn load(model: &Path, config: EngineConfig) -> Result<Self> {
+        config.validate()?;
+        Err(Error::unsupported(model, "this build of Ferrule has no model loader"))
     }
 
     /// Starts an engine around any runner (the null model, tests).
-    pub fn with_runner(_runner: Box<dyn ModelRunner>, _info: ModelInfo, _config: EngineConfig) -> Result<Self> {
-        todo!()
+    pub fn with_runner(runner: Box<dyn ModelRunner>, mut model: ModelInfo, config: EngineConfig) -> Result<Self> {
+        config.validate()?;
+        model.max_model_len = model.max_model_len.min(config.max_model_len.unwrap_or(usize::MAX));
+        if runner.vocab_size() != model.vocab_size {
+            let (runner, model) = (runner.vocab_size(), model.vocab_size);
+            return Err(Error::Internal(format!("the runner has {runner} tokens and the model's description {model}")));
+        }
+        let intake = Arc::new(Intake::new(config.max_queue_len));
+        let stats = Arc::<Mutex<EngineStats>>::default();
+        let engine = Engine::new(runner, model.tokenizer.clone(), &config, intake.clone(), stats.clone());
+        let limits = engine.limits(&config);
+        let thread = std::thread::Builder::new()
+            .name("ferrule-engine".into())
+            .spawn(move || engine.run())
+            .map_err(|err| Error::OutOfMemory(format!("the engine's thread cannot be started: {err}")))?;
+        let (next_request_id, thread) = (AtomicU64::new(1), Mutex::new(Some(thread)));
+        Ok(Self(Arc::new(Shared { model, config, limits, intake, stats, next_request_id, thread })))
     }
 
     pub fn model(&self) -> &ModelInfo {
-        todo!()
+        &self.0.model
     }
 
     pub fn config(&self) -> &EngineConfig {
-        todo!()
+        &self.0.config
     }
 
     /// The prompt's text as the model sees it.
-    pub fn render_chat(&self, _messages: &[ChatMessage]) -> Result<String> {
-        todo!()
+    pub fn render_chat(&self, messages: &[ChatMessage]) -> Result<String> {
+        admit::render_chat(messages, &self.0.model)
     }
 
     /// Checks and enqueues. The sink is called on the engine's thread, must not block, and ends the
     /// request by answering `Break`. Its last event is `Done` or `Error`.
     pub fn submit(
         &self,
-        _request: GenerateRequest,
-        _sink: impl FnMut(Event) -> ControlFlow<()> + Send + 'static,
+        request: GenerateRequest,
+        sink: impl FnMut(Event) -> ControlFlow<()> + Send + 'static,
     ) -> Result<RequestId> {
-        todo!()
+        let request = self.admit(request)?;
+        let id = request.id;
+        self.0.intake.push(submission(request, Box::new(sink)))?;
+        Ok(id)
     }
 
     /// Ends a request; its sink gets `Error(Cancelled)`.
-    pub fn cancel(&self, _id: RequestId) {
-        todo!()
+    pub fn cancel(&self, id: RequestId) {
+        self.0.intake.cancel(id);
     }
 
     /// Submits and yields events; dropping the stream cancels the request.
-    pub fn stream(&self, _request: GenerateRequest) -> Result<EventStream> {
-        todo!()
+    pub fn stream(&self, request: GenerateRequest) -> Result<EventStream> {
+        let (stream, submission) = self.prepare(self.admit(request)?);
+        self.0.intake.push(submission)?;
+        Ok(stream)
     }
 
     /// Submits and waits for the whole answer.
-    pub fn generate(&self, _request: GenerateRequest) -> Result<GenerateOutput> {
-        todo!()
+    pub fn generate(&self, request: GenerateRequest) -> Result<GenerateOutput> {
+        self.stream(request)?.collect_output()
     }
 
     /// Submits all, waiting for room in the queue where needed, and returns the answers in order.
-    pub fn generate_all(&self, _requests: Vec<GenerateRequest>) -> Result<Vec<GenerateOutput>> {
-        todo!()
+    /// Where one cannot be answered, that error is returned and the others are cancelled.
+    pub fn generate_all(&self, requests: Vec<GenerateRequest>) -> Result<Vec<GenerateOutput>> {
+        let requests: Vec<Request> = requests.into_iter().map(|request| self.admit(request)).collect::<Result<_>>()?;
+        let mut streams = Vec::with_capacity(requests.len());
+        for request in requests {
+            let (stream, submission) = self.prepare(request);
+            self.0.intake.push_waiting(submission)?;
+            streams.push(stream);
+        }
+        streams.into_iter().map(EventStream::collect_output).collect()
     }
 
     pub fn stats(&self) -> EngineStats {
-        todo!()
+        let stats = self.0.stats.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        EngineStats { num_waiting: self.0.intake.num_waiting(), ..stats }
     }
 
     /// Stops the engine's thread; running requests get `Error(Cancelled)`. Idempotent.
     pub fn shutdown(&self) {
-        todo!()
+        self.0.shutdown();
+    }
+
+    fn admit(&self, request: GenerateRequest) -> Result<Request> {
+        let id = RequestId(self.0.next_request_id.fetch_add(1, Ordering::Relaxed));
+        // The standard library's hasher is keyed at random per process and instance.
+        let seed = RandomState::new().hash_one(id);
+        admit::admit(request, &self.0.model, self.0.limits, id, seed)
+    }
+
+    fn prepare(&self, request: Request) -> (EventStream, Submission) {
+        let (sender, events) = std::sync::mpsc::channel();
+        let stream = EventStream::new(self.clone(), request.id, request.prompt.clone(), events);
+        let sink = move |event| match sender.send(event) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        };
+        (stream, submission(request, Box::new(sink)))
     }
 }
 
-/// Events of one request, in order, ending after `Done` or `Error`.
-pub struct EventStream {}
+fn submission(request: Request, sink: Sink) -> Submission {
+    Submission { request, sink, submitted: Instant::now() }
+}
 
-impl EventStream {
-    pub fn prompt_token_ids(&self) -> &[TokenId] {
-        todo!()
-    }
-
-    /// Waits up to `timeout` for the next event: `Ok(None)` at the end, `Err(())` when time ran out.
-    pub fn next_timeout(&mut self, _timeout: std::time::Duration) -> std::result::Result<Option<Event>, ()> {
-        todo!()
+impl Shared {
+    fn shutdown(&self) {
+        self.intake.close(Error::Cancelled("the engine was shut down".into()));
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A sink may hold the last handle: the engine's thread cannot wait for itself.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            thread.join().expect("the engine's thread catches panics");
+        }
     }
 }
 
-impl Iterator for EventStream {
-    type Item = Event;
-
-    fn next(&mut self) -> Option<Event> {
-        todo!()
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.shutdown();
     }
 }

@@ -15,12 +15,18 @@
 //!    blocks are free after the step.
 //! 6. The caller frames the events.
 
+mod admit;
+mod answer;
 pub mod backend;
+mod choice;
 pub mod config;
 pub mod engine;
 pub mod error;
+mod execute;
 pub mod handle;
+mod hash;
 pub mod ids;
+mod intake;
 pub mod kernels;
 pub mod kv;
 pub mod metrics;
@@ -33,6 +39,7 @@ pub mod runner;
 pub mod sample;
 pub mod sched;
 pub mod sequence;
+mod stream;
 pub mod text;
 pub mod weights;
 
@@ -42,3 +49,4 @@ pub use handle::EngineHandle;
 pub use ids::{BlockId, RequestId, SequenceId, TokenId};
 pub use output::{Event, FinishReason, GenerateOutput};
 pub use request::{ChatMessage, GenerateRequest, Prompt, SamplingParams};
+pub use stream::EventStream;

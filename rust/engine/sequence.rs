@@ -1,9 +1,18 @@
 //! One sequence of tokens on its way.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::ids::{RequestId, SequenceId, TokenId};
 use crate::request::{Request, SamplingParams, Task};
+
+/// Who comes first: higher priority, then earlier arrival, then lower choice. No two sequences are equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    priority: Reverse<i32>,
+    arrival: u64,
+    index: usize,
+}
 
 /// One choice of a request: its tokens, and how far they are computed.
 ///
@@ -101,5 +110,81 @@ impl Sequence {
 
     pub fn max_len(&self) -> usize {
         self.max_len
+    }
+
+    pub(crate) fn num_remaining_tokens(&self) -> usize {
+        self.tokens.len() - self.num_computed_tokens
+    }
+
+    pub(crate) fn rank(&self) -> Rank {
+        Rank { priority: Reverse(self.priority), arrival: self.arrival, index: self.index }
+    }
+
+    pub(crate) fn num_slots(&self) -> usize {
+        self.num_slots
+    }
+
+    pub(crate) fn salt(&self) -> &str {
+        self.cache_salt.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn task(&self) -> Task {
+        self.task
+    }
+
+    /// Leading prompt tokens that are computed without rows, because nobody asked or they were delivered
+    /// before a preemption. None: this prompt needs no rows (any more).
+    pub(crate) fn num_scored_tokens(&self) -> Option<usize> {
+        let wants_scores = self.task == Task::Generate && self.params.prompt_logprobs.is_some();
+        (wants_scores && self.num_scored_tokens < self.num_prompt_tokens).then_some(self.num_scored_tokens)
+    }
+
+    /// Most tokens to take from the prefix cache: one must be left to compute, and logits are not cached.
+    pub(crate) fn max_hit_len(&self) -> usize {
+        self.num_scored_tokens().unwrap_or(usize::MAX).min(self.tokens.len() - 1)
+    }
+
+    pub(crate) fn set_arrival(&mut self, arrival: u64) {
+        self.arrival = arrival;
+    }
+
+    /// Starts to run, with tokens that the prefix cache had.
+    pub(crate) fn admit(&mut self, num_hit_tokens: usize) {
+        self.num_computed_tokens = num_hit_tokens;
+        if self.num_preemptions == 0 {
+            self.num_cached_tokens = num_hit_tokens.min(self.num_prompt_tokens);
+        }
+    }
+
+    /// Loses its blocks, keeps its tokens.
+    pub(crate) fn preempt(&mut self) {
+        self.num_computed_tokens = 0;
+        self.num_preemptions += 1;
+    }
+
+    pub(crate) fn advance_to(&mut self, num_computed_tokens: usize, scored: bool) {
+        self.num_computed_tokens = num_computed_tokens;
+        if scored {
+            self.num_scored_tokens = num_computed_tokens;
+        }
+    }
+
+    pub(crate) fn push(&mut self, token: TokenId) {
+        self.tokens.push(token);
+    }
+
+    /// Another choice of the same request; takes over one of the slots that were kept for it.
+    pub(crate) fn fork(&mut self, id: SequenceId, index: usize) -> Self {
+        assert!(self.num_slots > 1, "request {}: choice {index} is more than was asked for", self.request_id);
+        self.num_slots -= 1;
+        Self {
+            id,
+            index,
+            num_slots: 1,
+            tokens: self.tokens.clone(),
+            cache_salt: self.cache_salt.clone(),
+            params: self.params.clone(),
+            ..*self
+        }
     }
 }

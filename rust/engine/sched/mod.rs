@@ -1,6 +1,10 @@
 //! Who runs in the next step, and with which blocks.
 
+mod chunk;
+mod live;
 mod output;
+mod policy;
+mod queue;
 mod scheduler;
 
 pub use output::{BlockCopy, RowsWanted, ScheduledSequence, SchedulerOutput, TableSlice};

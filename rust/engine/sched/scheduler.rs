@@ -1,9 +1,12 @@
 //! Who runs in the next step.
 
-use super::SchedulerOutput;
+use super::chunk::{Chunk, Room};
+use super::live::{Live, LiveSequences, Slot};
+use super::queue::Queue;
+use super::{RowsWanted, ScheduledSequence, SchedulerOutput, TableSlice};
 use crate::config::Policy;
 use crate::ids::{SequenceId, TokenId};
-use crate::kv::KvGeometry;
+use crate::kv::{AdmissionQuery, BlockManager, KvGeometry, SequenceKv};
 use crate::sequence::Sequence;
 
 #[derive(Debug, Clone)]
@@ -18,91 +21,289 @@ pub struct SchedulerConfig {
     pub max_logit_rows: usize,
 }
 
-pub struct Scheduler {}
+/// Decides; computes nothing, and knows no clock, device or channel.
+///
+/// Running sequences come first, in the order of their rank, then waiting ones in theirs. When blocks run
+/// out the running sequence of the last rank is preempted: it loses its blocks and waits again at its rank.
+/// So the first in rank always gets on, finishes, and makes room: nobody starves who fits alone.
+#[derive(Debug)]
+pub struct Scheduler {
+    config: SchedulerConfig,
+    kv: BlockManager,
+    live: LiveSequences,
+    waiting: Queue,
+    running: Queue,
+    /// Of `max_num_seqs`: running sequences, and their choices that are not forked yet.
+    num_slots: usize,
+    num_arrivals: u64,
+    num_preemptions: u64,
+    prefix_cache_queries: u64,
+    prefix_cache_hits: u64,
+}
 
 impl Scheduler {
-    pub fn new(_config: SchedulerConfig, _geometry: KvGeometry) -> Self {
-        Self {}
+    pub fn new(config: SchedulerConfig, geometry: KvGeometry) -> Self {
+        assert!(config.max_num_batched_tokens > 0 && config.max_logit_rows > 0, "a step has room for a token");
+        Self {
+            kv: BlockManager::new(&geometry, config.enable_prefix_caching),
+            config,
+            live: LiveSequences::default(),
+            waiting: Queue::default(),
+            running: Queue::default(),
+            num_slots: 0,
+            num_arrivals: 0,
+            num_preemptions: 0,
+            prefix_cache_queries: 0,
+            prefix_cache_hits: 0,
+        }
     }
 
     /// To the waiting queue. The caller has checked that it can fit alone: see [`Self::max_tokens_alone`].
-    pub fn add(&mut self, _sequence: Sequence) {
-        todo!()
+    pub fn add(&mut self, mut sequence: Sequence) {
+        assert!(sequence.num_slots() <= self.config.max_num_seqs, "more choices than may run at once");
+        assert!(sequence.tokens().len() <= self.max_tokens_alone(), "a sequence that can never fit");
+        sequence.set_arrival(self.num_arrivals);
+        self.num_arrivals += 1;
+        let rank = sequence.rank();
+        let slot = self.live.insert(sequence, None);
+        self.waiting.insert(rank, slot);
     }
 
     /// Longest sequence that the pool can hold alone, in tokens, over all groups.
     pub fn max_tokens_alone(&self) -> usize {
-        todo!()
+        self.kv.max_tokens_alone()
     }
 
-    /// Fills `out` with the next step; empty if nothing can run. Decides only: counters move in `commit`.
-    pub fn schedule(&mut self, _out: &mut SchedulerOutput) {
-        todo!()
+    /// Fills `out` with the next step; empty if nothing can run. Decides only: counters move in `commit`,
+    /// except that admission and preemption set them to what the prefix cache has.
+    pub fn schedule(&mut self, out: &mut SchedulerOutput) {
+        out.clear();
+        let mut room = Room {
+            num_tokens: self.config.max_num_batched_tokens,
+            num_logit_rows: self.config.max_logit_rows,
+            num_promised_blocks: 0,
+        };
+        let may_admit = self.config.policy.admits(self.running.len());
+        self.schedule_running(&mut room, out);
+        if may_admit && out.preempted.is_empty() {
+            self.schedule_waiting(&mut room, out);
+        }
     }
 
     /// The step was executed: counters advance, full blocks are published to the prefix cache, and
-    /// blocks that left a sliding window go back.
-    pub fn commit(&mut self, _step: &SchedulerOutput) {
-        todo!()
+    /// blocks that left a sliding window go back. Sequences that were finished meanwhile are passed over.
+    pub fn commit(&mut self, step: &SchedulerOutput) {
+        for scheduled in &step.sequences {
+            let Some(slot) = self.live.slot(scheduled.id) else { continue };
+            let Live { sequence, kv } = self.live.get_mut(slot);
+            assert_eq!(sequence.num_computed_tokens(), scheduled.start, "a step is committed once, and in order");
+            let num_computed = scheduled.context_len();
+            sequence.advance_to(num_computed, scheduled.rows == RowsWanted::All);
+            let kv = kv.as_mut().expect("a scheduled sequence runs");
+            self.kv.publish(kv, sequence.tokens(), num_computed);
+            self.kv.slide(kv, num_computed);
+        }
     }
 
     /// A sampled token. Only after the commit of the step that computed all earlier tokens.
-    pub fn append(&mut self, _id: SequenceId, _token: TokenId) {
-        todo!()
+    pub fn append(&mut self, id: SequenceId, token: TokenId) {
+        let slot = self.live.slot(id).expect("tokens are appended to live sequences");
+        let sequence = &mut self.live.get_mut(slot).sequence;
+        assert_eq!(sequence.num_remaining_tokens(), 0, "sequence {id}: earlier tokens are not computed yet");
+        sequence.push(token);
     }
 
     /// Choice `index` as a sequence of its own that shares all blocks, copied on write. It has the
     /// parent's tokens and counters: fork before `append`.
-    pub fn fork(&mut self, _parent: SequenceId, _child: SequenceId, _index: usize) {
-        todo!()
+    pub fn fork(&mut self, parent: SequenceId, child: SequenceId, index: usize) {
+        let slot = self.live.slot(parent).expect("live sequences are forked");
+        let Live { sequence, kv } = self.live.get_mut(slot);
+        let kv = self.kv.fork(kv.as_ref().expect("running sequences are forked"));
+        let sequence = sequence.fork(child, index);
+        let rank = sequence.rank();
+        let slot = self.live.insert(sequence, Some(kv));
+        self.running.insert(rank, slot);
     }
 
     /// Ends a sequence in any state and releases its blocks. None: unknown id.
-    pub fn finish(&mut self, _id: SequenceId) -> Option<Sequence> {
-        todo!()
+    pub fn finish(&mut self, id: SequenceId) -> Option<Sequence> {
+        let Live { sequence, kv } = self.live.remove(id)?;
+        match kv {
+            Some(kv) => {
+                self.running.remove(sequence.rank());
+                self.num_slots -= sequence.num_slots();
+                self.kv.free(kv);
+            }
+            None => self.waiting.remove(sequence.rank()),
+        }
+        Some(sequence)
     }
 
-    pub fn get(&self, _id: SequenceId) -> Option<&Sequence> {
-        todo!()
+    pub fn get(&self, id: SequenceId) -> Option<&Sequence> {
+        Some(&self.live.get(self.live.slot(id)?).sequence)
     }
 
     pub fn num_running(&self) -> usize {
-        todo!()
+        self.running.len()
     }
 
     pub fn num_waiting(&self) -> usize {
-        todo!()
+        self.waiting.len()
     }
 
     pub fn num_blocks(&self) -> usize {
-        todo!()
+        self.kv.num_blocks()
     }
 
     /// Blocks that some sequence holds; cached blocks that nobody holds are not counted.
     pub fn num_used_blocks(&self) -> usize {
-        todo!()
+        self.kv.num_used_blocks()
     }
 
     pub fn num_preemptions(&self) -> u64 {
-        todo!()
+        self.num_preemptions
     }
 
-    /// Tokens looked up in the prefix cache.
+    /// Tokens looked up in the prefix cache, by sequences that were admitted for the first time.
     pub fn prefix_cache_queries(&self) -> u64 {
-        todo!()
+        self.prefix_cache_queries
     }
 
-    /// Tokens found in the prefix cache.
+    /// Tokens found in the prefix cache, of those looked up.
     pub fn prefix_cache_hits(&self) -> u64 {
-        todo!()
+        self.prefix_cache_hits
     }
 
     pub fn has_work(&self) -> bool {
-        todo!()
+        self.live.len() > 0
     }
 
     /// Asserts everything that must hold between two calls.
     pub fn check_invariants(&self) {
-        todo!()
+        self.kv.check_invariants(self.live.iter().filter_map(|live| live.kv.as_ref()));
+        assert_eq!(self.live.len(), self.waiting.len() + self.running.len());
+        for (queue, runs) in [(&self.waiting, false), (&self.running, true)] {
+            assert!(queue.iter().is_sorted_by(|a, b| a.0 < b.0), "a queue is out of order");
+            for (rank, slot) in queue.iter() {
+                let live = self.live.get(slot);
+                assert_eq!((live.sequence.rank(), live.kv.is_some()), (rank, runs));
+                assert!(runs || live.sequence.num_computed_tokens() == 0, "a waiting sequence has blocks");
+            }
+        }
+        let num_slots: usize = self.running.iter().map(|(_, slot)| self.live.get(slot).sequence.num_slots()).sum();
+        assert_eq!(self.num_slots, num_slots);
+        assert!(num_slots <= self.config.max_num_seqs, "more sequences run than may");
     }
+
+    fn schedule_running(&mut self, room: &mut Room, out: &mut SchedulerOutput) {
+        let mut position = 0;
+        while let Some(slot) = self.running.get(position) {
+            position += 1;
+            while !self.place(slot, room.num_tokens, room, out) {
+                if position == self.running.len() {
+                    self.place_part(slot, room, out);
+                    break;
+                }
+                self.preempt_last(out);
+            }
+        }
+    }
+
+    /// Head of the line first: a sequence that does not fit holds up the ones behind it, or it might wait forever.
+    fn schedule_waiting(&mut self, room: &mut Room, out: &mut SchedulerOutput) {
+        let beyond_budget = self.config.policy.admits_beyond_budget();
+        while let Some(slot) = self.waiting.first() {
+            let has_room = (room.num_tokens > 0 && room.num_logit_rows > 0) || beyond_budget;
+            if !has_room || !self.admit(slot, room) {
+                return;
+            }
+            self.place_part(slot, room, out);
+        }
+    }
+
+    /// From waiting to running, if all the sequence's tokens will find blocks without a preemption.
+    fn admit(&mut self, slot: Slot, room: &Room) -> bool {
+        let Live { sequence, kv } = self.live.get_mut(slot);
+        if self.num_slots + sequence.num_slots() > self.config.max_num_seqs {
+            return false;
+        }
+        // One block more per running sequence, or its growth might throw the newcomer out at once.
+        let headroom = self.running.len() * self.kv.num_growing_groups();
+        let query = AdmissionQuery {
+            tokens: sequence.tokens(),
+            salt: sequence.salt(),
+            max_hit_len: sequence.max_hit_len(),
+            num_promised: room.num_promised_blocks + headroom,
+        };
+        let Some((admitted, num_hit_tokens)) = self.kv.admit(&query) else { return false };
+        if sequence.num_preemptions() == 0 && query.max_hit_len > 0 && self.config.enable_prefix_caching {
+            self.prefix_cache_queries += query.tokens.len() as u64;
+            self.prefix_cache_hits += num_hit_tokens as u64;
+        }
+        *kv = Some(admitted);
+        sequence.admit(num_hit_tokens);
+        self.num_slots += sequence.num_slots();
+        let rank = sequence.rank();
+        self.waiting.remove(rank);
+        self.running.insert(rank, slot);
+        true
+    }
+
+    /// Schedules up to `max_tokens` of a running sequence. False: the pool has too few blocks for them.
+    fn place(&mut self, slot: Slot, max_tokens: usize, room: &mut Room, out: &mut SchedulerOutput) -> bool {
+        let Live { sequence, kv } = self.live.get_mut(slot);
+        let kv = kv.as_mut().expect("only running sequences are placed");
+        let chunk = Chunk::next(sequence, max_tokens, room);
+        let end = sequence.num_computed_tokens() + chunk.num_tokens;
+        if chunk.num_tokens > 0 {
+            if !self.kv.allocate(kv, sequence.num_computed_tokens()..end, &mut out.copies) {
+                return false;
+            }
+            push_scheduled(sequence, kv, chunk, out);
+            room.num_tokens -= chunk.num_tokens;
+            room.num_logit_rows -= chunk.num_logit_rows();
+        }
+        if end < sequence.tokens().len() {
+            room.num_promised_blocks += self.kv.blocks_lacking(kv, sequence.tokens().len());
+        }
+        true
+    }
+
+    /// As many tokens as the free blocks allow, perhaps none; it keeps its blocks and its turn.
+    fn place_part(&mut self, slot: Slot, room: &mut Room, out: &mut SchedulerOutput) {
+        let mut max_tokens = room.num_tokens;
+        while !self.place(slot, max_tokens, room, out) {
+            max_tokens /= 2;
+        }
+    }
+
+    fn preempt_last(&mut self, out: &mut SchedulerOutput) {
+        let slot = self.running.last().expect("a victim runs");
+        let Live { sequence, kv } = self.live.get_mut(slot);
+        self.kv.free(kv.take().expect("a victim runs"));
+        sequence.preempt();
+        self.num_preemptions += 1;
+        self.num_slots -= sequence.num_slots();
+        self.running.remove(sequence.rank());
+        self.waiting.insert(sequence.rank(), slot);
+        out.preempted.push(sequence.id());
+    }
+}
+
+fn push_scheduled(sequence: &Sequence, kv: &SequenceKv, chunk: Chunk, out: &mut SchedulerOutput) {
+    let start = sequence.num_computed_tokens();
+    let (first_token, first_table) = (out.tokens.len(), out.tables.len());
+    out.tokens.extend_from_slice(&sequence.tokens()[start..start + chunk.num_tokens]);
+    for table in kv.tables() {
+        let first_id = out.block_ids.len();
+        out.block_ids.extend_from_slice(table.blocks());
+        out.tables.push(TableSlice { first_block: table.first_block(), blocks: first_id..out.block_ids.len() });
+    }
+    out.sequences.push(ScheduledSequence {
+        id: sequence.id(),
+        start,
+        tokens: first_token..out.tokens.len(),
+        tables: first_table..out.tables.len(),
+        rows: chunk.rows,
+    });
 }

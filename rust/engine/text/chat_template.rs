@@ -1,19 +1,145 @@
 //! A conversation to a prompt, byte for byte as Transformers renders it.
 
-use crate::error::Result;
+use std::error::Error as _;
+use std::path::PathBuf;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, Value, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
+
+use super::template_helpers::{self, Refusal};
+use crate::error::{Error, Result};
 use crate::request::ChatMessage;
+
+/// Work that one rendering may do (one unit: an instruction, or 64 bytes of text): about a second.
+const FUEL: u64 = 20_000_000;
+
+const NAME: &str = "chat_template";
 
 /// A compiled Jinja template with its model's special tokens.
 #[derive(Debug)]
-pub struct ChatTemplate {}
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+}
 
 impl ChatTemplate {
     /// `bos_token`, `eos_token` and other special tokens are visible to the template under those names.
-    pub fn new(_source: &str, _special_tokens: &[(String, String)]) -> Result<Self> {
-        todo!()
+    pub fn new(source: &str, special_tokens: &[(String, String)]) -> Result<Self> {
+        let mut environment = Environment::new();
+        environment.set_syntax(
+            SyntaxConfig::builder()
+                .trim_blocks(true)
+                .lstrip_blocks(true)
+                .build()
+                .map_err(|e| Error::Internal(format!("Jinja's syntax: {e}")))?,
+        );
+        environment.set_fuel(Some(FUEL));
+        environment.set_unknown_method_callback(unknown_method_callback);
+        template_helpers::install(&mut environment);
+        for (name, token) in special_tokens {
+            environment.add_global(name.clone(), token.clone());
+        }
+        environment.add_template_owned(NAME, open_generation_blocks(source)).map_err(broken)?;
+        Ok(Self { environment })
     }
 
-    pub fn render(&self, _messages: &[ChatMessage], _add_generation_prompt: bool) -> Result<String> {
-        todo!()
+    pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
+        self.render_values(Value::from(Serde(messages)), add_generation_prompt)
+    }
+
+    /// `messages` may carry more than role and content.
+    fn render_values(&self, messages: Value, add_generation_prompt: bool) -> Result<String> {
+        let variables = context! {
+            messages,
+            add_generation_prompt,
+            tools => Value::from(()),
+            documents => Value::from(()),
+        };
+        self.environment.get_template(NAME).and_then(|t| t.render(variables)).map_err(failed)
+    }
+}
+
+/// The template itself does not compile.
+fn broken(error: minijinja::Error) -> Error {
+    Error::corrupt(&PathBuf::from("chat template"), sentence(&error))
+}
+
+/// A rendering failed: because the template refuses these messages, or because it is broken.
+fn failed(error: minijinja::Error) -> Error {
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        if let Some(Refusal(why)) = source.downcast_ref() {
+            return Error::InvalidRequest(format!("the model's chat template refuses the messages: {why}"));
+        }
+        cause = source.source();
+    }
+    broken(error)
+}
+
+fn sentence(error: &minijinja::Error) -> String {
+    let what = match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    };
+    error.line().map_or(what.clone(), |line| format!("{what} (line {line})"))
+}
+
+/// `{% generation %}` marks what an assistant said, for training; to render, it is a scope and nothing else.
+fn open_generation_blocks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at);
+        out.push_str(before);
+        let len = tag.find("%}").map_or(tag.len(), |end| end + 2);
+        let (tag, after) = tag.split_at(len);
+        match tag.trim_start_matches("{%").trim_end_matches("%}").trim_matches(['-', '+']).trim() {
+            "generation" => out.push_str(&tag.replace("generation", "with")),
+            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endwith")),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str) -> Result<String> {
+        ChatTemplate::new(source, &[])?.render(&[ChatMessage::new("user", "hi")], true)
+    }
+
+    #[test]
+    fn a_refusal_is_the_callers_and_carries_the_templates_words() {
+        let error = render("{{ raise_exception('no system role') }}").unwrap_err();
+        assert!(matches!(&error, Error::InvalidRequest(what) if what.ends_with("no system role")), "{error}");
+        let error = render("{% macro m() %}{{ raise_exception('deep') }}{% endmacro %}{{ m() }}").unwrap_err();
+        assert!(matches!(&error, Error::InvalidRequest(what) if what.ends_with("deep")), "{error}");
+    }
+
+    #[test]
+    fn broken_and_endless_templates_are_the_models() {
+        for source in [
+            "{% for %}",
+            "{{ messages[0].content.nope() }}",
+            "{{ 1 | nope }}",
+            "{{ undefined.attribute }}",
+            "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+            "{{ 'x' * 1000000000000 }}",
+        ] {
+            let error = render(source).unwrap_err();
+            assert!(matches!(error, Error::Corrupt { .. }), "{source}: {error}");
+            assert_eq!(error.to_string().lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn generation_blocks_leave_their_text() {
+        let source = "a\n{%- generation -%}\n {% set x = 1 %}b{{ x }}{% endgeneration %}{{ x is defined }}";
+        assert_eq!(render(source).unwrap(), "ab1False");
     }
 }

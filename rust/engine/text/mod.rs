@@ -1,11 +1,21 @@
 //! Text in, text out: tokenizer, chat template, and the way back.
 
 mod chat_template;
+mod clock;
 mod detokenize;
+mod gguf_tokenizer;
+mod hf_tokenizer;
+mod pieces;
+mod pre_tokenizers;
+mod python_json;
+mod scored_bpe;
+mod segmenter;
 mod stop;
+mod template_helpers;
 mod tokenizer;
+mod utf8;
 
 pub use chat_template::ChatTemplate;
 pub use detokenize::Detokenizer;
-pub use stop::StopStrings;
+pub use stop::{StopHit, StopStrings};
 pub use tokenizer::Tokenizer;

@@ -1,1 +1,3 @@
 //! AVX-512 (F, BW, VL, DQ) with VNNI: Ice Lake, Zen 4 and later.
+
+pub mod matmul;

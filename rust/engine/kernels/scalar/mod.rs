@@ -1,1 +1,3 @@
 //! The specification: plain Rust, the same loops as the formulas. Every other tier is compared with it.
+
+pub mod matmul;

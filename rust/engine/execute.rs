@@ -1,0 +1,161 @@
+//! The forward pass of a step, and what its rows of numbers become.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::answer::Answer;
+use crate::error::{Error, Result};
+use crate::ids::{RequestId, TokenId};
+use crate::output::TokenLogprob;
+use crate::runner::{ModelOutput, ModelRunner};
+use crate::sample::{SampleContext, SampleScratch, Sampled, choice_seed, sample, token_logprob};
+use crate::sched::{RowsWanted, ScheduledSequence, Scheduler, SchedulerOutput};
+use crate::sequence::Sequence;
+
+/// Something that a step computed for one choice.
+#[derive(Debug)]
+pub struct StepResult {
+    pub request: RequestId,
+    pub index: usize,
+    pub computed: Computed,
+}
+
+#[derive(Debug)]
+pub enum Computed {
+    Token(Sampled),
+    /// Of the whole prompt.
+    PromptLogprobs(Vec<TokenLogprob>),
+    /// The prompt is complete, and no token is wanted.
+    Prompt,
+    /// (hidden_size,), unit length.
+    Embedding(Vec<f32>),
+    Failed(Error),
+}
+
+pub struct Executor {
+    runner: Box<dyn ModelRunner>,
+    output: ModelOutput,
+    scratch: SampleScratch,
+    eos: Vec<TokenId>,
+}
+
+impl Executor {
+    pub fn new(runner: Box<dyn ModelRunner>, eos: Vec<TokenId>) -> Self {
+        Self { runner, output: ModelOutput::default(), scratch: SampleScratch::default(), eos }
+    }
+
+    pub fn eos(&self) -> &[TokenId] {
+        &self.eos
+    }
+
+    /// Runs the model and samples. On error nothing of the step counts.
+    pub fn execute(
+        &mut self,
+        step: &SchedulerOutput,
+        scheduler: &Scheduler,
+        requests: &mut HashMap<RequestId, Answer>,
+        results: &mut Vec<StepResult>,
+    ) -> Result<()> {
+        self.runner.execute(step, &mut self.output)?;
+        self.check_output(step)?;
+        let (mut row, mut hidden_row) = (0, 0);
+        for scheduled in &step.sequences {
+            let sequence = scheduler.get(scheduled.id).expect("a scheduled sequence is the scheduler's");
+            let request = sequence.request_id();
+            let answer = requests.get_mut(&request).expect("a request lives as long as its sequences");
+            let mut push = |index, computed| results.push(StepResult { request, index, computed });
+            if scheduled.rows == RowsWanted::Embedding {
+                push(0, self.embedding(hidden_row));
+                hidden_row += 1;
+                continue;
+            }
+            let rows = row..row + scheduled.num_logit_rows();
+            row = rows.end;
+            if let Some(logprobs) = self.score_prompt(rows.clone(), scheduled, sequence, answer) {
+                push(0, Computed::PromptLogprobs(logprobs));
+            }
+            if scheduled.context_len() < sequence.tokens().len() {
+                continue;
+            }
+            if answer.request.params.max_tokens == 0 {
+                push(0, Computed::Prompt);
+            } else if !rows.is_empty() {
+                for index in choices_at(sequence, answer) {
+                    push(index, self.sample(rows.end - 1, index, sequence, answer));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runners are foreign code: their rows must be there before anything reads them.
+    fn check_output(&self, step: &SchedulerOutput) -> Result<()> {
+        let num_rows: usize = step.sequences.iter().map(ScheduledSequence::num_logit_rows).sum();
+        let num_hidden = step.sequences.iter().filter(|s| s.rows == RowsWanted::Embedding).count();
+        let expected = (num_rows * self.runner.vocab_size(), num_hidden * self.runner.hidden_size());
+        let got = (self.output.logits.len(), self.output.hidden.len());
+        match got == expected {
+            true => Ok(()),
+            false => {
+                Err(Error::Internal(format!("a step gave (logits, hidden) numbers {got:?} instead of {expected:?}")))
+            }
+        }
+    }
+
+    fn sample(&mut self, row: usize, index: usize, sequence: &Sequence, answer: &Answer) -> Computed {
+        let context = SampleContext {
+            params: &answer.request.params,
+            seed: choice_seed(answer.request.seed, index),
+            prompt: sequence.prompt(),
+            output: sequence.output(),
+            eos: &self.eos,
+        };
+        let logits = row_range(row, self.runner.vocab_size());
+        match sample(&mut self.output.logits[logits], context, &mut self.scratch) {
+            Ok(sampled) => Computed::Token(sampled),
+            Err(error) => Computed::Failed(error),
+        }
+    }
+
+    /// Adds the prompt's log-probabilities that are in `rows`. All of them, once they are complete.
+    fn score_prompt(
+        &mut self,
+        rows: Range<usize>,
+        scheduled: &ScheduledSequence,
+        sequence: &Sequence,
+        answer: &mut Answer,
+    ) -> Option<Vec<TokenLogprob>> {
+        let logprobs = answer.prompt_logprobs.as_mut()?;
+        let num_top = answer.request.params.prompt_logprobs.unwrap_or(0);
+        for (row, position) in rows.zip(scheduled.start..) {
+            // A prompt that was preempted half way comes again from its start.
+            let Some(&next) = sequence.prompt().get(position + 1).filter(|_| position == logprobs.len()) else {
+                continue;
+            };
+            let logits = &self.output.logits[row_range(row, self.runner.vocab_size())];
+            logprobs.push(token_logprob(logits, next, num_top, &mut self.scratch));
+        }
+        (scheduled.context_len() >= sequence.prompt().len()).then(|| answer.prompt_logprobs.take())?
+    }
+
+    fn embedding(&self, row: usize) -> Computed {
+        let hidden = &self.output.hidden[row_range(row, self.runner.hidden_size())];
+        let length = hidden.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        match length.is_finite() && length > 0.0 {
+            true => Computed::Embedding(hidden.iter().map(|&x| (f64::from(x) / length) as f32).collect()),
+            false => Computed::Failed(Error::Internal(format!("the model gave a hidden state of length {length}"))),
+        }
+    }
+}
+
+fn row_range(row: usize, width: usize) -> Range<usize> {
+    row * width..(row + 1) * width
+}
+
+/// The choices that take their next token from the row after `sequence`: all of them at the prompt's end.
+fn choices_at(sequence: &Sequence, answer: &Answer) -> Range<usize> {
+    match answer.is_forked {
+        true => sequence.index()..sequence.index() + 1,
+        false => 0..answer.request.params.n,
+    }
+}

@@ -1,0 +1,83 @@
+//! Packed blocks to codes, one byte each, and float32 scales.
+
+use std::arch::x86_64::*;
+
+use super::store16;
+use crate::kernels::matmul::PanelChunk;
+use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub unsafe fn unpack(layout: Layout, block: *const u8, cols: usize, out: &mut PanelChunk) {
+    // SAFETY: the caller's columns are whole blocks of a panel.
+    with_format!(layout, F => unsafe { unpack_blocks::<F>(block, cols, out) }).expect("dense panels have no blocks")
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn unpack_blocks<F: Format>(first: *const u8, cols: usize, out: &mut PanelChunk) {
+    let spec = const { F::SPEC };
+    for b in 0..cols / spec.cols {
+        // SAFETY: block b lies inside the panel, and its columns inside the chunk.
+        unsafe {
+            let block = first.add(b * spec.bytes());
+            for g in 0..spec.groups() {
+                let at = b * spec.groups() + g;
+                store16(&mut out.scales[at], group_scale(block, spec, g));
+                if spec.min {
+                    store16(&mut out.mins[at], group_min(block, spec, g));
+                }
+            }
+            let to = out.codes.as_mut_ptr().add(b * spec.cols * PANEL_ROWS);
+            for step in 0..spec.cols / 4 {
+                let codes = step_codes(block.add(spec.codes_at()), spec, step);
+                _mm512_storeu_si512(to.add(step * 64).cast(), codes);
+            }
+        }
+    }
+}
+
+/// 16 rows' scales of a group.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub unsafe fn group_scale(block: *const u8, spec: BlockSpec, group: usize) -> __m512 {
+    // SAFETY: offsets of the block's own layout.
+    unsafe { group_factor(block, spec, 0, spec.sub_scales_at(), group) }
+}
+
+/// 16 rows' minima of a group.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub unsafe fn group_min(block: *const u8, spec: BlockSpec, group: usize) -> __m512 {
+    // SAFETY: offsets of the block's own layout.
+    unsafe { group_factor(block, spec, spec.min_at(), spec.sub_mins_at(), group) }
+}
+
+/// f16 at `at`, times an i8 from `sub` on if there are sub-scales.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn group_factor(block: *const u8, spec: BlockSpec, at: usize, sub: usize, group: usize) -> __m512 {
+    // SAFETY: offsets of the block's own layout.
+    unsafe {
+        let factor = _mm512_cvtph_ps(_mm256_loadu_si256(block.add(at).cast()));
+        if !spec.sub_scales {
+            return factor;
+        }
+        let sub = _mm_loadu_si128(block.add(sub + group * PANEL_ROWS).cast());
+        _mm512_mul_ps(factor, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sub)))
+    }
+}
+
+/// Codes of columns 4 step .. 4 step + 4 of 16 rows, one byte each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub unsafe fn step_codes(codes: *const u8, spec: BlockSpec, step: usize) -> __m512i {
+    // SAFETY: `codes` has the step's line.
+    unsafe {
+        if spec.bits == 8 {
+            return _mm512_loadu_si512(codes.add(step * 64).cast());
+        }
+        let line = _mm512_loadu_si512(codes.add(step / 2 * 64).cast());
+        let nibbles = if step.is_multiple_of(2) { line } else { _mm512_srli_epi16::<4>(line) };
+        _mm512_and_si512(nibbles, _mm512_set1_epi8(15))
+    }
+}

@@ -1,0 +1,104 @@
+//! Matrix products with packed weights: y = x · Wᵀ.
+
+mod driver;
+mod quantize;
+mod tier;
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+pub use self::quantize::QuantizedRows;
+pub(super) use self::quantize::{Int8Rows, RowMut, quantize_groups};
+pub(super) use self::tier::{
+    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Weights, GroupShape, INT8_PANELS, MatmulTier, PanelChunk,
+};
+use super::{Kernels, scalar};
+use crate::config::Isa;
+use crate::quant::{PANEL_ROWS, PackedMatrix};
+
+/// A float32 matrix (rows, stride) that several lanes write, each its own columns or rows.
+#[derive(Debug, Clone, Copy)]
+pub struct MatMut<'a> {
+    pub ptr: *mut f32,
+    pub rows: usize,
+    /// Floats from one row to the next.
+    pub stride: usize,
+    pub _life: PhantomData<&'a mut [f32]>,
+}
+
+impl MatMut<'_> {
+    /// Writes panel `panel`'s outputs of one row, up to column `cols`.
+    ///
+    /// # Safety
+    /// `row` and columns below `cols` lie inside the matrix; nobody else touches them.
+    unsafe fn write_panel(&self, row: usize, panel: usize, cols: usize, values: &[f32; PANEL_ROWS]) {
+        let first = panel * PANEL_ROWS;
+        let count = PANEL_ROWS.min(cols - first);
+        // SAFETY: columns first .. first + count are below `cols`.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.ptr.add(row * self.stride + first), count) };
+    }
+}
+
+impl Kernels {
+    fn matmul_tier(&self) -> &'static MatmulTier {
+        match self.isa() {
+            Isa::Scalar => &scalar::matmul::TIER,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &super::avx2::matmul::TIER,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &super::avx512::matmul::TIER,
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => unreachable!("Kernels::new grants only what the machine has"),
+        }
+    }
+
+    /// Quantizes row `row` of `out` from `x` (cols,). Columns past a whole group of 32 are padded with zeros.
+    /// The same bits in every tier. A group with a NaN or an infinity decodes to NaN.
+    ///
+    /// # Safety
+    /// `row` is below the rows of the last `resize`; no other lane touches this row meanwhile.
+    pub unsafe fn quantize_row(&self, x: &[f32], out: &QuantizedRows, row: usize) {
+        assert!(row < out.rows() && x.len() == out.cols(), "row {row} of {}, {} columns", out.rows(), x.len());
+        // SAFETY: this machine has the tier, and the row is the caller's.
+        unsafe { (self.matmul_tier().quantize)(x, out.row(row)) }
+    }
+
+    /// out[r][16 p ..] = rows of `x` times panels `panels` of `w`, for the first `rows` rows.
+    /// Columns past `w.rows()` are not written. `w` is quantized: dense layouts go through `matmul_f32`.
+    ///
+    /// Products are summed exactly within a group of 16 or 32 columns; groups are added in ascending order
+    /// by float32 fused multiply-adds (the scalar tier rounds twice), in every tier. Tiers differ by at most
+    /// 2⁻²² × groups × Σ |w · x|.
+    ///
+    /// # Safety
+    /// `out` has `rows` rows and at least `w.rows()` columns; no other lane touches these columns meanwhile,
+    /// and none writes `x`.
+    pub unsafe fn matmul_int8(
+        &self,
+        w: &PackedMatrix,
+        panels: Range<usize>,
+        x: &QuantizedRows,
+        rows: usize,
+        out: MatMut<'_>,
+    ) {
+        let spec = w.layout().block().expect("matmul_int8 takes quantized layouts only");
+        assert!(x.cols() == w.cols(), "{} activations for {} columns", x.cols(), w.cols());
+        assert!(rows <= x.rows() && rows <= out.rows && out.stride >= w.rows() && panels.end <= w.num_panels());
+        // SAFETY: this machine has the tier; the shapes were checked.
+        unsafe { driver::int8(self.matmul_tier(), w, spec.into(), panels, x, rows, out) }
+    }
+
+    /// The same with float32 activations, `x` (rows, w.cols()). Serves every layout.
+    ///
+    /// Weights are decoded exactly (`dequantize`), and an element's products are added column by column in
+    /// ascending order. Tiers differ by at most 2⁻²³ × cols × Σ |w · x|.
+    ///
+    /// # Safety
+    /// As for `matmul_int8`.
+    pub unsafe fn matmul_f32(&self, w: &PackedMatrix, panels: Range<usize>, x: &[f32], rows: usize, out: MatMut<'_>) {
+        assert!(x.len() >= rows * w.cols(), "{} activations for {rows} rows of {}", x.len(), w.cols());
+        assert!(rows <= out.rows && out.stride >= w.rows() && panels.end <= w.num_panels());
+        // SAFETY: this machine has the tier; the shapes were checked.
+        unsafe { driver::float32(self.matmul_tier(), w, panels, x, rows, out) }
+    }
+}

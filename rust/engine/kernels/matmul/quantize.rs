@@ -1,0 +1,261 @@
+//! Rows of activations as int8.
+
+use std::cell::UnsafeCell;
+
+/// Columns that share a scale.
+pub const GROUP: usize = 32;
+
+/// Numbers that lanes write through a shared reference, each its own part.
+#[derive(Debug)]
+struct Shared<T>(Vec<UnsafeCell<T>>);
+
+// SAFETY: access goes through raw pointers whose users keep lanes apart.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Default> Shared<T> {
+    fn resize(&mut self, len: usize) {
+        if len > self.0.len() {
+            self.0.resize_with(len, UnsafeCell::default);
+        }
+    }
+
+    fn at(&self, index: usize) -> *mut T {
+        self.0[index..].as_ptr().cast_mut().cast()
+    }
+}
+
+/// Rows of activations as int8 in groups of 32: x ≈ q * scale of the group.
+#[derive(Debug, Default)]
+pub struct QuantizedRows {
+    rows: usize,
+    cols: usize,
+    /// (rows, code_stride), in -127..=127.
+    codes: Shared<i8>,
+    /// (rows, groups).
+    scales: Shared<f32>,
+    /// Sums of codes, negated: per group of 32 (rows, groups), and per half group (rows, 2 groups).
+    neg_sums: [Shared<i32>; 2],
+    /// The same sums times their scale, not negated: what weights' minima are multiplied with.
+    scaled_sums: [Shared<f32>; 2],
+}
+
+impl QuantizedRows {
+    /// Makes room for (rows, cols); keeps its memory when it has enough. The contents are unspecified.
+    pub fn resize(&mut self, rows: usize, cols: usize) {
+        (self.rows, self.cols) = (rows, cols);
+        self.codes.resize(rows * self.code_stride());
+        self.scales.resize(rows * self.groups());
+        for (i, per_group) in [1, 2].into_iter().enumerate() {
+            self.neg_sums[i].resize(rows * per_group * self.groups());
+            self.scaled_sums[i].resize(rows * per_group * self.groups());
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn groups(&self) -> usize {
+        self.cols.div_ceil(GROUP)
+    }
+
+    /// An odd number of cache lines, so that the rows of a tile fall into different cache sets.
+    fn code_stride(&self) -> usize {
+        let lines = self.cols.next_multiple_of(GROUP).div_ceil(64);
+        64 * (lines | 1)
+    }
+
+    pub(super) fn row(&self, row: usize) -> RowMut {
+        let (groups, index) = (self.groups(), row * self.groups());
+        RowMut {
+            groups,
+            codes: self.codes.at(row * self.code_stride()),
+            scales: self.scales.at(index),
+            neg_sums: [self.neg_sums[0].at(index), self.neg_sums[1].at(2 * index)],
+            scaled_sums: [self.scaled_sums[0].at(index), self.scaled_sums[1].at(2 * index)],
+        }
+    }
+
+    /// Rows from `row` on and columns from `col` on, for weights in groups of `group` (16 or 32).
+    pub(super) fn view(&self, row: usize, col: usize, group: usize) -> Int8Rows {
+        let halves = usize::from(group == GROUP / 2);
+        let sum_stride = self.groups() << halves;
+        let sum = row * sum_stride + col / group;
+        Int8Rows {
+            codes: self.codes.at(row * self.code_stride() + col),
+            code_stride: self.code_stride(),
+            scales: self.scales.at(row * self.groups() + col / GROUP),
+            scale_stride: self.groups(),
+            neg_sums: self.neg_sums[halves].at(sum),
+            scaled_sums: self.scaled_sums[halves].at(sum),
+            sum_stride,
+        }
+    }
+}
+
+/// Where one row is written.
+#[derive(Clone, Copy)]
+pub struct RowMut {
+    groups: usize,
+    codes: *mut i8,
+    scales: *mut f32,
+    neg_sums: [*mut i32; 2],
+    scaled_sums: [*mut f32; 2],
+}
+
+/// Quantized rows as kernels read them, from some row and column on.
+#[derive(Clone, Copy)]
+pub struct Int8Rows {
+    /// (rows, code_stride).
+    pub codes: *const i8,
+    pub code_stride: usize,
+    /// (rows, scale_stride), one per 32 columns.
+    pub scales: *const f32,
+    pub scale_stride: usize,
+    /// (rows, sum_stride), one per group of the weights, as are `scaled_sums`.
+    pub neg_sums: *const i32,
+    pub scaled_sums: *const f32,
+    pub sum_stride: usize,
+}
+
+impl Int8Rows {
+    /// The same columns, `rows` rows further down.
+    ///
+    /// # Safety
+    /// There are that many rows.
+    pub unsafe fn skip_rows(&self, rows: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self {
+                codes: self.codes.add(rows * self.code_stride),
+                scales: self.scales.add(rows * self.scale_stride),
+                neg_sums: self.neg_sums.add(rows * self.sum_stride),
+                scaled_sums: self.scaled_sums.add(rows * self.sum_stride),
+                ..*self
+            }
+        }
+    }
+}
+
+/// Adding it moves a float's integer part, rounded to nearest even, into its low bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// Quantizes one row. Tiers compile it for their instructions; no operation here depends on them.
+///
+/// # Safety
+/// `out` has room for `x`, and is the caller's alone.
+#[inline(always)]
+pub unsafe fn quantize_groups(x: &[f32], out: RowMut) {
+    let whole = x.len() / GROUP;
+    for group in 0..out.groups {
+        let mut values = [0f32; GROUP];
+        match group < whole {
+            true => values.copy_from_slice(&x[group * GROUP..][..GROUP]),
+            false => values[..x.len() - group * GROUP].copy_from_slice(&x[group * GROUP..]),
+        }
+        // SAFETY: group < out.groups, for which `resize` made room.
+        unsafe { quantize_group(&values, group, out) };
+    }
+}
+
+/// # Safety
+/// `group` is below `out.groups`, and `out` is the caller's alone.
+#[inline(always)]
+unsafe fn quantize_group(x: &[f32; GROUP], group: usize, out: RowMut) {
+    let max_bits = x.iter().fold(0u32, |max, v| max.max(v.to_bits() & 0x7fff_ffff));
+    let max = f32::from_bits(max_bits);
+    let (scale, inverse) = scale_of(max);
+    let mut codes = [0i8; GROUP];
+    for (code, v) in codes.iter_mut().zip(x) {
+        // Only the low byte of the sum's bits is the code; NaN times zero never gets here.
+        let v = if max.is_finite() { *v } else { 0.0 };
+        *code = (v * inverse + ROUND).to_bits() as i8;
+    }
+    let sum = |half: usize| codes[half * 16..][..16].iter().map(|&q| i32::from(q)).sum::<i32>();
+    let (low, high) = (sum(0), sum(1));
+    // SAFETY: the caller's promise.
+    unsafe {
+        std::ptr::copy_nonoverlapping(codes.as_ptr(), out.codes.add(group * GROUP), GROUP);
+        *out.scales.add(group) = scale;
+        *out.neg_sums[0].add(group) = -(low + high);
+        *out.scaled_sums[0].add(group) = scale * (low + high) as f32;
+        for (half, sum) in [low, high].into_iter().enumerate() {
+            *out.neg_sums[1].add(2 * group + half) = -sum;
+            *out.scaled_sums[1].add(2 * group + half) = scale * sum as f32;
+        }
+    }
+}
+
+/// Scale and its inverse for the largest magnitude of a group (its bits compare as integers, NaN highest).
+#[inline(always)]
+fn scale_of(max: f32) -> (f32, f32) {
+    if !max.is_finite() {
+        return (f32::NAN, 0.0);
+    }
+    let inverse = 127.0 / max;
+    // So small (or zero) that the inverse overflows: the group is zero.
+    if inverse.is_finite() { (max / 127.0, inverse) } else { (0.0, 0.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quantize(x: &[f32]) -> (Vec<i8>, Vec<f32>) {
+        let mut rows = QuantizedRows::default();
+        rows.resize(1, x.len());
+        // SAFETY: one row, one thread.
+        unsafe {
+            quantize_groups(x, rows.row(0));
+            let view = rows.view(0, 0, 32);
+            let codes = std::slice::from_raw_parts(view.codes, x.len().next_multiple_of(32)).to_vec();
+            (codes, std::slice::from_raw_parts(view.scales, x.len().div_ceil(32)).to_vec())
+        }
+    }
+
+    #[test]
+    fn rounds_to_nearest_even_and_pads_with_zeros() {
+        let x: Vec<f32> = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, -127.0, 126.5].to_vec();
+        let (codes, scales) = quantize(&x);
+        assert_eq!(&codes[..9], &[127, 0, 2, 2, 0, -2, -2, -127, 126]);
+        assert!(codes[9..].iter().all(|&q| q == 0));
+        assert_eq!(scales, [1.0]);
+    }
+
+    #[test]
+    fn foreign_numbers_become_nan_and_tiny_ones_zero() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = vec![1.0; 64];
+            x[40] = bad;
+            let (codes, scales) = quantize(&x);
+            assert_eq!(codes[0], 127);
+            assert!(scales[0].is_finite() && scales[1].is_nan() && codes[32..].iter().all(|&q| q == 0));
+        }
+        for tiny in [0.0, -0.0, f32::from_bits(1), 1e-38] {
+            assert_eq!(quantize(&[tiny; 32]), (vec![0; 32], vec![0.0]));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn error_is_at_most_half_a_step(x in proptest::collection::vec(-1e3f32..1e3, 1..200), power in -30i32..30) {
+            let x: Vec<f32> = x.iter().map(|v| v * 2f32.powi(power)).collect();
+            let (codes, scales) = quantize(&x);
+            for (i, v) in x.iter().enumerate() {
+                let scale = scales[i / 32];
+                proptest::prop_assert!(codes[i] != -128);
+                proptest::prop_assert!((f32::from(codes[i]) * scale - v).abs() <= 0.5001 * scale);
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a tier supplies: how a piece of a panel is unpacked, and the products of small tiles.
+
+use super::Int8Rows;
+use super::quantize::RowMut;
+use crate::quant::{BlockSpec, Layout, PANEL_ROWS};
+
+/// Columns that are unpacked at a time: whole blocks of every layout, and a part of L1.
+pub const CHUNK_COLS: usize = 256;
+
+/// Panels of one int8 tile.
+pub const INT8_PANELS: usize = 2;
+
+/// Panels of one float32 tile.
+pub const F32_PANELS: usize = 4;
+
+/// Columns of one float32 tile.
+pub const F32_TILE_COLS: usize = 64;
+
+/// What kernels need to know of a layout once its codes are unpacked.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupShape {
+    /// Columns that share a scale: 16 or 32.
+    pub group: usize,
+    /// Subtracted from codes: 0 or a power of two.
+    pub offset: i32,
+    pub min: bool,
+}
+
+impl From<BlockSpec> for GroupShape {
+    fn from(spec: BlockSpec) -> Self {
+        Self { group: spec.group, offset: spec.offset, min: spec.min }
+    }
+}
+
+/// Up to `CHUNK_COLS` columns of one panel, unpacked: weight = scale * (code - offset) + min.
+#[repr(C, align(64))]
+pub struct PanelChunk {
+    /// (cols / 4, 16, 4).
+    pub codes: [u8; CHUNK_COLS * PANEL_ROWS],
+    /// (groups, 16).
+    pub scales: [[f32; PANEL_ROWS]; CHUNK_COLS / 16],
+    /// (groups, 16); only if the layout has minima.
+    pub mins: [[f32; PANEL_ROWS]; CHUNK_COLS / 16],
+}
+
+impl PanelChunk {
+    pub const ZERO: Self = Self {
+        codes: [0; CHUNK_COLS * PANEL_ROWS],
+        scales: [[0.0; PANEL_ROWS]; CHUNK_COLS / 16],
+        mins: [[0.0; PANEL_ROWS]; CHUNK_COLS / 16],
+    };
+}
+
+/// Computes the int8 products of up to four rows straight from one packed panel of `cols` columns.
+pub type Int8Panel = unsafe fn(Layout, *const u8, usize, Int8Rows, rows: usize, out: &mut [[f32; PANEL_ROWS]]);
+
+/// The functions of one tier. All need its instructions, and pointers that are valid for the shapes given.
+pub struct MatmulTier {
+    pub quantize: unsafe fn(&[f32], RowMut),
+    /// Unpacks `cols` columns, whole blocks, of a quantized panel.
+    pub unpack: unsafe fn(Layout, block: *const u8, cols: usize, out: &mut PanelChunk),
+    /// Adds `cols` columns' products to `sums` (rows, INT8_PANELS, 16); one or two chunks.
+    pub int8_tile:
+        unsafe fn(&[PanelChunk], GroupShape, cols: usize, Int8Rows, sums: &mut [[[f32; PANEL_ROWS]; INT8_PANELS]]),
+    /// For few rows, where weights are read once. None: they go through chunks too.
+    pub int8_panel: Option<Int8Panel>,
+    /// Decodes columns of a chunk, whole groups, to (cols, 16).
+    pub decode: unsafe fn(&PanelChunk, GroupShape, first_col: usize, out: &mut [[f32; PANEL_ROWS]]),
+    /// Widens columns of a dense panel to (cols, 16).
+    pub widen: unsafe fn(Layout, panel: *const u8, first_col: usize, out: &mut [[f32; PANEL_ROWS]]),
+    pub f32_tile:
+        unsafe fn(&F32Weights, F32Rows, cols: usize, panels: usize, sums: &mut [[[f32; PANEL_ROWS]; F32_PANELS]]),
+}
+
+/// Decoded columns: (panels, cols, 16).
+pub type F32Weights = [[[f32; PANEL_ROWS]; F32_TILE_COLS]; F32_PANELS];
+
+/// Rows of activations from some row and column on: (rows, stride).
+#[derive(Clone, Copy)]
+pub struct F32Rows {
+    pub ptr: *const f32,
+    pub stride: usize,
+}

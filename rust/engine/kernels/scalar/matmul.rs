@@ -1,0 +1,111 @@
+//! The matrix kernels' specification.
+
+use half::{bf16, f16};
+
+use crate::kernels::matmul::{F32_PANELS, GroupShape, INT8_PANELS, Int8Rows, MatmulTier, PanelChunk};
+use crate::kernels::matmul::{F32Rows, F32Weights, quantize_groups};
+use crate::quant::{Layout, PANEL_ROWS, code, group_scales};
+
+pub static TIER: MatmulTier =
+    MatmulTier { quantize: quantize_groups, unpack, int8_tile, int8_panel: None, decode, widen, f32_tile };
+
+unsafe fn unpack(layout: Layout, block: *const u8, cols: usize, out: &mut PanelChunk) {
+    let spec = layout.block().expect("dense panels have no blocks");
+    for b in 0..cols / spec.cols {
+        // SAFETY: the caller's columns are whole blocks of a panel.
+        let block = unsafe { std::slice::from_raw_parts(block.add(b * spec.bytes()), spec.bytes()) };
+        for row in 0..PANEL_ROWS {
+            for g in 0..spec.groups() {
+                let at = b * spec.groups() + g;
+                (out.scales[at][row], out.mins[at][row]) = group_scales(block, &spec, g, row);
+            }
+            for k in 0..spec.cols {
+                let col = b * spec.cols + k;
+                out.codes[(col / 4 * PANEL_ROWS + row) * 4 + col % 4] = code(block, &spec, k, row);
+            }
+        }
+    }
+}
+
+unsafe fn int8_tile(
+    chunks: &[PanelChunk],
+    shape: GroupShape,
+    cols: usize,
+    x: Int8Rows,
+    sums: &mut [[[f32; PANEL_ROWS]; INT8_PANELS]],
+) {
+    for (t, sums) in sums.iter_mut().enumerate() {
+        for (chunk, sums) in chunks.iter().zip(sums) {
+            for g in 0..cols / shape.group {
+                // SAFETY: `x` has sums.len() rows and `cols` columns.
+                let (codes, scale, neg_sum, scaled_sum) = unsafe {
+                    (
+                        std::slice::from_raw_parts(x.codes.add(t * x.code_stride + g * shape.group), shape.group),
+                        *x.scales.add(t * x.scale_stride + g * shape.group / 32),
+                        *x.neg_sums.add(t * x.sum_stride + g),
+                        *x.scaled_sums.add(t * x.sum_stride + g),
+                    )
+                };
+                for row in 0..PANEL_ROWS {
+                    let mut dot = neg_sum * shape.offset;
+                    for (k, &q) in codes.iter().enumerate() {
+                        let col = g * shape.group + k;
+                        dot += i32::from(chunk.codes[(col / 4 * PANEL_ROWS + row) * 4 + col % 4]) * i32::from(q);
+                    }
+                    sums[row] += dot as f32 * (chunk.scales[g][row] * scale);
+                    if shape.min {
+                        sums[row] += chunk.mins[g][row] * scaled_sum;
+                    }
+                }
+            }
+        }
+    }
+}
+
+unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &mut [[f32; PANEL_ROWS]]) {
+    for (k, out) in out.iter_mut().enumerate() {
+        let col = first_col + k;
+        let group = col / shape.group;
+        for (row, w) in out.iter_mut().enumerate() {
+            let code = i32::from(chunk.codes[(col / 4 * PANEL_ROWS + row) * 4 + col % 4]);
+            *w = chunk.scales[group][row] * (code - shape.offset) as f32;
+            if shape.min {
+                *w += chunk.mins[group][row];
+            }
+        }
+    }
+}
+
+unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [[f32; PANEL_ROWS]]) {
+    for (i, w) in out.as_flattened_mut().iter_mut().enumerate() {
+        let at = first_col * PANEL_ROWS + i;
+        // SAFETY: the caller's columns lie inside the panel, whose numbers are aligned.
+        *w = unsafe {
+            match layout {
+                Layout::F32 => *panel.cast::<f32>().add(at),
+                Layout::F16 => (*panel.cast::<f16>().add(at)).to_f32(),
+                _ => (*panel.cast::<bf16>().add(at)).to_f32(),
+            }
+        };
+    }
+}
+
+unsafe fn f32_tile(
+    w: &F32Weights,
+    x: F32Rows,
+    cols: usize,
+    panels: usize,
+    sums: &mut [[[f32; PANEL_ROWS]; F32_PANELS]],
+) {
+    for (t, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: `x` has sums.len() rows and `cols` columns.
+        let x = unsafe { std::slice::from_raw_parts(x.ptr.add(t * x.stride), cols) };
+        for (w, sums) in w[..panels].iter().zip(sums) {
+            for (w, &x) in w.iter().zip(x) {
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum += w * x;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Reference counts of the KV blocks, and the free list.
+
+use crate::ids::BlockId;
+
+#[derive(Debug, Clone, Default)]
+struct Block {
+    /// Tables that hold this block. 0: it is in the free list.
+    num_refs: u32,
+    /// The prefix cache knows its contents.
+    is_cached: bool,
+    prev: Option<BlockId>,
+    next: Option<BlockId>,
+}
+
+/// Who holds which block is counted here; what is inside belongs to the prefix cache.
+///
+/// The free list is linked through the blocks, and its order is the order of reuse:
+/// ```text
+/// head  | contents unknown | cached, least recently used first |  tail
+///         take() ->                                  <- release()
+/// ```
+#[derive(Debug)]
+pub struct BlockPool {
+    blocks: Vec<Block>,
+    head: Option<BlockId>,
+    tail: Option<BlockId>,
+    num_free: usize,
+}
+
+impl BlockPool {
+    /// All blocks free, in ascending order: a fresh pool hands out adjacent blocks.
+    pub fn new(num_blocks: usize) -> Self {
+        assert!(u32::try_from(num_blocks).is_ok(), "block ids have 32 bits");
+        let mut pool = Self { blocks: vec![Block::default(); num_blocks], head: None, tail: None, num_free: 0 };
+        for id in 0..num_blocks as u32 {
+            pool.push_back(BlockId(id));
+        }
+        pool
+    }
+
+    pub fn num_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    pub fn num_free(&self) -> usize {
+        self.num_free
+    }
+
+    pub fn num_used(&self) -> usize {
+        self.blocks.len() - self.num_free
+    }
+
+    pub fn num_refs(&self, id: BlockId) -> u32 {
+        self.blocks[id.index()].num_refs
+    }
+
+    pub fn is_cached(&self, id: BlockId) -> bool {
+        self.blocks[id.index()].is_cached
+    }
+
+    pub fn set_cached(&mut self, id: BlockId, is_cached: bool) {
+        self.blocks[id.index()].is_cached = is_cached;
+    }
+
+    /// A free block with one reference: the one after `near` if its contents are unknown, else the first
+    /// to be reused. A block that is still cached must be evicted by the caller.
+    pub fn take(&mut self, near: Option<BlockId>) -> Option<BlockId> {
+        let id = near.and_then(|near| self.unknown_after(near)).or(self.head)?;
+        self.unlink(id);
+        self.blocks[id.index()].num_refs = 1;
+        Some(id)
+    }
+
+    /// One more reference to a block, free (a prefix hit) or not.
+    pub fn share(&mut self, id: BlockId) {
+        if self.blocks[id.index()].num_refs == 0 {
+            self.unlink(id);
+        }
+        self.blocks[id.index()].num_refs += 1;
+    }
+
+    /// One reference less. The last one frees the block; a cached block keeps its contents until reuse.
+    pub fn release(&mut self, id: BlockId) {
+        let block = &mut self.blocks[id.index()];
+        assert!(block.num_refs > 0, "block {id} is released, but nobody holds it");
+        block.num_refs -= 1;
+        match (block.num_refs, block.is_cached) {
+            (0, true) => self.push_back(id),
+            (0, false) => self.push_front(id),
+            _ => {}
+        }
+    }
+
+    fn unknown_after(&self, id: BlockId) -> Option<BlockId> {
+        let block = self.blocks.get(id.index() + 1)?;
+        (block.num_refs == 0 && !block.is_cached).then_some(BlockId(id.0 + 1))
+    }
+
+    fn push_back(&mut self, id: BlockId) {
+        let prev = self.tail.replace(id);
+        self.set_next(prev, Some(id));
+        self.link(id, prev, None);
+    }
+
+    fn push_front(&mut self, id: BlockId) {
+        let next = self.head.replace(id);
+        self.set_prev(next, Some(id));
+        self.link(id, None, next);
+    }
+
+    fn link(&mut self, id: BlockId, prev: Option<BlockId>, next: Option<BlockId>) {
+        let block = &mut self.blocks[id.index()];
+        (block.prev, block.next) = (prev, next);
+        self.num_free += 1;
+    }
+
+    fn unlink(&mut self, id: BlockId) {
+        let block = &mut self.blocks[id.index()];
+        let (prev, next) = (block.prev.take(), block.next.take());
+        self.set_next(prev, next);
+        self.set_prev(next, prev);
+        self.num_free -= 1;
+    }
+
+    /// `None` stands for the list itself: what follows it is the head.
+    fn set_next(&mut self, id: Option<BlockId>, next: Option<BlockId>) {
+        match id {
+            Some(id) => self.blocks[id.index()].next = next,
+            None => self.head = next,
+        }
+    }
+
+    fn set_prev(&mut self, id: Option<BlockId>, prev: Option<BlockId>) {
+        match id {
+            Some(id) => self.blocks[id.index()].prev = prev,
+            None => self.tail = prev,
+        }
+    }
+
+    /// Every block is either held or exactly once in the free list, and known contents come last.
+    pub fn check_invariants(&self) {
+        let mut is_listed = vec![false; self.blocks.len()];
+        let (mut at, mut prev, mut seen_cached) = (self.head, None, false);
+        while let Some(id) = at {
+            let block = &self.blocks[id.index()];
+            assert!(!std::mem::replace(&mut is_listed[id.index()], true), "block {id} is free twice");
+            assert_eq!(block.prev, prev, "block {id} has a wrong predecessor");
+            assert!(block.is_cached || !seen_cached, "block {id} is unknown, but behind cached ones");
+            seen_cached |= block.is_cached;
+            (prev, at) = (at, block.next);
+        }
+        assert_eq!(self.tail, prev);
+        assert_eq!(self.num_free, is_listed.iter().filter(|&&listed| listed).count());
+        for (id, block) in self.blocks.iter().enumerate() {
+            assert_eq!(block.num_refs == 0, is_listed[id], "block {id} is neither free nor held, or both");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn take_all(pool: &mut BlockPool) -> Vec<u32> {
+        std::iter::from_fn(|| pool.take(None)).map(|id| id.0).collect()
+    }
+
+    #[test]
+    fn a_fresh_pool_hands_out_ascending_ids() {
+        assert_eq!(take_all(&mut BlockPool::new(5)), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn reuse_takes_unknown_blocks_first_and_then_the_least_recently_released() {
+        let mut pool = BlockPool::new(4);
+        take_all(&mut pool);
+        for id in [2, 0, 3] {
+            pool.set_cached(BlockId(id), true);
+            pool.release(BlockId(id));
+        }
+        pool.release(BlockId(1));
+        assert_eq!(take_all(&mut pool), [1, 2, 0, 3]);
+    }
+
+    #[test]
+    fn the_neighbour_is_taken_unless_it_is_cached_or_held() {
+        let mut pool = BlockPool::new(6);
+        assert_eq!(pool.take(Some(BlockId(2))), Some(BlockId(3)));
+        assert_eq!(pool.take(Some(BlockId(2))), Some(BlockId(0)), "3 is held");
+        pool.set_cached(BlockId(3), true);
+        pool.release(BlockId(3));
+        assert_eq!(pool.take(Some(BlockId(2))), Some(BlockId(1)), "3 is cached");
+        assert_eq!(pool.take(Some(BlockId(5))), Some(BlockId(2)), "5 is the last");
+    }
+
+    #[test]
+    #[should_panic(expected = "nobody holds it")]
+    fn a_double_release_is_caught() {
+        let mut pool = BlockPool::new(1);
+        let id = pool.take(None).unwrap();
+        pool.release(id);
+        pool.release(id);
+    }
+
+    proptest! {
+        /// Against a plain list of reference counts.
+        #[test]
+        fn counts_equal_a_plain_model(ops in prop::collection::vec((0u8..4, 0u32..6, any::<bool>()), 0..80)) {
+            let mut pool = BlockPool::new(6);
+            let mut refs = [0u32; 6];
+            for (op, id, flag) in ops {
+                let (block, held) = (BlockId(id), &mut refs[id as usize]);
+                match op {
+                    0 => {
+                        if let Some(taken) = pool.take(flag.then_some(block)) {
+                            pool.set_cached(taken, false);
+                            refs[taken.index()] += 1;
+                            prop_assert_eq!(refs[taken.index()], 1);
+                        } else {
+                            prop_assert!(refs.iter().all(|&r| r > 0));
+                        }
+                    }
+                    1 if *held > 0 || pool.is_cached(block) => { pool.share(block); *held += 1; }
+                    2 if *held > 0 => { pool.release(block); *held -= 1; }
+                    3 if *held > 0 => pool.set_cached(block, flag),
+                    _ => {}
+                }
+                pool.check_invariants();
+                for (id, &r) in refs.iter().enumerate() {
+                    prop_assert_eq!(pool.num_refs(BlockId(id as u32)), r);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Memory for weights: zeroed, aligned to cache lines, in huge pages where that helps.
+
+use crate::error::{Error, Result};
+
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Zeroed anonymous memory. Pages are taken when first written, by the thread that writes.
+#[derive(Debug)]
+pub struct Buffer {
+    ptr: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone; sharing it follows the rules of its accessors.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// `len` bytes, at least one, aligned to pages, and to huge pages from 2 MB on.
+    pub fn zeroed(len: usize) -> Result<Self> {
+        let len = len.max(1);
+        let align = if len >= HUGE_PAGE { HUGE_PAGE } else { 1 };
+        let start = map(len.checked_add(align - 1).ok_or_else(|| out_of_memory(len))?, len)?;
+        let skip = (start as usize).next_multiple_of(align) - start as usize;
+        // SAFETY: skip < align, so that `len` bytes follow inside the mapping; what lies around them is given back.
+        let ptr = unsafe { start.add(skip) };
+        trim(start, skip, align - 1 - skip, len);
+        if align == HUGE_PAGE {
+            // SAFETY: the range is ours. Advice: a refusal changes nothing but speed.
+            unsafe { libc::madvise(ptr.cast(), len, libc::MADV_HUGEPAGE) };
+        }
+        Ok(Self { ptr, len })
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped in `zeroed` and nobody borrows it any more.
+        unsafe { libc::munmap(self.ptr.cast(), self.len) };
+    }
+}
+
+fn out_of_memory(len: usize) -> Error {
+    Error::OutOfMemory(format!("no memory for {len} bytes of weights: use a smaller or more strongly quantized model"))
+}
+
+fn map(map_len: usize, len: usize) -> Result<*mut u8> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: an anonymous mapping at an address that the system chooses.
+    let ptr = unsafe { libc::mmap(std::ptr::null_mut(), map_len, protection, flags, -1, 0) };
+    if ptr == libc::MAP_FAILED { Err(out_of_memory(len)) } else { Ok(ptr.cast()) }
+}
+
+/// Gives whole pages before and after the aligned range back.
+fn trim(start: *mut u8, before: usize, after: usize, len: usize) {
+    if before > 0 {
+        // SAFETY: `before` whole pages at the mapping's start, below the range that is kept.
+        unsafe { libc::munmap(start.cast(), before) };
+    }
+    let page = 4096;
+    let end = (start as usize + before + len).next_multiple_of(page);
+    let after_end = (start as usize + before + len + after).next_multiple_of(page);
+    if after_end > end {
+        // SAFETY: whole pages past the range that is kept, inside the mapping.
+        unsafe { libc::munmap(end as *mut libc::c_void, after_end - end) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_zeroed_aligned_and_writable_to_its_end() {
+        for len in [0, 1, 4096, 5000, HUGE_PAGE - 1, HUGE_PAGE, 3 * HUGE_PAGE + 77] {
+            let buffer = Buffer::zeroed(len).unwrap();
+            let align = if len >= HUGE_PAGE { HUGE_PAGE } else { 4096 };
+            assert_eq!(buffer.as_ptr() as usize % align, 0);
+            // SAFETY: the buffer is not shared.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_ptr(), buffer.len()) };
+            assert!(bytes.iter().all(|&b| b == 0));
+            bytes.fill(7);
+        }
+    }
+
+    #[test]
+    fn what_cannot_fit_is_refused() {
+        assert!(matches!(Buffer::zeroed(usize::MAX / 4), Err(Error::OutOfMemory(_))));
+        assert!(matches!(Buffer::zeroed(usize::MAX), Err(Error::OutOfMemory(_))));
+    }
+}

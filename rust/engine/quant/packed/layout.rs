@@ -1,0 +1,195 @@
+//! How a panel's numbers lie, as data: one row of a table per layout.
+//!
+//! A quantized panel is a row of blocks, each 16 rows by [`BlockSpec::cols`] columns:
+//!
+//! ```text
+//! scale  f16 [16]            one per row
+//! min    f16 [16]            if `min`
+//! scales i8  [groups][16]    if `sub_scales`: the group's scale is scale * scales
+//! mins   i8  [groups][16]    if `sub_scales` and `min`: the group's minimum is min * mins
+//! codes  8 bit: [cols / 4][16][4]    byte b of row r in line j is column 4 j + b
+//!        4 bit: [cols / 8][16][4]    its low nibble is column 8 j + b, its high nibble column 8 j + 4 + b
+//! ```
+//!
+//! A weight is `scale * (code - offset) + minimum`, rounded after each step, which is what GGUF's
+//! reference decoders compute, bit for bit. One 64-byte line of codes is what one VNNI instruction takes.
+
+use super::super::DType;
+use super::PANEL_ROWS;
+
+/// How a panel's numbers lie. Every file type maps to one of these without loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// Q4_0.
+    Q4,
+    /// Q4_1.
+    Q4Min,
+    /// Q8_0, Q5_0.
+    Q8,
+    /// Q5_1.
+    Q8Min,
+    /// Q4_K.
+    K4Min,
+    /// Q5_K.
+    K8Min,
+    /// Q2_K.
+    K4Min16,
+    /// Q3_K.
+    K4Sub16,
+    /// Q6_K.
+    K8Sub16,
+    /// (cols, 16) per panel.
+    F32,
+    F16,
+    Bf16,
+}
+
+/// The shape of a quantized layout's blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockSpec {
+    pub cols: usize,
+    /// Columns that share a scale: 16 or 32.
+    pub group: usize,
+    /// Bits of a code: 4 or 8.
+    pub bits: usize,
+    /// Subtracted from codes: 0 or a power of two.
+    pub offset: i32,
+    pub min: bool,
+    pub sub_scales: bool,
+}
+
+impl BlockSpec {
+    pub const fn groups(&self) -> usize {
+        self.cols / self.group
+    }
+
+    const fn sub_scale_bytes(&self) -> usize {
+        if self.sub_scales { self.groups() * PANEL_ROWS } else { 0 }
+    }
+
+    /// Offset of the minima, where there are any.
+    pub const fn min_at(&self) -> usize {
+        2 * PANEL_ROWS
+    }
+
+    pub const fn sub_scales_at(&self) -> usize {
+        self.min_at() * (1 + self.min as usize)
+    }
+
+    pub const fn sub_mins_at(&self) -> usize {
+        self.sub_scales_at() + self.sub_scale_bytes()
+    }
+
+    pub const fn codes_at(&self) -> usize {
+        self.sub_scales_at() + self.sub_scale_bytes() * (1 + self.min as usize)
+    }
+
+    /// Bytes of one group's codes, 16 rows together.
+    pub const fn group_bytes(&self) -> usize {
+        self.group * PANEL_ROWS * self.bits / 8
+    }
+
+    pub const fn bytes(&self) -> usize {
+        self.codes_at() + self.groups() * self.group_bytes()
+    }
+}
+
+/// A quantized layout as a type, so that kernels are compiled for its constants.
+pub trait Format {
+    const SPEC: BlockSpec;
+}
+
+macro_rules! formats {
+    ($($name:ident { cols: $cols:literal, group: $group:literal, bits: $bits:literal, offset: $offset:literal,
+                     min: $min:literal, sub_scales: $sub:literal }),+ $(,)?) => {
+        /// The quantized layouts as types, named as their [`Layout`].
+        pub mod format {
+            use super::{BlockSpec, Format};
+            $(
+                pub struct $name;
+                impl Format for $name {
+                    const SPEC: BlockSpec = BlockSpec {
+                        cols: $cols, group: $group, bits: $bits, offset: $offset, min: $min, sub_scales: $sub,
+                    };
+                }
+            )+
+        }
+
+        impl Layout {
+            /// None: the layout is dense.
+            pub const fn block(self) -> Option<BlockSpec> {
+                match self {
+                    $(Self::$name => Some(<format::$name as Format>::SPEC),)+
+                    Self::F32 | Self::F16 | Self::Bf16 => None,
+                }
+            }
+        }
+
+        /// `with_format!(layout, F => expr)`: the expression with `F` as the layout's type, or None if it is dense.
+        macro_rules! with_format {
+            ($layout:expr, $f:ident => $body:expr) => {
+                match $layout {
+                    $($crate::quant::Layout::$name => {
+                        type $f = $crate::quant::format::$name;
+                        Some($body)
+                    })+
+                    _ => None,
+                }
+            };
+        }
+        pub(crate) use with_format;
+    };
+}
+
+formats! {
+    Q4      { cols: 32,  group: 32, bits: 4, offset: 8,   min: false, sub_scales: false },
+    Q4Min   { cols: 32,  group: 32, bits: 4, offset: 0,   min: true,  sub_scales: false },
+    Q8      { cols: 32,  group: 32, bits: 8, offset: 128, min: false, sub_scales: false },
+    Q8Min   { cols: 32,  group: 32, bits: 8, offset: 0,   min: true,  sub_scales: false },
+    K4Min   { cols: 256, group: 32, bits: 4, offset: 0,   min: true,  sub_scales: true },
+    K8Min   { cols: 256, group: 32, bits: 8, offset: 0,   min: true,  sub_scales: true },
+    K4Min16 { cols: 256, group: 16, bits: 4, offset: 0,   min: true,  sub_scales: true },
+    K4Sub16 { cols: 256, group: 16, bits: 4, offset: 4,   min: false, sub_scales: true },
+    K8Sub16 { cols: 256, group: 16, bits: 8, offset: 32,  min: false, sub_scales: true },
+}
+
+const _: () = {
+    assert!(format::Q4::SPEC.bytes() == 288);
+    assert!(format::Q4Min::SPEC.bytes() == 320);
+    assert!(format::Q8::SPEC.bytes() == 544);
+    assert!(format::K4Min::SPEC.bytes() == 2368);
+    assert!(format::K8Sub16::SPEC.bytes() == 4384);
+};
+
+impl Layout {
+    pub const fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => Self::F32,
+            DType::F16 => Self::F16,
+            DType::BF16 => Self::Bf16,
+            DType::Q4_0 => Self::Q4,
+            DType::Q4_1 => Self::Q4Min,
+            DType::Q5_0 | DType::Q8_0 => Self::Q8,
+            DType::Q5_1 => Self::Q8Min,
+            DType::Q2_K => Self::K4Min16,
+            DType::Q3_K => Self::K4Sub16,
+            DType::Q4_K => Self::K4Min,
+            DType::Q5_K => Self::K8Min,
+            DType::Q6_K => Self::K8Sub16,
+        }
+    }
+
+    /// Bytes of a panel of `cols` columns; a quantized layout's columns are whole blocks.
+    pub const fn panel_bytes(self, cols: usize) -> usize {
+        match self.block() {
+            Some(spec) => cols / spec.cols * spec.bytes(),
+            None if matches!(self, Self::F32) => cols * PANEL_ROWS * 4,
+            None => cols * PANEL_ROWS * 2,
+        }
+    }
+
+    /// Whether `Kernels::matmul_int8` serves it; dense layouts go through `matmul_f32`.
+    pub const fn is_quantized(self) -> bool {
+        self.block().is_some()
+    }
+}

@@ -1,0 +1,231 @@
+//! The kernel-ready layout of a weight matrix.
+
+mod buffer;
+mod layout;
+mod unpack;
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use self::buffer::Buffer;
+use self::unpack::Parts;
+use super::DType;
+use crate::error::Result;
+use crate::weights::TensorView;
+
+pub(crate) use self::layout::with_format;
+pub use self::layout::{BlockSpec, Format, Layout, format};
+
+/// Rows that lie interleaved.
+pub const PANEL_ROWS: usize = 16;
+
+/// A weight matrix (rows, cols) in panels of 16 rows, the last one padded with zero rows.
+#[derive(Debug)]
+pub struct PackedMatrix {
+    /// (num_panels, panel_bytes).
+    data: Buffer,
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+}
+
+impl PackedMatrix {
+    /// Packs rows of `view`, a matrix [rows, cols]: output row `r` is the source's row `row_of(r)`.
+    pub fn pack(view: &TensorView<'_>, rows: usize, row_of: &dyn Fn(usize) -> usize) -> Result<Self> {
+        let cols = view.shape.last().copied().unwrap_or(0);
+        let matrix = Self::zeroed(view.dtype, rows, cols)?;
+        // SAFETY: nobody else has the matrix yet.
+        unsafe { matrix.pack_panels(view, row_of, 0..matrix.num_panels()) };
+        Ok(matrix)
+    }
+
+    /// A matrix of zeros, for `pack_panels`. Its memory is taken by the lanes that write it.
+    pub fn zeroed(dtype: DType, rows: usize, cols: usize) -> Result<Self> {
+        assert!(cols.is_multiple_of(dtype.block_len()), "{cols} columns are not whole blocks of {dtype}");
+        let panel_bytes = Layout::of(dtype).panel_bytes(cols);
+        let bytes = rows.div_ceil(PANEL_ROWS).saturating_mul(panel_bytes);
+        Ok(Self { data: Buffer::zeroed(bytes)?, dtype, rows, cols })
+    }
+
+    /// Packs panels `panels`, as `pack` does for all of them.
+    ///
+    /// # Safety
+    /// No other lane reads or writes these panels meanwhile.
+    pub unsafe fn pack_panels(&self, view: &TensorView<'_>, row_of: &dyn Fn(usize) -> usize, panels: Range<usize>) {
+        assert!(view.dtype == self.dtype && view.shape.last() == Some(&self.cols), "'{}' changed its shape", view.name);
+        assert!(panels.end <= self.num_panels(), "panel {} of {}", panels.end, self.num_panels());
+        let row_bytes = self.cols / self.dtype.block_len() * self.dtype.block_bytes();
+        for panel in panels {
+            // SAFETY: the panel lies inside the buffer, and the caller keeps others away from it.
+            let out = unsafe { std::slice::from_raw_parts_mut(self.panel_ptr(panel), self.panel_bytes()) };
+            for lane in 0..PANEL_ROWS.min(self.rows - panel * PANEL_ROWS) {
+                let row = row_of(panel * PANEL_ROWS + lane);
+                self.pack_row(&view.bytes[row * row_bytes..][..row_bytes], lane, out);
+            }
+        }
+    }
+
+    fn pack_row(&self, row: &[u8], lane: usize, panel: &mut [u8]) {
+        match self.layout().block() {
+            None => place_dense(row, self.dtype.block_bytes(), lane, panel),
+            Some(spec) => {
+                let mut parts = Parts::new();
+                let blocks = row.chunks_exact(self.dtype.block_bytes());
+                for (source, out) in blocks.zip(panel.chunks_exact_mut(spec.bytes())) {
+                    parts.read(self.dtype, source);
+                    place(&parts, &spec, lane, out);
+                }
+            }
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub fn num_panels(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+
+    pub fn layout(&self) -> Layout {
+        Layout::of(self.dtype)
+    }
+
+    /// The type in the file.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Bytes in memory, padding included.
+    pub fn num_bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    pub fn panel_bytes(&self) -> usize {
+        self.layout().panel_bytes(self.cols)
+    }
+
+    /// The panel's (panel_bytes,); kernels read through it.
+    pub(crate) fn panel_ptr(&self, panel: usize) -> *mut u8 {
+        assert!(panel < self.num_panels());
+        // SAFETY: the panel lies inside the buffer.
+        unsafe { self.data.as_ptr().add(panel * self.panel_bytes()) }
+    }
+
+    /// Decodes row `row` to `out` (cols,): embedding lookup. Equals `dequantize` of the file's row, bit for bit.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.cols, "row {row} of {}, {} columns", self.rows, out.len());
+        // SAFETY: the panel lies inside the buffer; nobody writes a matrix that is in use.
+        let panel = unsafe { std::slice::from_raw_parts(self.panel_ptr(row / PANEL_ROWS), self.panel_bytes()) };
+        let lane = row % PANEL_ROWS;
+        match self.layout().block() {
+            None => decode_dense(panel, self.layout(), lane, out),
+            Some(spec) => {
+                for (block, out) in panel.chunks_exact(spec.bytes()).zip(out.chunks_exact_mut(spec.cols)) {
+                    decode_block(block, &spec, lane, out);
+                }
+            }
+        }
+    }
+}
+
+/// Writes one row's block into its lane of the panel's block.
+fn place(parts: &Parts, spec: &BlockSpec, lane: usize, block: &mut [u8]) {
+    block[2 * lane..][..2].copy_from_slice(&parts.scale);
+    if spec.min {
+        block[spec.min_at() + 2 * lane..][..2].copy_from_slice(&parts.min);
+    }
+    if spec.sub_scales {
+        for group in 0..spec.groups() {
+            let at = group * PANEL_ROWS + lane;
+            block[spec.sub_scales_at() + at] = parts.sub_scales[group] as u8;
+            if spec.min {
+                block[spec.sub_mins_at() + at] = parts.sub_mins[group] as u8;
+            }
+        }
+    }
+    place_codes(&parts.codes[..spec.cols], spec.bits, lane, &mut block[spec.codes_at()..]);
+}
+
+fn place_codes(codes: &[u8], bits: usize, lane: usize, out: &mut [u8]) {
+    let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let lines = out.chunks_exact_mut(4 * PANEL_ROWS);
+    match bits {
+        4 => {
+            for (codes, line) in codes.chunks_exact(8).zip(lines) {
+                let packed = word(&codes[..4]) | word(&codes[4..]) << 4;
+                line[4 * lane..][..4].copy_from_slice(&packed.to_le_bytes());
+            }
+        }
+        _ => {
+            for (codes, line) in codes.chunks_exact(4).zip(lines) {
+                line[4 * lane..][..4].copy_from_slice(codes);
+            }
+        }
+    }
+}
+
+fn place_dense(row: &[u8], size: usize, lane: usize, panel: &mut [u8]) {
+    for (number, column) in row.chunks_exact(size).zip(panel.chunks_exact_mut(size * PANEL_ROWS)) {
+        column[size * lane..][..size].copy_from_slice(number);
+    }
+}
+
+fn read_f16(bytes: &[u8]) -> f32 {
+    f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+}
+
+fn decode_dense(panel: &[u8], layout: Layout, lane: usize, out: &mut [f32]) {
+    let size = if layout == Layout::F32 { 4 } else { 2 };
+    for (x, column) in out.iter_mut().zip(panel.chunks_exact(size * PANEL_ROWS)) {
+        let number = &column[size * lane..][..size];
+        *x = match layout {
+            Layout::F32 => f32::from_le_bytes([number[0], number[1], number[2], number[3]]),
+            Layout::F16 => read_f16(number),
+            _ => bf16::from_le_bytes([number[0], number[1]]).to_f32(),
+        };
+    }
+}
+
+/// One row of a block, (spec.cols,). The specification of the quantized layouts.
+fn decode_block(block: &[u8], spec: &BlockSpec, lane: usize, out: &mut [f32]) {
+    for (group, out) in out.chunks_exact_mut(spec.group).enumerate() {
+        let (scale, min) = group_scales(block, spec, group, lane);
+        for (k, x) in out.iter_mut().enumerate() {
+            let code = code(block, spec, group * spec.group + k, lane);
+            *x = scale * (i32::from(code) - spec.offset) as f32;
+            if spec.min {
+                *x += min;
+            }
+        }
+    }
+}
+
+/// Scale and minimum of one row in one group. Both products are exact: 11 bits times 8.
+pub(crate) fn group_scales(block: &[u8], spec: &BlockSpec, group: usize, lane: usize) -> (f32, f32) {
+    let mut scale = read_f16(&block[2 * lane..]);
+    let mut min = if spec.min { read_f16(&block[spec.min_at() + 2 * lane..]) } else { 0.0 };
+    if spec.sub_scales {
+        let at = group * PANEL_ROWS + lane;
+        scale *= f32::from(block[spec.sub_scales_at() + at] as i8);
+        if spec.min {
+            min *= f32::from(block[spec.sub_mins_at() + at] as i8);
+        }
+    }
+    (scale, min)
+}
+
+/// The code of column `col` of a block in one row.
+pub(crate) fn code(block: &[u8], spec: &BlockSpec, col: usize, lane: usize) -> u8 {
+    let codes = &block[spec.codes_at()..];
+    let at = |line: usize| codes[(line * PANEL_ROWS + lane) * 4 + col % 4];
+    match spec.bits {
+        4 => (at(col / 8) >> (col & 4)) & 15,
+        _ => at(col / 4),
+    }
+}

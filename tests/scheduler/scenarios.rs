@@ -1,0 +1,1 @@
+//! What must really happen, so that the properties are not true of nothing.
