@@ -1,42 +1,54 @@
 //! Kernels over single rows: norms, rotary embeddings, activations.
+//!
+//! Rows have any length and alignment. NaN comes out where NaN goes in. The vector tiers stay within
+//! 2e-6 (relative to the largest term of a sum) of the scalar one.
 
-use super::Kernels;
+use super::{Kernels, dispatch};
 use crate::model::Activation;
 
 impl Kernels {
     /// out = x / rms(x) * weight, all (n,). Source: Zhang and Sennrich 2019.
-    pub fn rms_norm(&self, _x: &[f32], _weight: &[f32], _eps: f32, _out: &mut [f32]) {
-        todo!()
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        out.copy_from_slice(x);
+        self.rms_norm_inplace(out, weight, eps);
     }
 
     /// The same, in place.
-    pub fn rms_norm_inplace(&self, _x: &mut [f32], _weight: &[f32], _eps: f32) {
-        todo!()
+    pub fn rms_norm_inplace(&self, x: &mut [f32], weight: &[f32], eps: f32) {
+        assert_eq!(x.len(), weight.len(), "one weight per element");
+        dispatch!(self, elementwise::rms_norm_inplace(x, weight, eps))
     }
 
     /// Rotates one head in place, half-split pairs (i, i + dim/2); `cos` and `sin` are (dim / 2,).
     /// Dimensions past 2 * cos.len() stay.
-    pub fn rope(&self, _head: &mut [f32], _cos: &[f32], _sin: &[f32]) {
-        todo!()
+    pub fn rope(&self, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+        assert_eq!(cos.len(), sin.len(), "a cosine and a sine per pair");
+        let (left, right) = head[..2 * cos.len()].split_at_mut(cos.len());
+        dispatch!(self, elementwise::rope(left, right, cos, sin))
     }
 
     /// x += y.
-    pub fn add(&self, _x: &mut [f32], _y: &[f32]) {
-        todo!()
+    pub fn add(&self, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len(), "rows of one length");
+        dispatch!(self, elementwise::add(x, y))
     }
 
     /// gate = act(gate) * up.
-    pub fn gated_activation(&self, _activation: Activation, _gate: &mut [f32], _up: &[f32]) {
-        todo!()
+    pub fn gated_activation(&self, activation: Activation, gate: &mut [f32], up: &[f32]) {
+        assert_eq!(gate.len(), up.len(), "rows of one length");
+        dispatch!(self, elementwise::gated_activation(activation, gate, up))
     }
 
     /// x = cap * tanh(x / cap).
-    pub fn softcap(&self, _x: &mut [f32], _cap: f32) {
-        todo!()
+    pub fn softcap(&self, x: &mut [f32], cap: f32) {
+        dispatch!(self, elementwise::softcap(x, cap))
     }
 
     /// x *= factor.
-    pub fn scale(&self, _x: &mut [f32], _factor: f32) {
-        todo!()
+    pub fn scale(&self, x: &mut [f32], factor: f32) {
+        dispatch!(self, elementwise::scale(x, factor))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,8 @@ mod avx512;
 mod elementwise;
 mod matmul;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod simd;
 pub mod threads;
 
 pub use attention::{AttentionTask, KvLayer, KvShape};
@@ -18,6 +20,22 @@ pub use matmul::{MatMut, QuantizedRows};
 
 use crate::config::Isa;
 use crate::error::{Error, Result};
+
+/// Calls a tier's function of this name: `dispatch!(kernels, elementwise::add(x, y))`.
+macro_rules! dispatch {
+    ($kernels:expr, $module:ident :: $function:ident ($($argument:expr),* $(,)?)) => {
+        match $kernels.isa() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Kernels` of this tier exist only on machines that have it.
+            crate::config::Isa::Avx512 => unsafe { crate::kernels::avx512::$module::$function($($argument),*) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Kernels` of this tier exist only on machines that have it.
+            crate::config::Isa::Avx2 => unsafe { crate::kernels::avx2::$module::$function($($argument),*) },
+            _ => crate::kernels::scalar::$module::$function($($argument),*),
+        }
+    };
+}
+use dispatch;
 
 /// The kernels of one tier. A value of this type is the proof that the machine has the tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

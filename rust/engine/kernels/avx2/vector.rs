@@ -1,0 +1,193 @@
+//! Sixteen floats in two registers.
+
+use std::arch::x86_64::*;
+
+use crate::kernels::simd::{F32x16, WIDTH};
+
+#[derive(Clone, Copy)]
+pub(super) struct Vector(__m256, __m256);
+
+/// Runs intrinsics of this tier.
+macro_rules! tier {
+    ($e:expr) => {{
+        // SAFETY: values of `Vector` are made only in functions that are compiled for this tier, which
+        // `Kernels` calls after it has seen that the machine has it. Where memory is touched, the trait's
+        // contract or the slice makes the lanes that the mask leaves valid.
+        unsafe { $e }
+    }};
+}
+
+/// Applies an intrinsic to both halves.
+macro_rules! both {
+    ($f:ident, $($x:expr),+) => { Vector(tier!($f($($x.0),+)), tier!($f($($x.1),+))) };
+}
+
+/// All bits set in the lanes before `n`, of lanes from..from + 8.
+#[inline(always)]
+fn before(n: usize, from: i32) -> __m256i {
+    let lanes = tier!(_mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(from)));
+    tier!(_mm256_cmpgt_epi32(_mm256_set1_epi32(n.min(WIDTH) as i32), lanes))
+}
+
+/// The first `n` of sixteen words, then zeros.
+///
+/// # Safety
+/// `p` is valid for reading `n` words, sixteen at most.
+#[inline(always)]
+unsafe fn load_words(p: *const i32, n: usize) -> (__m256i, __m256i) {
+    if n >= WIDTH {
+        tier!((_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.wrapping_add(8).cast())))
+    } else {
+        tier!((_mm256_maskload_epi32(p, before(n, 0)), _mm256_maskload_epi32(p.wrapping_add(8), before(n, 8))))
+    }
+}
+
+impl F32x16 for Vector {
+    const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        let half = tier!(_mm256_set1_ps(x));
+        Self(half, half)
+    }
+
+    #[inline(always)]
+    fn read(x: &[f32]) -> Self {
+        let (low, high) = tier!(load_words(x.as_ptr().cast(), x.len()));
+        Self(tier!(_mm256_castsi256_ps(low)), tier!(_mm256_castsi256_ps(high)))
+    }
+
+    #[inline(always)]
+    fn write(self, x: &mut [f32]) {
+        let p = x.as_mut_ptr();
+        if x.len() >= WIDTH {
+            tier!(self.store(p));
+        } else {
+            tier!(_mm256_maskstore_ps(p, before(x.len(), 0), self.0));
+            tier!(_mm256_maskstore_ps(p.wrapping_add(8), before(x.len(), 8), self.1));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Self(tier!(_mm256_loadu_ps(p)), tier!(_mm256_loadu_ps(p.add(8))))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        tier!(_mm256_storeu_ps(p, self.0));
+        tier!(_mm256_storeu_ps(p.add(8), self.1));
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_even(p: *const u8, len: usize) -> Self {
+        let (low, high) = tier!(load_words(p.cast(), len));
+        Self(
+            tier!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low))),
+            tier!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))),
+        )
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_odd(p: *const u8, len: usize) -> Self {
+        let (low, high) = tier!(load_words(p.cast(), len));
+        let high_half = tier!(_mm256_set1_epi32(!0xffff));
+        Self(
+            tier!(_mm256_castsi256_ps(_mm256_and_si256(low, high_half))),
+            tier!(_mm256_castsi256_ps(_mm256_and_si256(high, high_half))),
+        )
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        both!(_mm256_add_ps, self, other)
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        both!(_mm256_sub_ps, self, other)
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        both!(_mm256_mul_ps, self, other)
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        both!(_mm256_div_ps, self, other)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        both!(_mm256_fmadd_ps, self, factor, addend)
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        both!(_mm256_max_ps, self, other)
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        both!(_mm256_min_ps, self, other)
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        let sign = Self::splat(-0.0);
+        both!(_mm256_andnot_ps, sign, self)
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        Self(tier!(_mm256_round_ps::<NEAREST>(self.0)), tier!(_mm256_round_ps::<NEAREST>(self.1)))
+    }
+
+    #[inline(always)]
+    fn scale_by_power_of_two(self, n: Self) -> Self {
+        // In two steps: 2^128 alone is not a float.
+        let half = n.mul(Self::splat(0.5)).round();
+        self.mul(half.power_of_two()).mul(n.sub(half).power_of_two())
+    }
+
+    #[inline(always)]
+    fn select_below(self, bound: Self, then: Self, otherwise: Self) -> Self {
+        let below =
+            (tier!(_mm256_cmp_ps::<_CMP_LT_OQ>(self.0, bound.0)), tier!(_mm256_cmp_ps::<_CMP_LT_OQ>(self.1, bound.1)));
+        both!(_mm256_blendv_ps, otherwise, then, below)
+    }
+
+    #[inline(always)]
+    fn keep_lanes(self, begin: usize, end: usize, other: Self) -> Self {
+        let mask = |from| tier!(_mm256_castsi256_ps(_mm256_andnot_si256(before(begin, from), before(end, from))));
+        let kept = (mask(0), mask(8));
+        both!(_mm256_blendv_ps, other, self, kept)
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let x = tier!(_mm256_add_ps(self.0, self.1));
+        let x = tier!(_mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)));
+        let x = tier!(_mm_add_ps(x, _mm_movehl_ps(x, x)));
+        tier!(_mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x))))
+    }
+
+    #[inline(always)]
+    fn greatest(self) -> f32 {
+        let x = tier!(_mm256_max_ps(self.0, self.1));
+        let x = tier!(_mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)));
+        let x = tier!(_mm_max_ps(x, _mm_movehl_ps(x, x)));
+        tier!(_mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x))))
+    }
+}
+
+impl Vector {
+    /// 2^self for integral lanes in -126 ..= 127.
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        let bits = |x| tier!(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(127))));
+        Self(tier!(_mm256_castsi256_ps(bits(self.0))), tier!(_mm256_castsi256_ps(bits(self.1))))
+    }
+}

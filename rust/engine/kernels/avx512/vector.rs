@@ -1,0 +1,143 @@
+//! Sixteen floats in one register.
+
+use std::arch::x86_64::*;
+
+use crate::kernels::simd::{F32x16, WIDTH};
+
+#[derive(Clone, Copy)]
+pub(super) struct Vector(__m512);
+
+/// Runs intrinsics of this tier.
+macro_rules! tier {
+    ($e:expr) => {{
+        // SAFETY: values of `Vector` are made only in functions that are compiled for this tier, which
+        // `Kernels` calls after it has seen that the machine has it. Where memory is touched, the trait's
+        // contract or the slice makes the lanes that the mask leaves valid.
+        unsafe { $e }
+    }};
+}
+
+/// The first `n` lanes, sixteen at most.
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    if n >= WIDTH { !0 } else { (1 << n) - 1 }
+}
+
+impl F32x16 for Vector {
+    const REGISTERS: usize = 32;
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        Self(tier!(_mm512_set1_ps(x)))
+    }
+
+    #[inline(always)]
+    fn read(x: &[f32]) -> Self {
+        Self(tier!(_mm512_maskz_loadu_ps(first(x.len()), x.as_ptr())))
+    }
+
+    #[inline(always)]
+    fn write(self, x: &mut [f32]) {
+        tier!(_mm512_mask_storeu_ps(x.as_mut_ptr(), first(x.len()), self.0))
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Self(tier!(_mm512_loadu_ps(p)))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        tier!(_mm512_storeu_ps(p, self.0))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_even(p: *const u8, len: usize) -> Self {
+        Self(tier!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_maskz_loadu_epi32(first(len), p.cast())))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_odd(p: *const u8, len: usize) -> Self {
+        let high_half = tier!(_mm512_set1_epi32(!0xffff));
+        Self(tier!(_mm512_castsi512_ps(_mm512_and_si512(_mm512_maskz_loadu_epi32(first(len), p.cast()), high_half))))
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(tier!(_mm512_add_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(tier!(_mm512_sub_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self(tier!(_mm512_mul_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        Self(tier!(_mm512_div_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Self(tier!(_mm512_fmadd_ps(self.0, factor.0, addend.0)))
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Self(tier!(_mm512_max_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Self(tier!(_mm512_min_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        Self(tier!(_mm512_abs_ps(self.0)))
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        Self(tier!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)))
+    }
+
+    #[inline(always)]
+    fn scale_by_power_of_two(self, n: Self) -> Self {
+        Self(tier!(_mm512_scalef_ps(self.0, n.0)))
+    }
+
+    #[inline(always)]
+    fn select_below(self, bound: Self, then: Self, otherwise: Self) -> Self {
+        let below = tier!(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, bound.0));
+        Self(tier!(_mm512_mask_mov_ps(otherwise.0, below, then.0)))
+    }
+
+    #[inline(always)]
+    fn keep_lanes(self, begin: usize, end: usize, other: Self) -> Self {
+        Self(tier!(_mm512_mask_mov_ps(other.0, first(end) & !first(begin), self.0)))
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let high = tier!(_mm512_extractf32x8_ps::<1>(self.0));
+        let x = tier!(_mm256_add_ps(_mm512_castps512_ps256(self.0), high));
+        let x = tier!(_mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)));
+        let x = tier!(_mm_add_ps(x, _mm_movehl_ps(x, x)));
+        tier!(_mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x))))
+    }
+
+    #[inline(always)]
+    fn greatest(self) -> f32 {
+        let high = tier!(_mm512_extractf32x8_ps::<1>(self.0));
+        let x = tier!(_mm256_max_ps(_mm512_castps512_ps256(self.0), high));
+        let x = tier!(_mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)));
+        let x = tier!(_mm_max_ps(x, _mm_movehl_ps(x, x)));
+        tier!(_mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x))))
+    }
+}

@@ -1,0 +1,77 @@
+//! Kernels written once for every vector tier, over sixteen floats at a time. A tier's module compiles
+//! them with its instructions enabled; since both round alike, AVX2 and AVX-512 give the same bits.
+
+pub(super) mod elementwise;
+pub(super) mod math;
+
+/// Floats per vector.
+pub(super) const WIDTH: usize = 16;
+
+/// Sixteen floats. Everything generic over this trait is `inline(always)`: it takes the instruction set of
+/// the `target_feature` function that it ends up in, the only place where values of the type may be made.
+pub(super) trait F32x16: Copy {
+    /// Values of this type that fit in registers at once.
+    const REGISTERS: usize;
+
+    fn splat(x: f32) -> Self;
+
+    /// The first sixteen of `x`; where there are fewer, zeros follow.
+    fn read(x: &[f32]) -> Self;
+
+    /// Writes as many as `x` holds, sixteen at most.
+    fn write(self, x: &mut [f32]);
+
+    /// # Safety
+    /// `p` is valid for reading 16 floats.
+    unsafe fn load(p: *const f32) -> Self;
+
+    /// # Safety
+    /// `p` is valid for writing 16 floats.
+    unsafe fn store(self, p: *mut f32);
+
+    /// The elements of even index of 32 bf16, widened; those of `len` pairs, then zeros.
+    ///
+    /// # Safety
+    /// `p` is valid for reading `len` pairs, 16 at most.
+    unsafe fn load_bf16_even(p: *const u8, len: usize) -> Self;
+
+    /// The elements of odd index.
+    ///
+    /// # Safety
+    /// As for `load_bf16_even`.
+    unsafe fn load_bf16_odd(p: *const u8, len: usize) -> Self;
+
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    fn div(self, other: Self) -> Self;
+
+    /// self * factor + addend, rounded once.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+
+    /// The greater; `other` where `self` is NaN.
+    fn max(self, other: Self) -> Self;
+
+    /// The smaller; `other` where either is NaN.
+    fn min(self, other: Self) -> Self;
+
+    fn abs(self) -> Self;
+
+    /// To the nearest integer, ties to even.
+    fn round(self) -> Self;
+
+    /// self * 2^n for integral `n` in -126 ..= 128.
+    fn scale_by_power_of_two(self, n: Self) -> Self;
+
+    /// `then` where self < bound, else `otherwise` (so too for NaN).
+    fn select_below(self, bound: Self, then: Self, otherwise: Self) -> Self;
+
+    /// Lanes first .. end of self, `other` elsewhere.
+    fn keep_lanes(self, first: usize, end: usize, other: Self) -> Self;
+
+    /// The sum in a fixed order: lanes 8 apart, then 4, 2, 1.
+    fn sum(self) -> f32;
+
+    /// The greatest; NaN lanes are passed over where they can be.
+    fn greatest(self) -> f32;
+}
