@@ -80,7 +80,7 @@ pub struct ModelConfig {
     pub attention_softcap: Option<f32>,
     /// The same on logits.
     pub final_softcap: Option<f32>,
-    /// Multiplies embeddings (Gemma: sqrt(hidden_size), rounded to bf16 as Transformers does).
+    /// Multiplies embeddings (Gemma: sqrt(hidden_size), in float32 as Transformers does for float32 weights).
     pub embedding_scale: Option<f32>,
     pub qkv_bias: bool,
     /// RMS norm of each query and key head (Qwen3, Gemma 3).

@@ -1,6 +1,11 @@
 //! Models as data: one configuration, one registry of families, one decoder.
 
+mod checks;
 mod config;
+mod families;
+mod gguf_config;
+mod hf_config;
+mod names;
 mod registry;
 mod rope;
 

@@ -1,10 +1,14 @@
-//! The only place with family names: which architectures run, and where their tensors are.
+//! Opened models: which tensor, and which rows of it, serve which role.
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use super::ModelConfig;
-use crate::error::Result;
-use crate::weights::Checkpoint;
+use super::families::{Family, RowOrder};
+use super::names::{HF_PREFIXES, Naming, Place};
+use super::{ModelConfig, checks, gguf_config, hf_config};
+use crate::error::{Error, Result};
+use crate::quant;
+use crate::weights::{Checkpoint, Gguf, SafetensorsDir};
 
 /// What a tensor is for. Layer indices count from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,21 +48,156 @@ pub struct TensorPart {
 pub struct Source {
     pub config: ModelConfig,
     pub checkpoint: Box<dyn Checkpoint>,
+    family: &'static Family,
+    naming: Naming,
 }
 
 impl Source {
     /// Where the rows of `role` are, checked against the configuration's shapes.
-    pub fn part(&self, _role: Role) -> Result<TensorPart> {
-        todo!()
+    pub fn part(&self, role: Role) -> Result<TensorPart> {
+        let place = self.naming.place(role, &self.config, self.family);
+        self.check_shape(&place)?;
+        let Place { name, rows, first_row, .. } = place;
+        let row_of: Box<dyn Fn(usize) -> usize + Send + Sync> = match self.row_order(role) {
+            RowOrder::HalfSplit => Box::new(move |row| first_row + row),
+            RowOrder::Interleaved => {
+                let head_dim = self.config.head_dim;
+                Box::new(move |row| first_row + interleaved_row(row, head_dim))
+            }
+        };
+        Ok(TensorPart { name, rows, row_of })
     }
 
     /// A norm weight or bias as float32, `row_of` and `norm_weight_offset` (norms only) applied.
-    pub fn vector(&self, _role: Role) -> Result<Vec<f32>> {
-        todo!()
+    pub fn vector(&self, role: Role) -> Result<Vec<f32>> {
+        let part = self.part(role)?;
+        let values = floats(self.checkpoint.as_ref(), &part.name)?;
+        let offset = if role.is_norm() { self.config.norm_weight_offset } else { 0.0 };
+        Ok((0..part.rows).map(|row| values[(part.row_of)(row)] + offset).collect())
+    }
+
+    fn row_order(&self, role: Role) -> RowOrder {
+        let rotates = matches!(role, Role::Query(_) | Role::Key(_) | Role::QueryBias(_) | Role::KeyBias(_));
+        match self.naming {
+            Naming::Gguf if rotates => self.family.gguf_row_order,
+            _ => RowOrder::HalfSplit,
+        }
+    }
+
+    fn check_shape(&self, place: &Place) -> Result<()> {
+        let view = self.checkpoint.tensor(&place.name)?;
+        let expected: Vec<usize> = [Some(place.total_rows), place.cols].into_iter().flatten().collect();
+        if view.shape == expected {
+            return Ok(());
+        }
+        let what =
+            format!("tensor '{}' has the shape {:?}; the configuration needs {expected:?}", place.name, view.shape);
+        Err(Error::corrupt(self.checkpoint.path(), what))
+    }
+
+    /// Every tensor that the model needs is there, and every tensor of a layer is used.
+    fn check(&self) -> Result<()> {
+        if let Some(rule) = checks::broken_rule(&self.config) {
+            return Err(Error::corrupt(self.checkpoint.path(), rule));
+        }
+        if self.naming == Naming::Gguf
+            && self.family.gguf_row_order == RowOrder::Interleaved
+            && self.config.ropes.iter().any(|rope| rope.dim != self.config.head_dim)
+        {
+            return Err(Error::unsupported(self.checkpoint.path(), "heads that rotate in part cannot run yet"));
+        }
+        let mut used = HashSet::new();
+        for role in roles(&self.config) {
+            used.insert(self.part(role)?.name);
+        }
+        let prefix = self.naming.layer_prefix();
+        let mut names = self.checkpoint.tensor_names().into_iter();
+        let unused = names.find(|name| name.starts_with(&prefix) && !used.contains(*name) && !is_derived(name));
+        match unused {
+            None => Ok(()),
+            Some(name) => {
+                let what = format!("tensor '{name}' has no place in the {} architecture", self.family.name);
+                Err(Error::unsupported(self.checkpoint.path(), what))
+            }
+        }
     }
 }
 
+impl Role {
+    pub fn is_norm(self) -> bool {
+        use Role::*;
+        matches!(
+            self,
+            FinalNorm | AttnNorm(_) | QueryNorm(_) | KeyNorm(_) | AttnPostNorm(_) | FfnNorm(_) | FfnPostNorm(_)
+        )
+    }
+}
+
+/// The roles that a model has.
+fn roles(config: &ModelConfig) -> Vec<Role> {
+    use Role::*;
+    let mut roles = vec![Embedding, FinalNorm];
+    roles.extend((!config.tie_embeddings).then_some(Head));
+    for i in 0..config.num_layers() {
+        roles.extend([AttnNorm(i), Query(i), Key(i), Value(i), AttnOutput(i), FfnNorm(i), Gate(i), Up(i), Down(i)]);
+        if config.qkv_bias {
+            roles.extend([QueryBias(i), KeyBias(i), ValueBias(i)]);
+        }
+        if config.qk_norm {
+            roles.extend([QueryNorm(i), KeyNorm(i)]);
+        }
+        if config.post_norms {
+            roles.extend([AttnPostNorm(i), FfnPostNorm(i)]);
+        }
+    }
+    roles
+}
+
+/// Tables that old files carry though they follow from the configuration.
+fn is_derived(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq") || name.ends_with("attn_rot_embd")
+}
+
+/// The row with interleaved pairs that holds row `row` of the half-split order.
+fn interleaved_row(row: usize, head_dim: usize) -> usize {
+    let (head, row) = (row / head_dim, row % head_dim);
+    let (half, pair) = (row / (head_dim / 2), row % (head_dim / 2));
+    head * head_dim + 2 * pair + half
+}
+
+/// All numbers of a small tensor as float32.
+pub fn floats(checkpoint: &dyn Checkpoint, name: &str) -> Result<Vec<f32>> {
+    let view = checkpoint.tensor(name)?;
+    let mut out = vec![0.0; view.shape.iter().product()];
+    quant::dequantize(view.dtype, view.bytes, &mut out);
+    Ok(out)
+}
+
 /// Opens a `.gguf` file or a Hugging Face folder.
-pub fn open(_path: &Path) -> Result<Source> {
-    todo!()
+pub fn open(path: &Path) -> Result<Source> {
+    let meta = std::fs::metadata(path).map_err(|err| Error::io(path, err))?;
+    let source = if meta.is_dir() { open_folder(path)? } else { open_gguf(path)? };
+    source.check()?;
+    Ok(source)
+}
+
+fn open_gguf(path: &Path) -> Result<Source> {
+    let gguf = Gguf::open(path)?;
+    let (family, config) = gguf_config::read(&gguf)?;
+    Ok(Source { config, checkpoint: Box::new(gguf), family, naming: Naming::Gguf })
+}
+
+fn open_folder(path: &Path) -> Result<Source> {
+    let (family, hf) = hf_config::read(path)?;
+    let checkpoint = SafetensorsDir::open(path)?;
+    let embedding = |body: &str| checkpoint.find(&format!("{body}embed_tokens.weight")).map(|view| view.shape);
+    let Some((body, head, shape)) = HF_PREFIXES.iter().find_map(|&(body, head)| Some((body, head, embedding(body)?)))
+    else {
+        return Err(Error::corrupt(path, "tensor 'model.embed_tokens.weight' is missing"));
+    };
+    let has_head = checkpoint.find(&format!("{head}lm_head.weight")).is_some();
+    let mut config = hf;
+    config.vocab_size = shape.first().copied().unwrap_or(0);
+    config.tie_embeddings |= !has_head;
+    Ok(Source { config, checkpoint: Box::new(checkpoint), family, naming: Naming::HuggingFace { body, head } })
 }
