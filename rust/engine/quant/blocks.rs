@@ -1,8 +1,309 @@
 //! GGUF's block formats: `#[repr(C)]` layouts and the reference decoders. Source: ggml's definitions.
+//!
+//! A block holds 32 numbers, or 256 in sub-blocks of 16 or 32 for the K types. All are little-endian and have
+//! alignment 1, so that any bytes of the right length can be viewed as blocks.
+
+use half::{bf16, f16};
 
 use super::DType;
 
+/// A float16 in a file.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Half(pub [u8; 2]);
+
+impl Half {
+    pub fn to_f32(self) -> f32 {
+        f16::from_le_bytes(self.0).to_f32()
+    }
+}
+
+/// A block layout and its decoder.
+///
+/// # Safety
+/// The implementer is `repr(C)` of bytes only: alignment 1, no padding, any bit pattern valid.
+pub unsafe trait Block: Copy {
+    const DTYPE: DType;
+
+    /// Decodes to `out` (block_len,).
+    fn decode(&self, out: &mut [f32]);
+
+    /// `bytes` as whole blocks.
+    fn view(bytes: &[u8]) -> &[Self] {
+        let size = size_of::<Self>();
+        assert_eq!(bytes.len() % size, 0, "{} bytes are no whole blocks of {}", bytes.len(), Self::DTYPE);
+        // SAFETY: the trait promises alignment 1 and no invalid patterns, and the length is whole blocks.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size) }
+    }
+}
+
+/// Declares `Block` for a struct of bytes, with its size checked against the type's.
+macro_rules! block {
+    ($name:ident, $dtype:ident, |$block:ident, $out:ident| $decode:expr) => {
+        const _: () = assert!(size_of::<$name>() == DType::$dtype.block_bytes() && align_of::<$name>() == 1);
+        // SAFETY: repr(C) with fields of u8, i8 and Half only, all of alignment 1.
+        unsafe impl Block for $name {
+            const DTYPE: DType = DType::$dtype;
+            fn decode(&self, $out: &mut [f32]) {
+                let $block = self;
+                $decode
+            }
+        }
+    };
+}
+
+/// `qs[j]`: number j in the low nibble, number j + 16 in the high one. x = d (q - 8).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ4_0 {
+    pub d: Half,
+    pub qs: [u8; 16],
+}
+
+block!(BlockQ4_0, Q4_0, |b, out| {
+    let d = b.d.to_f32();
+    for j in 0..32 {
+        out[j] = (i32::from(nibble(&b.qs, j)) - 8) as f32 * d;
+    }
+});
+
+/// As Q4_0, with a minimum. x = d q + m.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ4_1 {
+    pub d: Half,
+    pub m: Half,
+    pub qs: [u8; 16],
+}
+
+block!(BlockQ4_1, Q4_1, |b, out| {
+    let (d, m) = (b.d.to_f32(), b.m.to_f32());
+    for j in 0..32 {
+        out[j] = f32::from(nibble(&b.qs, j)) * d + m;
+    }
+});
+
+/// As Q4_0, and bit j of the little-endian `qh` is bit 4 of number j. x = d (q - 16).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ5_0 {
+    pub d: Half,
+    pub qh: [u8; 4],
+    pub qs: [u8; 16],
+}
+
+block!(BlockQ5_0, Q5_0, |b, out| {
+    let d = b.d.to_f32();
+    for j in 0..32 {
+        out[j] = (i32::from(five_bits(&b.qh, &b.qs, j)) - 16) as f32 * d;
+    }
+});
+
+/// As Q5_0, with a minimum. x = d q + m.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ5_1 {
+    pub d: Half,
+    pub m: Half,
+    pub qh: [u8; 4],
+    pub qs: [u8; 16],
+}
+
+block!(BlockQ5_1, Q5_1, |b, out| {
+    let (d, m) = (b.d.to_f32(), b.m.to_f32());
+    for j in 0..32 {
+        out[j] = f32::from(five_bits(&b.qh, &b.qs, j)) * d + m;
+    }
+});
+
+/// x = d q.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ8_0 {
+    pub d: Half,
+    pub qs: [i8; 32],
+}
+
+block!(BlockQ8_0, Q8_0, |b, out| {
+    let d = b.d.to_f32();
+    for j in 0..32 {
+        out[j] = f32::from(b.qs[j]) * d;
+    }
+});
+
+/// 16 sub-blocks of 16: `scales[i]` has the scale in its low nibble, the minimum in its high one.
+/// Number 128 h + 32 s + l is bits 2 s, 2 s + 1 of `qs[32 h + l]`. x = (d scale) q - (dmin min).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ2K {
+    pub scales: [u8; 16],
+    pub qs: [u8; 64],
+    pub d: Half,
+    pub dmin: Half,
+}
+
+block!(BlockQ2K, Q2_K, |b, out| {
+    let (d, dmin) = (b.d.to_f32(), b.dmin.to_f32());
+    for j in 0..256 {
+        let scale = b.scales[j / 16];
+        let (d, m) = (d * f32::from(scale & 15), dmin * f32::from(scale >> 4));
+        out[j] = d * f32::from(two_bits(&b.qs, j)) - m;
+    }
+});
+
+/// 16 sub-blocks of 16 with 6-bit scales (see `scales`). Low bits as in Q2_K; bit j / 32 of `hmask[j % 32]` is
+/// bit 2 of number j. x = (d (scale - 32)) (q - 4).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ3K {
+    pub hmask: [u8; 32],
+    pub qs: [u8; 64],
+    pub scales: [u8; 12],
+    pub d: Half,
+}
+
+impl BlockQ3K {
+    /// Scale i, less 32: four low bits in a nibble of bytes 0 to 7, two high bits in bytes 8 to 11.
+    pub fn scales(&self) -> [i8; 16] {
+        std::array::from_fn(|i| {
+            let low = self.scales[i % 8] >> (4 * (i / 8)) & 15;
+            let high = self.scales[8 + i % 4] >> (2 * (i / 4)) & 3;
+            (low | high << 4) as i8 - 32
+        })
+    }
+}
+
+block!(BlockQ3K, Q3_K, |b, out| {
+    let (d, scales) = (b.d.to_f32(), b.scales());
+    for j in 0..256 {
+        let high = b.hmask[j % 32] >> (j / 32) & 1;
+        let q = i32::from(two_bits(&b.qs, j) | high << 2) - 4;
+        out[j] = d * f32::from(scales[j / 16]) * q as f32;
+    }
+});
+
+/// 8 sub-blocks of 32 with 6-bit scales and minima (see `scale_and_min`). Number 64 g + l is the low nibble of
+/// `qs[32 g + l]`, number 64 g + 32 + l the high one. x = (d scale) q - (dmin min).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ4K {
+    pub d: Half,
+    pub dmin: Half,
+    pub scales: [u8; 12],
+    pub qs: [u8; 128],
+}
+
+block!(BlockQ4K, Q4_K, |b, out| {
+    let (d, dmin) = (b.d.to_f32(), b.dmin.to_f32());
+    for j in 0..256 {
+        let (scale, min) = scale_and_min(&b.scales, j / 32);
+        out[j] = d * f32::from(scale) * f32::from(nibble_of_64(&b.qs, j)) - dmin * f32::from(min);
+    }
+});
+
+/// As Q4_K, and bit j / 32 of `qh[j % 32]` is bit 4 of number j.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ5K {
+    pub d: Half,
+    pub dmin: Half,
+    pub scales: [u8; 12],
+    pub qh: [u8; 32],
+    pub qs: [u8; 128],
+}
+
+block!(BlockQ5K, Q5_K, |b, out| {
+    let (d, dmin) = (b.d.to_f32(), b.dmin.to_f32());
+    for j in 0..256 {
+        let (scale, min) = scale_and_min(&b.scales, j / 32);
+        let q = nibble_of_64(&b.qs, j) | (b.qh[j % 32] >> (j / 32) & 1) << 4;
+        out[j] = d * f32::from(scale) * f32::from(q) - dmin * f32::from(min);
+    }
+});
+
+/// 16 sub-blocks of 16 with signed scales. In each half h of 128, number 32 s + l has its low nibble in
+/// `ql[64 h + 32 (s % 2) + l]` (high nibble of the byte for s above 1) and bits 2 s, 2 s + 1 of `qh[32 h + l]` above it.
+/// x = (d scale) (q - 32).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockQ6K {
+    pub ql: [u8; 128],
+    pub qh: [u8; 64],
+    pub scales: [i8; 16],
+    pub d: Half,
+}
+
+block!(BlockQ6K, Q6_K, |b, out| {
+    let d = b.d.to_f32();
+    for j in 0..256 {
+        let (h, s, l) = (j / 128, j / 32 % 4, j % 32);
+        let low = b.ql[64 * h + 32 * (s % 2) + l] >> (4 * (s / 2)) & 15;
+        let high = b.qh[32 * h + l] >> (2 * s) & 3;
+        out[j] = d * f32::from(b.scales[j / 16]) * (i32::from(low | high << 4) - 32) as f32;
+    }
+});
+
+fn nibble(qs: &[u8; 16], j: usize) -> u8 {
+    qs[j % 16] >> (4 * (j / 16)) & 15
+}
+
+fn five_bits(qh: &[u8; 4], qs: &[u8; 16], j: usize) -> u8 {
+    nibble(qs, j) | (qh[j / 8] >> (j % 8) & 1) << 4
+}
+
+fn two_bits(qs: &[u8; 64], j: usize) -> u8 {
+    qs[32 * (j / 128) + j % 32] >> (2 * (j / 32 % 4)) & 3
+}
+
+fn nibble_of_64(qs: &[u8; 128], j: usize) -> u8 {
+    qs[32 * (j / 64) + j % 32] >> (4 * (j / 32 % 2)) & 15
+}
+
+/// Scale and minimum of sub-block `i` of Q4_K and Q5_K, 6 bits each:
+///
+/// ```text
+/// byte 0..4:  scale[i]     in bits 0..6, top bits of scale[i + 4] in bits 6..8
+/// byte 4..8:  min[i]       in bits 0..6, top bits of min[i + 4]   in bits 6..8
+/// byte 8..12: scale[i + 4] in bits 0..4, min[i + 4]               in bits 4..8
+/// ```
+pub fn scale_and_min(packed: &[u8; 12], i: usize) -> (u8, u8) {
+    match i {
+        0..4 => (packed[i] & 63, packed[i + 4] & 63),
+        _ => {
+            let low = packed[i + 4];
+            (low & 15 | packed[i - 4] >> 6 << 4, low >> 4 | packed[i] >> 6 << 4)
+        }
+    }
+}
+
 /// Decodes whole blocks: `bytes` is (out.len() / block_len * block_bytes). The specification of every format.
-pub fn dequantize(_dtype: DType, _bytes: &[u8], _out: &mut [f32]) {
-    todo!()
+pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(dtype.row_bytes(out.len()), Some(bytes.len()), "{} numbers of {dtype}", out.len());
+    match dtype {
+        DType::F32 => decode_plain(bytes, out, f32::from_le_bytes),
+        DType::F16 => decode_plain(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+        DType::BF16 => decode_plain(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+        DType::Q4_0 => decode_blocks::<BlockQ4_0>(bytes, out),
+        DType::Q4_1 => decode_blocks::<BlockQ4_1>(bytes, out),
+        DType::Q5_0 => decode_blocks::<BlockQ5_0>(bytes, out),
+        DType::Q5_1 => decode_blocks::<BlockQ5_1>(bytes, out),
+        DType::Q8_0 => decode_blocks::<BlockQ8_0>(bytes, out),
+        DType::Q2_K => decode_blocks::<BlockQ2K>(bytes, out),
+        DType::Q3_K => decode_blocks::<BlockQ3K>(bytes, out),
+        DType::Q4_K => decode_blocks::<BlockQ4K>(bytes, out),
+        DType::Q5_K => decode_blocks::<BlockQ5K>(bytes, out),
+        DType::Q6_K => decode_blocks::<BlockQ6K>(bytes, out),
+    }
+}
+
+fn decode_plain<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
+    for (number, &chunk) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
+        *number = decode(chunk);
+    }
+}
+
+fn decode_blocks<B: Block>(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in B::view(bytes).iter().zip(out.chunks_exact_mut(B::DTYPE.block_len())) {
+        block.decode(out);
+    }
 }
