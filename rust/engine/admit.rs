@@ -49,7 +49,8 @@ fn check_params(params: &SamplingParams, model: &ModelInfo, limits: Limits) -> R
     Ok(())
 }
 
-fn tokens(prompt: Prompt, model: &ModelInfo) -> Result<Vec<TokenId>> {
+/// The prompt's tokens, not checked yet.
+pub fn tokens(prompt: Prompt, model: &ModelInfo) -> Result<Vec<TokenId>> {
     let encode = |text: &str, add_special, parse_special| match &model.tokenizer {
         Some(tokenizer) => tokenizer.encode(text, add_special, parse_special),
         None => invalid("the prompt is text, but this model has no tokenizer; give token ids".into()),

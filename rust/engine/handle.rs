@@ -12,12 +12,12 @@ use crate::admit::{self, Limits};
 use crate::config::EngineConfig;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::ids::RequestId;
+use crate::ids::{RequestId, TokenId};
 use crate::intake::{Intake, Sink, Submission};
 use crate::metrics::EngineStats;
 use crate::model::ModelConfig;
 use crate::output::{Event, GenerateOutput};
-use crate::request::{ChatMessage, GenerateRequest, Request};
+use crate::request::{ChatMessage, GenerateRequest, Prompt, Request};
 use crate::runner::ModelRunner;
 use crate::stream::EventStream;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -89,6 +89,11 @@ impl EngineHandle {
 
     pub fn config(&self) -> &EngineConfig {
         &self.0.config
+    }
+
+    /// The prompt's tokens, as `submit` makes them.
+    pub fn tokenize(&self, prompt: Prompt) -> Result<Vec<TokenId>> {
+        admit::tokens(prompt, self.model())
     }
 
     /// The prompt's text as the model sees it.

@@ -10,9 +10,9 @@ use pyo3::prelude::*;
 
 use crate::batch::RETRY;
 use crate::bridge::{Awaited, Bridge, is_pending, running_loop};
-use crate::collect::Collector;
 use crate::errors::exception;
 use crate::outputs::RequestOutput;
+use ferrule_engine::output::Collector;
 
 /// A request with its prompt as the answer will show it.
 pub struct Item {

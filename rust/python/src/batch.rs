@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use ferrule_engine::handle::EventStream;
+use ferrule_engine::EventStream;
 use ferrule_engine::{EngineHandle, Error, GenerateOutput, GenerateRequest};
 use pyo3::prelude::*;
 
-use crate::collect::Collector;
 use crate::errors::{Raise, exception};
 use crate::wait::{Signals, next_event, pause};
+use ferrule_engine::output::Collector;
 
 /// Before a request is offered again to a queue that was full.
 pub const RETRY: Duration = Duration::from_millis(5);

@@ -78,7 +78,7 @@ impl Engine {
 /// Tokenized here, because the answer shows the prompt's tokens.
 fn item(handle: &EngineHandle, request: GenerateRequest) -> PyResult<Item> {
     let prompt = prompts::prompt_text(handle, &request.prompt)?;
-    let prompt_token_ids = prompts::tokenize(handle, &request.prompt)?;
+    let prompt_token_ids = handle.tokenize(request.prompt).raise()?;
     let request = GenerateRequest { prompt: Prompt::Tokens(prompt_token_ids.clone()), ..request };
     Ok(Item { request, prompt, prompt_token_ids })
 }

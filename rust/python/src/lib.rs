@@ -4,7 +4,6 @@ mod async_batch;
 mod async_stream;
 mod batch;
 mod bridge;
-mod collect;
 mod config;
 mod engine;
 mod errors;

@@ -158,14 +158,3 @@ pub fn tokenizer(engine: &EngineHandle) -> PyResult<&Tokenizer> {
     let none = || invalid_request("this model has no tokenizer: only token ids go in and out");
     engine.model().tokenizer.as_deref().ok_or_else(none)
 }
-
-/// The prompt's tokens, as the engine would make them.
-pub fn tokenize(engine: &EngineHandle, prompt: &Prompt) -> PyResult<Vec<TokenId>> {
-    match prompt {
-        Prompt::Tokens(ids) => Ok(ids.clone()),
-        Prompt::Text(text) => tokenizer(engine)?.encode(text, true, false).raise(),
-        Prompt::Chat(messages) => {
-            tokenizer(engine)?.encode(&engine.render_chat(messages).raise()?, false, true).raise()
-        }
-    }
-}

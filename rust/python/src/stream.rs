@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use ferrule_engine::handle::EventStream;
+use ferrule_engine::EventStream;
 use ferrule_engine::{Event, TokenId};
 use pyo3::prelude::*;
 

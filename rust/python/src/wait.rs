@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferrule_engine::Event;
-use ferrule_engine::handle::EventStream;
+use ferrule_engine::EventStream;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
