@@ -141,6 +141,7 @@ fn tls(config: &StoreConfig) -> Result<TlsConfig> {
 fn unreachable(err: ureq::Error) -> Error {
     let why = match err {
         ureq::Error::HostNotFound => "its address cannot be resolved".into(),
+        ureq::Error::Io(err) => err.to_string(),
         err => err.to_string(),
     };
     Error::Unreachable { why }

@@ -1,0 +1,39 @@
+//! The commands, one file each.
+
+pub mod bench;
+pub mod chat;
+pub mod doctor;
+pub mod list;
+pub mod perplexity;
+pub mod plan;
+pub mod pull;
+pub mod rm;
+pub mod run;
+pub mod show;
+
+use std::path::PathBuf;
+
+use ferrule_store::Store;
+
+use crate::args::Command;
+use crate::failure::Result;
+use crate::progress::Downloads;
+
+pub fn run(command: Command) -> Result {
+    match command {
+        Command::Run(run) => run.execute(),
+        Command::Bench(bench) => bench.execute(),
+        Command::Perplexity(perplexity) => perplexity.execute(),
+        Command::Plan(plan) => plan.execute(),
+        Command::Doctor(doctor) => doctor.execute(),
+        Command::Pull(pull) => pull.execute(),
+        Command::List(list) => list.execute(),
+        Command::Show(show) => show.execute(),
+        Command::Rm(rm) => rm.execute(),
+    }
+}
+
+/// The model's files, fetched first if they are not here.
+fn locate(model: &str) -> Result<PathBuf> {
+    Ok(Store::open_default()?.locate(model, &mut Downloads::default())?)
+}

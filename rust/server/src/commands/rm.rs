@@ -1,0 +1,30 @@
+//! `ferrule rm`
+
+use std::io::IsTerminal;
+
+use clap::Args;
+use ferrule_store::Store;
+
+use crate::failure::{Failure, Result};
+use crate::{print, units};
+
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// A name in the store
+    model: String,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Rm {
+    pub fn execute(self) -> Result {
+        let store = Store::open_default()?;
+        if !self.yes && std::io::stdin().is_terminal() && !print::confirm(&format!("Delete {}?", self.model))? {
+            return Err(Failure::usage("nothing was deleted"));
+        }
+        let bytes = store.remove(&self.model)?;
+        print::note(&format!("{} is deleted: {} freed", self.model, units::bytes(bytes)));
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! `ferrule run`
+
+use std::io::{IsTerminal, Read};
+
+use clap::Args;
+use ferrule_engine::{ChatMessage, EngineConfig, EngineHandle, GenerateRequest, Prompt, SamplingParams};
+use serde_json::{Value, json};
+
+use super::chat::Chat;
+use crate::answer::{Answer, answer, to_stdout};
+use crate::args::EngineArgs;
+use crate::failure::{Failure, Result};
+use crate::print;
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// A .gguf file, a Hugging Face folder, or a name such as smollm2
+    model: String,
+    /// What to answer; read from stdin if that is no terminal, otherwise a chat begins
+    prompt: Option<String>,
+    /// No chat template: continue the prompt as it is
+    #[arg(long)]
+    raw: bool,
+    /// System message of the conversation
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// Print the line of figures even if stderr is no terminal
+    #[arg(long)]
+    stats: bool,
+    /// Print one JSON object instead of streaming text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    max_tokens: usize,
+    /// Randomness; 0 always takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    temperature: f32,
+    /// Keep the smallest set of tokens with this much probability
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    top_p: f32,
+    /// Keep the K most likely tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Keep tokens at least this likely relative to the most likely one
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Above 1: tokens that have occurred become less likely
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// The same seed gives the same answer [default: drawn, and reported with --json]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// End the answer before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+}
+
+impl SamplingArgs {
+    pub fn params(&self) -> SamplingParams {
+        SamplingParams {
+            max_tokens: self.max_tokens,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+            stop: self.stop.clone(),
+            ..SamplingParams::default()
+        }
+    }
+}
+
+impl Run {
+    pub fn execute(self) -> Result {
+        let prompt = self.prompt()?;
+        let config = EngineConfig { max_num_seqs: 1, ..self.engine.config() };
+        config.validate()?;
+        let engine = EngineHandle::load(&super::locate(&self.model)?, config)?;
+        let has_template = engine.model().chat_template.is_some();
+        if !has_template && self.system.is_some() {
+            return Err(Failure::usage(format!("{} has no chat template, so --system has no place in it", self.model)));
+        }
+        if !has_template && !self.raw {
+            print::note("This is a base model: it continues your text instead of answering it.");
+        }
+        let raw = self.raw || !has_template;
+        match prompt {
+            Some(prompt) => self.answer_once(&engine, prompt, raw),
+            None => Chat::new(&engine, self.sampling.params(), self.system, raw).run(),
+        }
+    }
+
+    /// The prompt of a single answer; None: a person is there to chat with.
+    fn prompt(&self) -> Result<Option<String>> {
+        let prompt = match (&self.prompt, std::io::stdin().is_terminal()) {
+            (Some(prompt), _) => prompt.clone(),
+            (None, true) if self.json => return Err(Failure::usage("--json needs a PROMPT")),
+            (None, true) => return Ok(None),
+            (None, false) => read_stdin()?,
+        };
+        match prompt.trim().is_empty() {
+            true => Err(Failure::usage("the prompt is empty: give a PROMPT, or text on stdin")),
+            false => Ok(Some(prompt)),
+        }
+    }
+
+    fn answer_once(&self, engine: &EngineHandle, prompt: String, raw: bool) -> Result {
+        let system = self.system.iter().map(|text| ChatMessage::new("system", text));
+        let prompt = match raw {
+            true => Prompt::Text(prompt),
+            false => Prompt::Chat(system.chain([ChatMessage::new("user", prompt)]).collect()),
+        };
+        let request = GenerateRequest::new(prompt, self.sampling.params());
+        let show = |text: &str| if self.json { Ok(()) } else { to_stdout(text) };
+        let answer = answer(engine, request, show)?;
+        match self.json {
+            true => print::json(&to_json(&self.model, &answer))?,
+            false if answer.text.ends_with('\n') => {}
+            false => to_stdout("\n")?,
+        }
+        if self.stats || (!self.json && std::io::stderr().is_terminal()) {
+            print::note(&answer.figures());
+        }
+        match answer.finish_reason {
+            Some(_) => Ok(()),
+            None => Err(Failure::interrupted()),
+        }
+    }
+}
+
+fn read_stdin() -> Result<String> {
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes)?;
+    String::from_utf8(bytes).map_err(|err| Failure::usage(format!("stdin is not UTF-8 text: {err}")))
+}
+
+fn to_json(model: &str, answer: &Answer) -> Value {
+    let metrics = &answer.metrics;
+    json!({
+        "model": model,
+        "text": answer.text,
+        "token_ids": answer.token_ids,
+        "finish_reason": answer.finish_reason.map(|reason| reason.as_str()),
+        "usage": {
+            "prompt_tokens": metrics.num_prompt_tokens,
+            "cached_tokens": metrics.num_cached_tokens,
+            "completion_tokens": answer.token_ids.len(),
+            "total_tokens": metrics.num_prompt_tokens + answer.token_ids.len(),
+        },
+        "ttft_ms": metrics.time_to_first_token.map(|ttft| ttft.as_secs_f64() * 1e3),
+        "prefill_tokens_per_s": metrics.prefill_tokens_per_s(),
+        "decode_tokens_per_s": metrics.decode_tokens_per_s(),
+        "seed": metrics.seed,
+    })
+}

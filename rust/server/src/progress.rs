@@ -1,0 +1,58 @@
+//! Progress bars on stderr; plain lines where stderr is no terminal.
+
+use std::io::IsTerminal;
+
+use ferrule_store::Progress;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{print, units};
+
+const BYTES: &str = "{msg}  {bar:30}  {decimal_bytes} / {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta}";
+const BYTES_OF_UNKNOWN: &str = "{msg}  {spinner}  {decimal_bytes}  {decimal_bytes_per_sec}";
+const STEPS: &str = "{msg}  {bar:30}  {pos} / {len}  {eta} left";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the templates above are sound").progress_chars("━╸ ")
+}
+
+/// A download.
+#[derive(Debug, Default)]
+pub struct Downloads {
+    bar: Option<ProgressBar>,
+}
+
+impl Progress for Downloads {
+    fn message(&mut self, text: &str) {
+        print::note(text);
+    }
+
+    fn begin(&mut self, what: &str, total: Option<u64>) {
+        if !std::io::stderr().is_terminal() {
+            let size = total.map_or(String::new(), |total| format!(" ({})", units::bytes(total)));
+            print::note(&format!("{what}{size}"));
+            return;
+        }
+        let bar = match total {
+            Some(total) => ProgressBar::new(total).with_style(style(BYTES)),
+            None => ProgressBar::no_length().with_style(style(BYTES_OF_UNKNOWN)),
+        };
+        self.bar = Some(bar.with_message(what.to_owned()));
+    }
+
+    fn position(&mut self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(bytes);
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Work in `total` steps. It draws nothing where stderr is no terminal.
+pub fn steps(what: &str, total: u64) -> ProgressBar {
+    ProgressBar::new(total).with_style(style(STEPS)).with_message(what.to_owned())
+}
