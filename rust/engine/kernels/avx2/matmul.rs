@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::matmul::{F32_PANELS, GroupShape, INT8_PANELS, Int8Rows, MatmulTier, PanelChunk, RowMut};
-use crate::kernels::matmul::{F32Rows, F32Weights, quantize_groups};
+use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Int8Rows, Int8Sums, Lanes, MatmulTier};
+use crate::kernels::matmul::{PanelChunk, RowMut, quantize_groups};
 use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
 
 pub static TIER: MatmulTier = MatmulTier { quantize, unpack, int8_tile, int8_panel: None, decode, widen, f32_tile };
@@ -80,26 +80,20 @@ unsafe fn unpack_codes(codes: *const u8, spec: BlockSpec, out: *mut u8) {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn load8(lanes: &[f32; PANEL_ROWS], half: usize) -> __m256 {
+unsafe fn load8(lanes: &Lanes, half: usize) -> __m256 {
     // SAFETY: half is 0 or 1.
     unsafe { _mm256_loadu_ps(lanes.as_ptr().add(8 * half)) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn store8(lanes: &mut [f32; PANEL_ROWS], half: usize, v: __m256) {
+unsafe fn store8(lanes: &mut Lanes, half: usize, v: __m256) {
     // SAFETY: half is 0 or 1.
     unsafe { _mm256_storeu_ps(lanes.as_mut_ptr().add(8 * half), v) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn int8_tile(
-    chunks: &[PanelChunk],
-    shape: GroupShape,
-    cols: usize,
-    x: Int8Rows,
-    sums: &mut [[[f32; PANEL_ROWS]; INT8_PANELS]],
-) {
+unsafe fn int8_tile(chunks: &[PanelChunk], shape: GroupShape, cols: usize, x: Int8Rows, sums: &mut [Int8Sums]) {
     // Codes above 127 would saturate maddubs' pair sums.
     let wide = shape.offset == 128;
     for (p, chunk) in chunks.iter().enumerate() {
@@ -127,7 +121,7 @@ unsafe fn int8_rows<const T: usize, const WIDE: bool>(
     shape: GroupShape,
     cols: usize,
     x: Int8Rows,
-    sums: &mut [[[f32; PANEL_ROWS]; INT8_PANELS]],
+    sums: &mut [Int8Sums],
     panel: usize,
 ) {
     for g in 0..cols / shape.group {
@@ -179,7 +173,7 @@ fn add_products<const WIDE: bool>(acc: __m256i, w: __m256i, q: __m256i) -> __m25
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &mut [[f32; PANEL_ROWS]]) {
+unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &mut [Lanes]) {
     let offset = _mm256_set1_epi32(shape.offset);
     for (k, out) in out.iter_mut().enumerate() {
         let (col, group) = (first_col + k, (first_col + k) / shape.group);
@@ -201,7 +195,7 @@ unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [[f32; PANEL_ROWS]]) {
+unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]) {
     for (k, out) in out.iter_mut().enumerate() {
         for half in 0..2 {
             let at = (first_col + k) * PANEL_ROWS + 8 * half;
@@ -222,13 +216,7 @@ unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [[
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn f32_tile(
-    w: &F32Weights,
-    x: F32Rows,
-    cols: usize,
-    panels: usize,
-    sums: &mut [[[f32; PANEL_ROWS]; F32_PANELS]],
-) {
+unsafe fn f32_tile(w: &F32Weights, x: F32Rows, cols: usize, panels: usize, sums: &mut [F32Sums]) {
     for (p, w) in w[..panels].iter().enumerate() {
         for (i, sums) in sums.chunks_mut(4).enumerate() {
             // SAFETY: `x` has sums.len() rows and `cols` columns.
@@ -246,13 +234,7 @@ unsafe fn f32_tile(
 
 /// `T` rows against one panel.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn f32_rows<const T: usize>(
-    w: &[[f32; PANEL_ROWS]],
-    x: *const f32,
-    stride: usize,
-    sums: &mut [[[f32; PANEL_ROWS]; F32_PANELS]],
-    panel: usize,
-) {
+unsafe fn f32_rows<const T: usize>(w: &[Lanes], x: *const f32, stride: usize, sums: &mut [F32Sums], panel: usize) {
     // SAFETY: `x` has T rows of w.len() columns, and `sums` T rows.
     unsafe {
         let mut acc = [[_mm256_setzero_ps(); 2]; T];

@@ -3,19 +3,19 @@
 
 use std::ops::Range;
 
-use super::tier::{F32Rows, F32Weights, GroupShape};
+use super::tier::{F32Rows, F32Weights, GroupShape, Lanes};
 use super::{CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, MatMut, MatmulTier, PanelChunk, QuantizedRows};
 use crate::quant::{Layout, PANEL_ROWS, PackedMatrix};
 
 /// Rows that share an unpacked chunk; their sums stay in L1.
-const BLOCK_ROWS: usize = 64;
+const BLOCK_ROWS: usize = 48;
 
 /// Most rows that are computed straight from the packed panel.
 const PANEL_KERNEL_ROWS: usize = 4;
 
 /// The sums of a block of rows, for `P` panels; on cache lines, so that no vector straddles two.
 #[repr(align(64))]
-struct Sums<const P: usize>([[[f32; PANEL_ROWS]; P]; BLOCK_ROWS]);
+struct Sums<const P: usize>([[Lanes; P]; BLOCK_ROWS]);
 
 impl<const P: usize> Sums<P> {
     const ZERO: Self = Self([[[0.0; PANEL_ROWS]; P]; BLOCK_ROWS]);
@@ -117,7 +117,7 @@ unsafe fn decode(
     panel: usize,
     col: usize,
     chunk: &mut PanelChunk,
-    out: &mut [[f32; PANEL_ROWS]],
+    out: &mut [Lanes],
 ) {
     // SAFETY: the caller's promise; a chunk starts at a whole block.
     unsafe {
@@ -146,7 +146,7 @@ unsafe fn write<const P: usize>(
     first_panel: usize,
     panels: usize,
     cols: usize,
-    sums: &[[[f32; PANEL_ROWS]; P]],
+    sums: &[[Lanes; P]],
 ) {
     for (row, sums) in rows.zip(sums) {
         for (i, sums) in sums[..panels].iter().enumerate() {

@@ -10,7 +10,8 @@ use std::ops::Range;
 pub use self::quantize::QuantizedRows;
 pub(super) use self::quantize::{Int8Rows, RowMut, quantize_groups};
 pub(super) use self::tier::{
-    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Weights, GroupShape, INT8_PANELS, MatmulTier, PanelChunk,
+    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights, GroupShape, INT8_PANELS, Int8Sums, Lanes,
+    MatmulTier, PanelChunk,
 };
 use super::{Kernels, scalar};
 use crate::config::Isa;

@@ -16,6 +16,15 @@ pub const F32_PANELS: usize = 4;
 /// Columns of one float32 tile.
 pub const F32_TILE_COLS: usize = 64;
 
+/// One number for each row of a panel.
+pub type Lanes = [f32; PANEL_ROWS];
+
+/// A row's sums in an int8 tile.
+pub type Int8Sums = [Lanes; INT8_PANELS];
+
+/// A row's sums in a float32 tile.
+pub type F32Sums = [Lanes; F32_PANELS];
+
 /// What kernels need to know of a layout once its codes are unpacked.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupShape {
@@ -38,9 +47,9 @@ pub struct PanelChunk {
     /// (cols / 4, 16, 4).
     pub codes: [u8; CHUNK_COLS * PANEL_ROWS],
     /// (groups, 16).
-    pub scales: [[f32; PANEL_ROWS]; CHUNK_COLS / 16],
+    pub scales: [Lanes; CHUNK_COLS / 16],
     /// (groups, 16); only if the layout has minima.
-    pub mins: [[f32; PANEL_ROWS]; CHUNK_COLS / 16],
+    pub mins: [Lanes; CHUNK_COLS / 16],
 }
 
 impl PanelChunk {
@@ -52,7 +61,7 @@ impl PanelChunk {
 }
 
 /// Computes the int8 products of up to four rows straight from one packed panel of `cols` columns.
-pub type Int8Panel = unsafe fn(Layout, *const u8, usize, Int8Rows, rows: usize, out: &mut [[f32; PANEL_ROWS]]);
+pub type Int8Panel = unsafe fn(Layout, *const u8, usize, Int8Rows, rows: usize, out: &mut [Lanes]);
 
 /// The functions of one tier. All need its instructions, and pointers that are valid for the shapes given.
 pub struct MatmulTier {
@@ -60,20 +69,18 @@ pub struct MatmulTier {
     /// Unpacks `cols` columns, whole blocks, of a quantized panel.
     pub unpack: unsafe fn(Layout, block: *const u8, cols: usize, out: &mut PanelChunk),
     /// Adds `cols` columns' products to `sums` (rows, INT8_PANELS, 16); one or two chunks.
-    pub int8_tile:
-        unsafe fn(&[PanelChunk], GroupShape, cols: usize, Int8Rows, sums: &mut [[[f32; PANEL_ROWS]; INT8_PANELS]]),
+    pub int8_tile: unsafe fn(&[PanelChunk], GroupShape, cols: usize, Int8Rows, sums: &mut [Int8Sums]),
     /// For few rows, where weights are read once. None: they go through chunks too.
     pub int8_panel: Option<Int8Panel>,
     /// Decodes columns of a chunk, whole groups, to (cols, 16).
-    pub decode: unsafe fn(&PanelChunk, GroupShape, first_col: usize, out: &mut [[f32; PANEL_ROWS]]),
+    pub decode: unsafe fn(&PanelChunk, GroupShape, first_col: usize, out: &mut [Lanes]),
     /// Widens columns of a dense panel to (cols, 16).
-    pub widen: unsafe fn(Layout, panel: *const u8, first_col: usize, out: &mut [[f32; PANEL_ROWS]]),
-    pub f32_tile:
-        unsafe fn(&F32Weights, F32Rows, cols: usize, panels: usize, sums: &mut [[[f32; PANEL_ROWS]; F32_PANELS]]),
+    pub widen: unsafe fn(Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]),
+    pub f32_tile: unsafe fn(&F32Weights, F32Rows, cols: usize, panels: usize, sums: &mut [F32Sums]),
 }
 
 /// Decoded columns: (panels, cols, 16).
-pub type F32Weights = [[[f32; PANEL_ROWS]; F32_TILE_COLS]; F32_PANELS];
+pub type F32Weights = [[Lanes; F32_TILE_COLS]; F32_PANELS];
 
 /// Rows of activations from some row and column on: (rows, stride).
 #[derive(Clone, Copy)]

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 
-use crate::kernels::matmul::{F32_PANELS, GroupShape, INT8_PANELS, Int8Rows, MatmulTier, PanelChunk};
-use crate::kernels::matmul::{F32Rows, F32Weights, quantize_groups};
+use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Int8Rows, Int8Sums, Lanes, MatmulTier};
+use crate::kernels::matmul::{PanelChunk, quantize_groups};
 use crate::quant::{Layout, PANEL_ROWS, code, group_scales};
 
 pub static TIER: MatmulTier =
@@ -27,13 +27,7 @@ unsafe fn unpack(layout: Layout, block: *const u8, cols: usize, out: &mut PanelC
     }
 }
 
-unsafe fn int8_tile(
-    chunks: &[PanelChunk],
-    shape: GroupShape,
-    cols: usize,
-    x: Int8Rows,
-    sums: &mut [[[f32; PANEL_ROWS]; INT8_PANELS]],
-) {
+unsafe fn int8_tile(chunks: &[PanelChunk], shape: GroupShape, cols: usize, x: Int8Rows, sums: &mut [Int8Sums]) {
     for (t, sums) in sums.iter_mut().enumerate() {
         for (chunk, sums) in chunks.iter().zip(sums) {
             for g in 0..cols / shape.group {
@@ -62,7 +56,7 @@ unsafe fn int8_tile(
     }
 }
 
-unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &mut [[f32; PANEL_ROWS]]) {
+unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &mut [Lanes]) {
     for (k, out) in out.iter_mut().enumerate() {
         let col = first_col + k;
         let group = col / shape.group;
@@ -76,7 +70,7 @@ unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &
     }
 }
 
-unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [[f32; PANEL_ROWS]]) {
+unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]) {
     for (i, w) in out.as_flattened_mut().iter_mut().enumerate() {
         let at = first_col * PANEL_ROWS + i;
         // SAFETY: the caller's columns lie inside the panel, whose numbers are aligned.
@@ -90,13 +84,7 @@ unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [[
     }
 }
 
-unsafe fn f32_tile(
-    w: &F32Weights,
-    x: F32Rows,
-    cols: usize,
-    panels: usize,
-    sums: &mut [[[f32; PANEL_ROWS]; F32_PANELS]],
-) {
+unsafe fn f32_tile(w: &F32Weights, x: F32Rows, cols: usize, panels: usize, sums: &mut [F32Sums]) {
     for (t, sums) in sums.iter_mut().enumerate() {
         // SAFETY: `x` has sums.len() rows and `cols` columns.
         let x = unsafe { std::slice::from_raw_parts(x.ptr.add(t * x.stride), cols) };

@@ -7,10 +7,9 @@ use super::super::DType;
 pub struct Parts {
     /// f16.
     pub scale: [u8; 2],
-    /// f16.
+    /// f16. Panels add their minima, k-quants subtract them: theirs is negated.
     pub min: [u8; 2],
     pub sub_scales: [i8; 16],
-    /// Negated: a panel adds its minima.
     pub sub_mins: [i8; 16],
     pub codes: [u8; 256],
 }
@@ -72,10 +71,10 @@ impl Parts {
     fn q2_k(&mut self, block: &[u8]) {
         let (scales, rest) = block.split_at(16);
         self.scale = [rest[64], rest[65]];
-        self.min = [rest[66], rest[67]];
+        self.min = [rest[66], rest[67] ^ 0x80];
         for (i, &byte) in scales.iter().enumerate() {
             self.sub_scales[i] = (byte & 15) as i8;
-            self.sub_mins[i] = -((byte >> 4) as i8);
+            self.sub_mins[i] = (byte >> 4) as i8;
         }
         self.two_bits(&rest[..64]);
     }
@@ -97,12 +96,14 @@ impl Parts {
 
     fn q4_k(&mut self, block: &[u8]) {
         let rest = self.header(block, true);
+        self.min[1] ^= 0x80;
         self.six_bit_scales(&rest[..12]);
         self.nibbles_of_64(&rest[12..140]);
     }
 
     fn q5_k(&mut self, block: &[u8]) {
         let rest = self.header(block, true);
+        self.min[1] ^= 0x80;
         self.six_bit_scales(&rest[..12]);
         self.nibbles_of_64(&rest[44..172]);
         let high = &rest[12..44];
@@ -145,9 +146,9 @@ impl Parts {
     fn six_bit_scales(&mut self, packed: &[u8]) {
         for i in 0..4 {
             self.sub_scales[i] = (packed[i] & 63) as i8;
-            self.sub_mins[i] = -((packed[i + 4] & 63) as i8);
+            self.sub_mins[i] = (packed[i + 4] & 63) as i8;
             self.sub_scales[i + 4] = ((packed[i + 8] & 15) | (packed[i] >> 6) << 4) as i8;
-            self.sub_mins[i + 4] = -(((packed[i + 8] >> 4) | (packed[i + 4] >> 6) << 4) as i8);
+            self.sub_mins[i + 4] = ((packed[i + 8] >> 4) | (packed[i + 4] >> 6) << 4) as i8;
         }
     }
 }

@@ -3,13 +3,11 @@
 use std::arch::x86_64::*;
 
 use super::{load16, store16};
-use crate::kernels::matmul::{F32_PANELS, F32Rows, F32Weights, GroupShape, PanelChunk};
+use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Lanes, PanelChunk};
 use crate::quant::{Layout, PANEL_ROWS};
 
-type Sums = [[f32; PANEL_ROWS]; F32_PANELS];
-
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &mut [[f32; PANEL_ROWS]]) {
+pub unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &mut [Lanes]) {
     let offset = _mm512_set1_epi32(shape.offset);
     for (i, out) in out.chunks_mut(shape.group).enumerate() {
         let first = first_col + i * shape.group;
@@ -28,7 +26,7 @@ pub unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, ou
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [[f32; PANEL_ROWS]]) {
+pub unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]) {
     for (k, out) in out.iter_mut().enumerate() {
         let at = (first_col + k) * PANEL_ROWS;
         // SAFETY: the caller's columns lie inside the panel.
@@ -47,7 +45,7 @@ pub unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mu
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn f32_tile(w: &F32Weights, x: F32Rows, cols: usize, panels: usize, sums: &mut [Sums]) {
+pub unsafe fn f32_tile(w: &F32Weights, x: F32Rows, cols: usize, panels: usize, sums: &mut [F32Sums]) {
     // SAFETY: the caller's promise.
     unsafe {
         match panels {
@@ -61,7 +59,7 @@ pub unsafe fn f32_tile(w: &F32Weights, x: F32Rows, cols: usize, panels: usize, s
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn tile<const P: usize>(w: &F32Weights, x: F32Rows, cols: usize, sums: &mut [Sums]) {
+unsafe fn tile<const P: usize>(w: &F32Weights, x: F32Rows, cols: usize, sums: &mut [F32Sums]) {
     let mut row = 0;
     while row < sums.len() {
         let sums = &mut sums[row..];
@@ -83,7 +81,7 @@ unsafe fn tile_rows<const P: usize, const T: usize>(
     w: &F32Weights,
     x: F32Rows,
     cols: usize,
-    sums: &mut [Sums],
+    sums: &mut [F32Sums],
 ) -> usize {
     let mut acc = [[_mm512_setzero_ps(); P]; T];
     for t in 0..T {

@@ -5,20 +5,11 @@ use std::arch::x86_64::*;
 
 use super::unpack::{group_min, group_scale, step_codes};
 use super::{load16, opaque, store16};
-use crate::kernels::matmul::{GroupShape, INT8_PANELS, Int8Rows, PanelChunk};
-use crate::quant::{Format, Layout, PANEL_ROWS, with_format};
-
-type Sums = [[f32; PANEL_ROWS]; INT8_PANELS];
+use crate::kernels::matmul::{GroupShape, Int8Rows, Int8Sums, Lanes, PanelChunk};
+use crate::quant::{Format, Layout, with_format};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn int8_panel(
-    layout: Layout,
-    panel: *const u8,
-    cols: usize,
-    x: Int8Rows,
-    rows: usize,
-    out: &mut [[f32; PANEL_ROWS]],
-) {
+pub unsafe fn int8_panel(layout: Layout, panel: *const u8, cols: usize, x: Int8Rows, rows: usize, out: &mut [Lanes]) {
     // SAFETY: the caller's promise.
     with_format!(layout, F => unsafe {
         match rows {
@@ -33,12 +24,7 @@ pub unsafe fn int8_panel(
 
 /// `T` rows against one packed panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn panel_rows<F: Format, const T: usize>(
-    panel: *const u8,
-    cols: usize,
-    x: Int8Rows,
-    out: &mut [[f32; PANEL_ROWS]],
-) {
+unsafe fn panel_rows<F: Format, const T: usize>(panel: *const u8, cols: usize, x: Int8Rows, out: &mut [Lanes]) {
     let spec = const { F::SPEC };
     let shape = GroupShape { group: spec.group, offset: spec.offset, min: spec.min };
     let mut sums = [_mm512_setzero_ps(); T];
@@ -74,7 +60,7 @@ unsafe fn panel_rows<F: Format, const T: usize>(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn int8_tile(chunks: &[PanelChunk], shape: GroupShape, cols: usize, x: Int8Rows, sums: &mut [Sums]) {
+pub unsafe fn int8_tile(chunks: &[PanelChunk], shape: GroupShape, cols: usize, x: Int8Rows, sums: &mut [Int8Sums]) {
     let mut row = 0;
     while row < sums.len() {
         // SAFETY: `x` has sums.len() rows.
@@ -83,7 +69,7 @@ pub unsafe fn int8_tile(chunks: &[PanelChunk], shape: GroupShape, cols: usize, x
         // SAFETY: each call takes rows that exist.
         row += unsafe {
             match (sums.len(), chunks) {
-                (8.., [a, b]) => tile_rows::<2, 8>([a, b], shape, cols, x, sums),
+                (6.., [a, b]) => tile_rows::<2, 6>([a, b], shape, cols, x, sums),
                 (4.., [a, b]) => tile_rows::<2, 4>([a, b], shape, cols, x, sums),
                 (2.., [a, b]) => tile_rows::<2, 2>([a, b], shape, cols, x, sums),
                 (_, [a, b]) => tile_rows::<2, 1>([a, b], shape, cols, x, sums),
@@ -96,17 +82,23 @@ pub unsafe fn int8_tile(chunks: &[PanelChunk], shape: GroupShape, cols: usize, x
     }
 }
 
-/// `T` rows against `P` unpacked panels; returns T.
+/// `T` rows against `P` unpacked panels; returns T. Sums of 12 tiles and as many accumulators are the registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn tile_rows<const P: usize, const T: usize>(
     chunks: [&PanelChunk; P],
     shape: GroupShape,
     cols: usize,
     x: Int8Rows,
-    sums: &mut [Sums],
+    sums: &mut [Int8Sums],
 ) -> usize {
+    let mut totals = [[_mm512_setzero_ps(); P]; T];
+    for t in 0..T {
+        for p in 0..P {
+            totals[t][p] = load16(&sums[t][p]);
+        }
+    }
     for g in 0..cols / shape.group {
-        // SAFETY: `x` has T rows of `cols` columns, the chunks as many, and `sums` T rows.
+        // SAFETY: `x` has T rows of `cols` columns, and the chunks as many.
         unsafe {
             let mut acc = [[_mm512_setzero_si512(); P]; T];
             for t in 0..T {
@@ -129,10 +121,14 @@ unsafe fn tile_rows<const P: usize, const T: usize>(
                 let scale = load16(&chunks[p].scales[g]);
                 let min = if shape.min { load16(&chunks[p].mins[g]) } else { _mm512_setzero_ps() };
                 for t in 0..T {
-                    let sum = &mut sums[t][p];
-                    store16(sum, add_group(load16(sum), acc[t][p], scale, min, x, t, g, shape));
+                    totals[t][p] = add_group(totals[t][p], acc[t][p], scale, min, x, t, g, shape);
                 }
             }
+        }
+    }
+    for t in 0..T {
+        for p in 0..P {
+            store16(&mut sums[t][p], totals[t][p]);
         }
     }
     T

@@ -6,8 +6,7 @@ mod unpack;
 
 use std::arch::x86_64::*;
 
-use crate::kernels::matmul::{MatmulTier, RowMut, quantize_groups};
-use crate::quant::PANEL_ROWS;
+use crate::kernels::matmul::{Lanes, MatmulTier, RowMut, quantize_groups};
 
 pub static TIER: MatmulTier = MatmulTier {
     quantize,
@@ -27,14 +26,14 @@ unsafe fn quantize(x: &[f32], out: RowMut) {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn load16(lanes: &[f32; PANEL_ROWS]) -> __m512 {
+fn load16(lanes: &Lanes) -> __m512 {
     // SAFETY: 16 floats.
     unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn store16(lanes: &mut [f32; PANEL_ROWS], v: __m512) {
+fn store16(lanes: &mut Lanes, v: __m512) {
     // SAFETY: 16 floats.
     unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), v) }
 }
@@ -42,6 +41,7 @@ fn store16(lanes: &mut [f32; PANEL_ROWS], v: __m512) {
 /// Hides where a pointer came from. LLVM would otherwise hoist the loads of all steps of an unrolled loop
 /// above it, and spill the accumulators.
 #[inline]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written")]
 fn opaque<T>(mut ptr: *const T) -> *const T {
     // SAFETY: the assembly is empty.
     unsafe { std::arch::asm!("/* {0} */", inout(reg) ptr, options(pure, nomem, nostack, preserves_flags)) };

@@ -1,0 +1,356 @@
+//! Packed matrices and matrix kernels: by two roads, on random shapes, in every tier of this machine.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use ferrule_engine::config::Isa;
+use ferrule_engine::kernels::{Kernels, MatMut, QuantizedRows};
+use ferrule_engine::quant::{DType, PackedMatrix, dequantize};
+use ferrule_engine::weights::TensorView;
+use half::f16;
+use proptest::prelude::*;
+
+const QUANTIZED: [DType; 10] = [
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+    DType::Q2_K,
+    DType::Q3_K,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+];
+const DENSE: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// SplitMix64 (Steele et al. 2014).
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In [-1, 1).
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.float()).collect()
+    }
+}
+
+/// Where the f16 numbers of a block lie.
+fn f16_fields(dtype: DType) -> &'static [usize] {
+    match dtype {
+        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => &[0],
+        DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
+        DType::Q2_K => &[80, 82],
+        DType::Q3_K => &[108],
+        DType::Q6_K => &[208],
+        _ => &[],
+    }
+}
+
+/// A file's tensor with random codes and finite scales.
+fn tensor_bytes(dtype: DType, rows: usize, cols: usize, rng: &mut Rng) -> Vec<u8> {
+    if !f16_fields(dtype).is_empty() {
+        let len = rows * dtype.row_bytes(cols).unwrap();
+        let mut bytes: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
+        for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+            for &at in f16_fields(dtype) {
+                block[at..at + 2].copy_from_slice(&f16::from_f32(rng.float() * 0.1).to_le_bytes());
+            }
+        }
+        return bytes;
+    }
+    let numbers = rng.floats(rows * cols);
+    match dtype {
+        DType::F32 => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        DType::F16 => numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
+        _ => numbers.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+    }
+}
+
+/// A packed matrix, and its weights as the reference decoder has them: (rows, cols).
+struct Case {
+    packed: PackedMatrix,
+    weights: Vec<f32>,
+}
+
+impl Case {
+    fn new(dtype: DType, rows: usize, cols: usize, rng: &mut Rng) -> Self {
+        let bytes = tensor_bytes(dtype, rows, cols, rng);
+        let view = TensorView { name: "w", dtype, shape: vec![rows, cols], bytes: &bytes };
+        let mut weights = vec![0.0; rows * cols];
+        dequantize(dtype, &bytes, &mut weights);
+        Self { packed: PackedMatrix::pack(&view, rows, &|row| row).unwrap(), weights }
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        &self.weights[row * self.packed.cols()..][..self.packed.cols()]
+    }
+}
+
+fn tiers() -> Vec<Kernels> {
+    [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter_map(|isa| Kernels::new(Some(isa)).ok()).collect()
+}
+
+/// What a column holds that nobody may write.
+const CANARY: f32 = 12345.0;
+
+/// Runs `product` on an output (rows, w.rows() + 3) and checks that it kept to its columns.
+fn product(w: &PackedMatrix, rows: usize, product: impl Fn(MatMut<'_>)) -> Vec<f32> {
+    let stride = w.rows() + 3;
+    let mut out = vec![CANARY; rows * stride];
+    product(MatMut { ptr: out.as_mut_ptr(), rows, stride, _life: PhantomData });
+    out.chunks_exact(stride)
+        .flat_map(|row| {
+            assert!(row[w.rows()..].iter().all(|&x| x == CANARY), "columns past the matrix were written");
+            row[..w.rows()].to_vec()
+        })
+        .collect()
+}
+
+fn int8(kernels: Kernels, w: &PackedMatrix, x: &[f32], splits: &[Range<usize>]) -> Vec<f32> {
+    let rows = x.len() / w.cols();
+    let mut quantized = QuantizedRows::default();
+    quantized.resize(rows, w.cols());
+    for (row, x) in x.chunks_exact(w.cols()).enumerate() {
+        // SAFETY: one thread.
+        unsafe { kernels.quantize_row(x, &quantized, row) };
+    }
+    product(w, rows, |out| {
+        for panels in splits {
+            // SAFETY: one thread; the output has the shape.
+            unsafe { kernels.matmul_int8(w, panels.clone(), &quantized, rows, out) };
+        }
+    })
+}
+
+fn float32(kernels: Kernels, w: &PackedMatrix, x: &[f32], splits: &[Range<usize>]) -> Vec<f32> {
+    let rows = x.len() / w.cols();
+    product(w, rows, |out| {
+        for panels in splits {
+            // SAFETY: one thread; the output has the shape.
+            unsafe { kernels.matmul_f32(w, panels.clone(), x, rows, out) };
+        }
+    })
+}
+
+fn whole(w: &PackedMatrix) -> [Range<usize>; 1] {
+    [0..w.num_panels()]
+}
+
+/// The activations that int8 kernels see: scale = max / 127, codes rounded to nearest even.
+fn through_int8(x: &[f32]) -> Vec<f64> {
+    x.chunks(32)
+        .flat_map(|group| {
+            let max = group.iter().fold(0f32, |max, v| max.max(v.abs()));
+            let (scale, inverse) = if max == 0.0 { (0.0, 0.0) } else { (max / 127.0, 127.0 / max) };
+            group.iter().map(move |v| f64::from(scale) * f64::from((v * inverse).round_ties_even()))
+        })
+        .collect()
+}
+
+/// y[r][c] and Σ |w x| of it, in float64.
+fn reference(case: &Case, x: &[f64]) -> Vec<(f64, f64)> {
+    x.chunks_exact(case.packed.cols())
+        .flat_map(|x| {
+            (0..case.packed.rows()).map(move |row| {
+                case.row(row).iter().zip(x).fold((0.0, 0.0), |(sum, size), (&w, &x)| {
+                    let p = f64::from(w) * x;
+                    (sum + p, size + p.abs())
+                })
+            })
+        })
+        .collect()
+}
+
+/// The largest minimum that `tensor_bytes` makes. Minima cancel products, and count twice in an error bound.
+fn max_min(dtype: DType) -> f64 {
+    match dtype {
+        DType::Q4_1 | DType::Q5_1 => 0.1,
+        DType::Q2_K => 0.1 * 15.0,
+        DType::Q4_K | DType::Q5_K => 0.1 * 63.0,
+        _ => 0.0,
+    }
+}
+
+fn assert_close(got: &[f32], expected: &[(f64, f64)], relative: f64, slack: f64, what: &str) {
+    assert_eq!(got.len(), expected.len());
+    for (i, (&got, &(sum, size))) in got.iter().zip(expected).enumerate() {
+        let bound = relative * (size + slack);
+        assert!((f64::from(got) - sum).abs() <= bound, "{what}: element {i} is {got}, not {sum} within {bound}");
+    }
+}
+
+/// Columns that are whole blocks, with tails for every chunk and tile.
+fn some_cols(dtype: DType) -> impl Strategy<Value = usize> {
+    match dtype.block_len() {
+        256 => prop::sample::select(vec![256, 512, 768, 2048]).boxed(),
+        32 => prop::sample::select(vec![32, 96, 256, 288, 576, 640, 1024, 2048]).boxed(),
+        _ => prop::sample::select(vec![1, 7, 64, 100, 333, 576]).boxed(),
+    }
+}
+
+fn some_case(dtypes: &'static [DType]) -> impl Strategy<Value = (DType, usize, usize, usize, u64)> {
+    prop::sample::select(dtypes)
+        .prop_flat_map(|dtype| (Just(dtype), 1usize..70, some_cols(dtype), 1usize..40, any::<u64>()))
+}
+
+#[test]
+fn rows_decode_as_the_reference_decodes_the_file() {
+    let mut rng = Rng(1);
+    for dtype in QUANTIZED.into_iter().chain(DENSE) {
+        let case = Case::new(dtype, 37, 512, &mut rng);
+        let mut row = vec![0.0; 512];
+        for r in 0..37 {
+            case.packed.decode_row(r, &mut row);
+            for (col, (got, expected)) in row.iter().zip(case.row(r)).enumerate() {
+                assert_eq!(got.to_bits(), expected.to_bits(), "{dtype} row {r} column {col}: {got} is not {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_taken_from_where_they_are_asked() {
+    let mut rng = Rng(2);
+    let bytes = tensor_bytes(DType::Q4_1, 50, 64, &mut rng);
+    let view = TensorView { name: "w", dtype: DType::Q4_1, shape: vec![50, 64], bytes: &bytes };
+    let all = PackedMatrix::pack(&view, 50, &|row| row).unwrap();
+    let some = PackedMatrix::pack(&view, 20, &|row| 49 - 2 * row).unwrap();
+    let by_parts = PackedMatrix::zeroed(DType::Q4_1, 20, 64).unwrap();
+    for panels in [1..2, 0..1] {
+        // SAFETY: one thread.
+        unsafe { by_parts.pack_panels(&view, &|row| 49 - 2 * row, panels) };
+    }
+    let decode = |w: &PackedMatrix, row| {
+        let mut out = vec![0.0; 64];
+        w.decode_row(row, &mut out);
+        out
+    };
+    for row in 0..20 {
+        assert_eq!(decode(&some, row), decode(&all, 49 - 2 * row));
+        assert_eq!(decode(&some, row), decode(&by_parts, row));
+    }
+}
+
+#[test]
+fn packed_sizes_stay_close_to_the_files() {
+    for (dtype, most_bits) in [
+        (DType::Q4_0, 4.5),
+        (DType::Q4_1, 5.0),
+        (DType::Q8_0, 8.5),
+        (DType::Q4_K, 4.7),
+        (DType::Q6_K, 8.6),
+        (DType::BF16, 16.0),
+    ] {
+        let packed = PackedMatrix::zeroed(dtype, 1024, 1024).unwrap();
+        let bits = packed.num_bytes() as f64 * 8.0 / (1024.0 * 1024.0);
+        assert!(bits <= most_bits, "{dtype}: {bits} bits per weight");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn int8_products_equal_the_reference((dtype, rows, cols, m, seed) in some_case(&QUANTIZED)) {
+        let mut rng = Rng(seed);
+        let case = Case::new(dtype, rows, cols, &mut rng);
+        let x = rng.floats(m * cols);
+        let expected = reference(&case, &through_int8(&x));
+        for kernels in tiers() {
+            let got = int8(kernels, &case.packed, &x, &whole(&case.packed));
+            let relative = (cols / 16) as f64 * 2f64.powi(-22);
+            let slack = 2.0 * max_min(dtype) * cols as f64;
+            assert_close(&got, &expected, relative, slack, &format!("{dtype} {} {rows}x{cols} m={m}", kernels.isa()));
+        }
+    }
+
+    #[test]
+    fn float_products_equal_the_reference((dtype, rows, cols, m, seed) in some_case(&QUANTIZED)) {
+        float_products(dtype, rows, cols, m, seed);
+    }
+
+    #[test]
+    fn dense_products_equal_the_reference((dtype, rows, cols, m, seed) in some_case(&DENSE)) {
+        float_products(dtype, rows, cols, m, seed);
+    }
+
+    #[test]
+    fn results_do_not_depend_on_company((dtype, rows, cols, m, seed) in some_case(&QUANTIZED), m2 in 1usize..70, cut in 0usize..6) {
+        let mut rng = Rng(seed);
+        let case = Case::new(dtype, rows, cols, &mut rng);
+        let w = &case.packed;
+        let x = rng.floats(m.max(m2) * cols);
+        let cut = cut.min(w.num_panels());
+        for kernels in tiers().into_iter().filter(|k| k.isa() != Isa::Scalar) {
+            for run in [int8, float32] {
+                let together = run(kernels, w, &x, &whole(w));
+                let split = run(kernels, w, &x[..m2 * cols], &[cut..w.num_panels(), 0..cut]);
+                prop_assert_eq!(&together[..split.len()], &split[..], "{} {} m={} m2={}", dtype, kernels.isa(), m, m2);
+                let last = x.len() / cols - 1;
+                let alone = run(kernels, w, &x[last * cols..], &whole(w));
+                prop_assert_eq!(&together[last * w.rows()..], &alone[..], "{} {} alone", dtype, kernels.isa());
+            }
+        }
+    }
+}
+
+fn float_products(dtype: DType, rows: usize, cols: usize, m: usize, seed: u64) {
+    let mut rng = Rng(seed);
+    let case = Case::new(dtype, rows, cols, &mut rng);
+    let x = rng.floats(m * cols);
+    let exact: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+    let expected = reference(&case, &exact);
+    for kernels in tiers() {
+        let got = float32(kernels, &case.packed, &x, &whole(&case.packed));
+        let relative = cols as f64 * 2f64.powi(-23);
+        assert_close(&got, &expected, relative, 1e-30, &format!("{dtype} {} {rows}x{cols} m={m}", kernels.isa()));
+    }
+}
+
+#[test]
+fn int8_sums_are_exact_at_the_extremes() {
+    // Every code and every activation at its largest magnitude: a saturating instruction would show.
+    let mut bytes = Vec::new();
+    for row in 0..16 {
+        for _ in 0..2 {
+            bytes.extend(f16::ONE.to_le_bytes());
+            bytes.extend([if row % 2 == 0 { 0x80 } else { 0x7f }; 32]);
+        }
+    }
+    let view = TensorView { name: "w", dtype: DType::Q8_0, shape: vec![16, 64], bytes: &bytes };
+    let w = PackedMatrix::pack(&view, 16, &|row| row).unwrap();
+    for sign in [1.0, -1.0] {
+        for kernels in tiers() {
+            for (row, &y) in int8(kernels, &w, &[127.0 * sign; 64], &whole(&w)).iter().enumerate() {
+                let code = if row % 2 == 0 { -128.0 } else { 127.0 };
+                assert_eq!(y, code * 127.0 * 64.0 * sign, "{} row {row}", kernels.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn nan_stays_in_its_row() {
+    let mut rng = Rng(3);
+    let case = Case::new(DType::Q4_1, 40, 96, &mut rng);
+    let mut x = rng.floats(9 * 96);
+    x[3 * 96 + 50] = f32::NAN;
+    for kernels in tiers() {
+        for run in [int8, float32] {
+            for (row, y) in run(kernels, &case.packed, &x, &whole(&case.packed)).chunks_exact(40).enumerate() {
+                assert!(y.iter().all(|v| v.is_nan() == (row == 3)), "{} row {row}", kernels.isa());
+            }
+        }
+    }
+}
