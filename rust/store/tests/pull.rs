@@ -1,97 +1,15 @@
 //! Pulls from a hub and a pip of our own making: broken, hostile and concurrent ones included.
 
-use std::collections::HashMap;
+mod fake_hub;
+
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
+use fake_hub::{Answer, Hub};
 use ferrule_store::{Catalogue, Entry, Error, Part, Progress, Silent, Source, Store, StoreConfig};
 use sha2::{Digest, Sha256};
-
-/// What the test hub does with the requests for one path, in turn; the last one stays.
-#[derive(Clone)]
-enum Answer {
-    Bytes(Vec<u8>),
-    /// Closes the connection after so many bytes of the body.
-    CutAfter(usize, Vec<u8>),
-    /// Ignores ranges.
-    Whole(Vec<u8>),
-    Status(u16),
-}
-
-#[derive(Default)]
-struct Hub {
-    answers: Mutex<HashMap<String, Vec<Answer>>>,
-    /// Path, range and authorization of each request.
-    requests: Mutex<Vec<(String, Option<String>, Option<String>)>>,
-}
-
-impl Hub {
-    fn start(answers: &[(&str, Vec<Answer>)]) -> (Arc<Self>, String) {
-        let hub = Arc::new(Self::default());
-        *hub.answers.lock().unwrap() = answers.iter().map(|(path, list)| (path.to_string(), list.clone())).collect();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let server = hub.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let server = server.clone();
-                std::thread::spawn(move || server.serve(stream));
-            }
-        });
-        (hub, endpoint)
-    }
-
-    fn serve(&self, stream: TcpStream) {
-        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-        let Some(first) = lines.next() else { return };
-        let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-        let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-        let header = |name: &str| {
-            let found = headers.iter().find(|line| line.to_lowercase().starts_with(name))?;
-            Some(found.split_once(':')?.1.trim().to_owned())
-        };
-        let range = header("range");
-        self.requests.lock().unwrap().push((path.clone(), range.clone(), header("authorization")));
-        let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()).unwrap_or(0);
-        respond(stream, self.next_answer(&path), from);
-    }
-
-    fn next_answer(&self, path: &str) -> Answer {
-        let mut answers = self.answers.lock().unwrap();
-        match answers.get_mut(path) {
-            Some(list) if list.len() > 1 => list.remove(0),
-            Some(list) => list[0].clone(),
-            None => Answer::Status(404),
-        }
-    }
-
-    fn ranges(&self) -> Vec<Option<String>> {
-        self.requests.lock().unwrap().iter().map(|(_, range, _)| range.clone()).collect()
-    }
-}
-
-fn respond(mut stream: TcpStream, answer: Answer, from: usize) {
-    let (from, body, cut) = match answer {
-        Answer::Status(status) => {
-            let _ = write!(stream, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            return;
-        }
-        Answer::Whole(body) => (0, body, usize::MAX),
-        Answer::Bytes(body) => (from, body, usize::MAX),
-        Answer::CutAfter(cut, body) => (from, body, cut),
-    };
-    let rest = &body[from.min(body.len())..];
-    let head = match from {
-        0 => "HTTP/1.1 200 OK".to_owned(),
-        _ => format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{}", body.len() - 1, body.len()),
-    };
-    let _ = write!(stream, "{head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", rest.len());
-    let _ = stream.write_all(&rest[..cut.min(rest.len())]);
-}
 
 #[derive(Default)]
 struct Notes(Vec<String>);
@@ -167,11 +85,11 @@ fn a_pulled_model_is_listed_shown_found_and_removed() {
     let model = store.pull("tiny", &mut notes).unwrap();
     assert!(notes.0[0].contains("MIT"), "{:?}", notes.0);
     assert_eq!(fs::read(store.resolve("TINY:1m").unwrap()).unwrap(), bytes);
-    assert_eq!(store.list().unwrap(), [model.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&model));
     assert_eq!(store.show("tiny").unwrap(), model);
     assert_eq!((model.bytes(), model.license.as_deref()), (100_000, Some("MIT")));
     assert_eq!(leftovers(home.path()), ["manifest.json", "tiny.gguf"]);
-    assert_eq!(hub.requests.lock().unwrap()[0].2.as_deref(), Some("Bearer secret"));
+    assert_eq!(hub.requests()[0].authorization.as_deref(), Some("Bearer secret"));
 
     store.pull("tiny", &mut Silent).unwrap();
     assert_eq!(hub.ranges().len(), 1, "the second pull asks nobody");
@@ -203,7 +121,7 @@ fn a_broken_pull_is_no_model_and_the_next_goes_on() {
     assert!(err.to_string().contains("503"), "{err}");
     assert!(store.list().unwrap().is_empty() && store.resolve("tiny").is_err());
 
-    hub.answers.lock().unwrap().insert(FILE.into(), vec![Answer::Bytes(bytes.clone())]);
+    hub.set(FILE, Answer::Bytes(bytes.clone()));
     let model = store.pull("tiny", &mut Silent).unwrap();
     assert_eq!(fs::read(model.path()).unwrap(), bytes);
     assert_eq!(hub.ranges().last().unwrap().as_deref(), Some("bytes=120000-"));
