@@ -137,7 +137,7 @@ fn run(plan: &Plan) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
     /// Batched, chunked, cached, preempted, forked, cancelled beside: equal to alone, and nothing leaks.
     #[test]

@@ -97,7 +97,7 @@ impl World {
         self.scheduler.commit(&self.step);
         self.scheduler.check_invariants();
         let (mut logits, mut hidden) = (self.out.logits.clone(), self.out.hidden.clone());
-        for scheduled in std::mem::take(&mut self.step.sequences) {
+        for scheduled in self.step.sequences.clone() {
             let num_logits = scheduled.num_logit_rows() * self.model_config.vocab_size;
             let num_hidden = usize::from(scheduled.rows == RowsWanted::Embedding) * self.model_config.hidden_size;
             let rows = logits.drain(..num_logits).collect::<Vec<_>>();
