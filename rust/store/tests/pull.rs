@@ -111,6 +111,18 @@ fn a_cut_connection_is_taken_up_where_it_broke() {
 }
 
 #[test]
+fn ranges_survive_redirects() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = content(90_000);
+    let blob = vec![Answer::CutAfter(30_000, bytes.clone()), Answer::Bytes(bytes.clone())];
+    let (hub, endpoint) = Hub::start(&[(FILE, vec![Answer::Redirect("/blob")]), ("/blob", blob)]);
+    let store = store(home.path(), Some(&endpoint), None, vec![entry(&bytes, vec![hub_source()])]);
+    assert_eq!(fs::read(store.pull("tiny", &mut Silent).unwrap().path()).unwrap(), bytes);
+    let rest = Some("bytes=30000-".to_owned());
+    assert_eq!(hub.ranges(), [None, None, rest.clone(), rest]);
+}
+
+#[test]
 fn a_broken_pull_is_no_model_and_the_next_goes_on() {
     let home = tempfile::tempdir().unwrap();
     let bytes = content(200_000);

@@ -75,7 +75,8 @@ impl<'a> Chat<'a> {
         if self.shows_figures {
             print::note(&answer.figures());
         }
-        if !self.raw {
+        // An answer that was stopped before its first word is not one to go on from.
+        if !self.raw && !answer.text.is_empty() {
             self.messages.push(ChatMessage::new("user", text));
             self.messages.push(ChatMessage::new("assistant", answer.text));
         }

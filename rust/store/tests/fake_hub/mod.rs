@@ -14,6 +14,7 @@ pub enum Answer {
     /// Ignores ranges.
     Whole(Vec<u8>),
     Status(u16),
+    Redirect(&'static str),
 }
 
 /// The headers that matter.
@@ -88,6 +89,13 @@ fn respond(mut stream: TcpStream, answer: Answer, from: usize) {
     let (from, body, cut) = match answer {
         Answer::Status(status) => {
             let _ = write!(stream, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            return;
+        }
+        Answer::Redirect(to) => {
+            let _ = write!(
+                stream,
+                "HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
             return;
         }
         Answer::Whole(body) => (0, body, usize::MAX),
