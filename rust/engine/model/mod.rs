@@ -3,8 +3,10 @@
 mod checks;
 mod config;
 mod families;
+mod fields;
 mod gguf_config;
 mod hf_config;
+mod hf_rope;
 mod names;
 mod registry;
 mod rope;
