@@ -3,10 +3,8 @@
 mod checks;
 mod config;
 mod families;
-mod fields;
 mod gguf_config;
 mod hf_config;
-mod hf_rope;
 mod names;
 mod registry;
 mod rope;
