@@ -28,7 +28,7 @@ build: $(BIN)/.built  ## Build .venv with the package, and target/release/ferrul
 
 .PHONY: test
 test: $(BIN)/.dev  ## Run every test, Rust and Python
-	cargo test --release --workspace --exclude ferrule-python
+	cargo test --release --workspace
 	$(BIN)/python -m pytest
 
 .PHONY: lint
@@ -63,10 +63,10 @@ $(BIN)/.maturin:
 	$(BIN)/pip install --quiet 'maturin>=1.9,<2'
 	@touch $@
 
-# Cargo decides what is stale: the library and the binary share every object file but their own.
+# Always the whole workspace: a part of it alone has other features, and would be built a second time.
 $(BIN)/.built: $(RUST) pyproject.toml $(BIN)/.maturin
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --release
-	cargo build --release -p ferrule-server
+	cargo build --release --workspace --bins
 	@touch $@
 
 $(BIN)/.dev: pyproject.toml $(BIN)/.built

@@ -1,0 +1,20 @@
+"""Fixtures, and hypothesis settings: small in a normal run, `HYPOTHESIS_PROFILE=deep` for a long one."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from ferrule import Engine
+
+settings.register_profile("default", max_examples=100, stateful_step_count=40, deadline=None)
+settings.register_profile("deep", max_examples=5000, stateful_step_count=100, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """The null model: the real engine, with tokens that follow from a hash of the prefix."""
+    with Engine("null") as engine:
+        yield engine
