@@ -1,43 +1,31 @@
-//! Attention over the paged KV cache, and the layout of a KV block.
+//! Attention over the paged KV cache.
+//!
+//! ```text
+//! attention        per tile of rows: for each chunk of 256 positions { partial; merge into the state }; out = state / sum
+//! attention_partial   one chunk's partial, for lanes that share a long sequence
+//! attention_merge     the same merges and the same division, over partials that are there already
+//! ```
+//! A row is one query head of one query. Chunks lie at absolute multiples of 256 and are merged in order, and a
+//! row's sums run over its own positions in order: its bits depend on neither the other rows nor the split.
 
-use std::marker::PhantomData;
+mod chunk;
+mod kv;
 
-use super::Kernels;
-use crate::config::KvDtype;
+use std::ops::Range;
+
+use super::{Kernels, dispatch};
 use crate::ids::BlockId;
+pub(super) use chunk::{CHUNK_LEN, Chunk};
+pub use kv::{BLOCK_SIZE, KvLayer, KvShape};
 
-/// Positions per block.
-pub const BLOCK_SIZE: usize = 16;
+/// Rows that share a pass over K and V: their scores and sums stay in the L2 cache.
+const ROWS_PER_TILE: usize = 48;
 
-/// One layer's part of a block: K of all KV heads, then V of all KV heads.
-///
-/// ```text
-/// f32:  K (num_kv_heads, head_dim, 16)        V (num_kv_heads, 16, head_dim)
-/// bf16: K (num_kv_heads, head_dim / 2, 16, 2)  V (num_kv_heads, 8, head_dim, 2)   pairs of dims / of positions
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KvShape {
-    pub dtype: KvDtype,
-    pub num_kv_heads: usize,
-    /// Even.
-    pub head_dim: usize,
-}
-
-impl KvShape {
-    pub fn block_bytes(&self) -> usize {
-        2 * BLOCK_SIZE * self.num_kv_heads * self.head_dim * self.dtype.bytes()
-    }
-}
-
-/// One layer slot of the KV memory: (num_blocks, shape.block_bytes()).
-#[derive(Debug, Clone, Copy)]
-pub struct KvLayer<'a> {
-    /// 64-byte aligned.
-    pub ptr: *mut u8,
-    pub num_blocks: usize,
-    pub shape: KvShape,
-    pub _life: PhantomData<&'a mut [u8]>,
-}
+/// A row's state: the greatest score, the sum of weights (zero: nothing seen yet), padding; then the
+/// weighted sum of values, padded to whole vectors.
+pub(super) const STATE_HEADER: usize = 16;
+pub(super) const MAX: usize = 0;
+pub(super) const SUM: usize = 1;
 
 /// Consecutive queries of one sequence against one KV head: the query heads that share it.
 #[derive(Debug, Clone, Copy)]
@@ -66,23 +54,182 @@ pub struct AttentionTask<'a> {
     pub out_stride: usize,
 }
 
-impl Kernels {
-    /// Writes one position's keys and values (num_kv_heads, head_dim), rounded to the cache's type.
-    ///
-    /// # Safety
-    /// `block < num_blocks`, `slot < 16`; no other lane touches this block's layer meanwhile, except other
-    /// slots in f32... (bf16 V keeps two positions in one word: lanes split by even pairs of slots or by sequence).
-    pub unsafe fn store_kv(&self, _kv: KvLayer<'_>, _block: BlockId, _slot: usize, _k: &[f32], _v: &[f32]) {
-        todo!()
+impl AttentionTask<'_> {
+    /// The chunks of 256 positions that the queries see.
+    pub fn chunks(&self) -> Range<usize> {
+        self.chunks_of(&(0..self.num_rows()))
     }
 
+    /// Floats that `attention_partial` writes for one chunk.
+    pub fn partial_len(&self) -> usize {
+        self.num_rows() * self.state_stride()
+    }
+
+    fn num_rows(&self) -> usize {
+        self.num_queries * self.group
+    }
+
+    /// Floats from one row's state to the next.
+    fn state_stride(&self) -> usize {
+        STATE_HEADER + self.kv.shape.head_dim.next_multiple_of(16)
+    }
+
+    /// The positions that a row sees.
+    fn seen(&self, row: usize) -> Range<usize> {
+        let end = self.start + row / self.group + 1;
+        self.window.map_or(0, |window| end.saturating_sub(window))..end
+    }
+
+    fn chunks_of(&self, rows: &Range<usize>) -> Range<usize> {
+        if rows.is_empty() {
+            return 0..0;
+        }
+        self.seen(rows.start).start / CHUNK_LEN..self.seen(rows.end - 1).end.div_ceil(CHUNK_LEN)
+    }
+
+    fn row_offset(&self, row: usize, stride: usize) -> usize {
+        row / self.group * stride + (self.kv_head * self.group + row % self.group) * self.kv.shape.head_dim
+    }
+
+    fn row_tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let num_rows = self.num_rows();
+        (0..num_rows).step_by(ROWS_PER_TILE).map(move |row| row..(row + ROWS_PER_TILE).min(num_rows))
+    }
+}
+
+/// A tile's part of the scratch memory.
+struct Workspace<'a> {
+    /// (head_dim, rows): a dimension of all rows is one run, for broadcasts.
+    q: &'a mut [f32],
+    /// (rows, 256)
+    scores: &'a mut [f32],
+    /// (rows, state_stride)
+    partial: &'a mut [f32],
+    /// (rows, state_stride)
+    state: &'a mut [f32],
+}
+
+impl<'a> Workspace<'a> {
+    fn new(task: &AttentionTask<'_>, num_rows: usize, scratch: &'a mut Vec<f32>) -> Self {
+        const LINE: usize = 64 / size_of::<f32>();
+        let q_len = (task.kv.shape.head_dim * num_rows).next_multiple_of(LINE);
+        let state_len = num_rows * task.state_stride();
+        let needed = q_len + num_rows * CHUNK_LEN + 2 * state_len + LINE;
+        if scratch.len() < needed {
+            scratch.resize(needed, 0.0);
+        }
+        let aligned = scratch.as_ptr().align_offset(64).min(LINE);
+        let (q, rest) = scratch[aligned..].split_at_mut(q_len);
+        let (scores, rest) = rest.split_at_mut(num_rows * CHUNK_LEN);
+        let (partial, rest) = rest.split_at_mut(state_len);
+        Self { q, scores, partial, state: &mut rest[..state_len] }
+    }
+
+    /// # Safety
+    /// `task.q` is valid for the task's shape.
+    unsafe fn gather_q(&mut self, task: &AttentionTask<'_>, rows: &Range<usize>) {
+        let (head_dim, num_rows) = (task.kv.shape.head_dim, rows.len());
+        for (i, row) in rows.clone().enumerate() {
+            // SAFETY: the caller's promise.
+            let q = unsafe { std::slice::from_raw_parts(task.q.add(task.row_offset(row, task.q_stride)), head_dim) };
+            for (d, &x) in q.iter().enumerate() {
+                self.q[d * num_rows + i] = x;
+            }
+        }
+    }
+}
+
+impl Kernels {
     /// Softmax attention of the task's queries. The softmax runs over chunks of 256 positions at absolute
     /// multiples of 256, merged in order: a query's bits depend on neither the other queries nor the caller's split.
     ///
     /// # Safety
     /// Pointers are valid for the shapes above; positions up to start + num_queries - 1 (within the window)
     /// are stored; no other lane writes them or these heads of `out` meanwhile.
-    pub unsafe fn attention(&self, _task: &AttentionTask<'_>, _scratch: &mut Vec<f32>) {
-        todo!()
+    pub unsafe fn attention(&self, task: &AttentionTask<'_>, scratch: &mut Vec<f32>) {
+        for rows in task.row_tiles() {
+            let mut work = Workspace::new(task, rows.len(), scratch);
+            work.state.fill(0.0);
+            // SAFETY: the caller's promises.
+            unsafe { work.gather_q(task, &rows) };
+            for id in task.chunks_of(&rows) {
+                let chunk = Chunk::new(task, rows.clone(), id);
+                // SAFETY: the caller's promises; the workspace was made for these rows.
+                unsafe { self.chunk_partial(&chunk, work.q, work.scores, work.partial) };
+                self.merge_rows(task, work.state, work.partial);
+            }
+            // SAFETY: the caller's promises.
+            unsafe { self.write_rows(task, &rows, work.state) };
+        }
+    }
+
+    /// The part of `attention` that chunk `chunk` of `task.chunks()` contributes. `partial` is (`task.partial_len()`,).
+    ///
+    /// # Safety
+    /// As for `attention`, but `out` is not touched.
+    pub unsafe fn attention_partial(
+        &self,
+        task: &AttentionTask<'_>,
+        chunk: usize,
+        partial: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) {
+        for rows in task.row_tiles() {
+            let mut work = Workspace::new(task, rows.len(), scratch);
+            // SAFETY: the caller's promises.
+            unsafe { work.gather_q(task, &rows) };
+            let partial = &mut partial[rows.start * task.state_stride()..rows.end * task.state_stride()];
+            let chunk = Chunk::new(task, rows, chunk);
+            // SAFETY: the caller's promises; `partial` has a state per row.
+            unsafe { self.chunk_partial(&chunk, work.q, work.scores, partial) };
+        }
+    }
+
+    /// Writes the task's `out` from the partials of all its chunks, (chunks, `task.partial_len()`) in order: the
+    /// same bits as `attention`.
+    ///
+    /// # Safety
+    /// `task.out` is valid for the task's shape; no other lane touches these heads meanwhile.
+    pub unsafe fn attention_merge(&self, task: &AttentionTask<'_>, partials: &mut [f32]) {
+        let (state, rest) = partials.split_at_mut(task.partial_len());
+        for partial in rest.chunks_exact(task.partial_len()).take(task.chunks().len() - 1) {
+            self.merge_rows(task, state, partial);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.write_rows(task, &(0..task.num_rows()), state) };
+    }
+
+    /// # Safety
+    /// As for `attention_partial`.
+    unsafe fn chunk_partial(&self, chunk: &Chunk<'_>, q: &[f32], scores: &mut [f32], partial: &mut [f32]) {
+        dispatch!(self, attention::chunk_partial(chunk, q, scores, partial))
+    }
+
+    /// Adds partials to states, row by row.
+    fn merge_rows(&self, task: &AttentionTask<'_>, states: &mut [f32], partials: &[f32]) {
+        let stride = task.state_stride();
+        for (state, partial) in states.chunks_exact_mut(stride).zip(partials.chunks_exact(stride)) {
+            match (state[SUM] == 0.0, partial[SUM] == 0.0) {
+                (_, true) => {}
+                (true, false) => state.copy_from_slice(partial),
+                (false, false) => dispatch!(self, attention::merge(state, partial)),
+            }
+        }
+    }
+
+    /// out = weighted sum / sum of weights.
+    ///
+    /// # Safety
+    /// As for `attention_merge`.
+    unsafe fn write_rows(&self, task: &AttentionTask<'_>, rows: &Range<usize>, states: &[f32]) {
+        let (head_dim, stride) = (task.kv.shape.head_dim, task.state_stride());
+        for (row, state) in rows.clone().zip(states.chunks_exact(stride)) {
+            // SAFETY: the caller's promise.
+            let out = unsafe {
+                std::slice::from_raw_parts_mut(task.out.add(task.row_offset(row, task.out_stride)), head_dim)
+            };
+            out.copy_from_slice(&state[STATE_HEADER..][..head_dim]);
+            self.scale(out, 1.0 / state[SUM]);
+        }
     }
 }

@@ -15,7 +15,7 @@ mod scalar;
 mod simd;
 pub mod threads;
 
-pub use attention::{AttentionTask, KvLayer, KvShape};
+pub use attention::{AttentionTask, BLOCK_SIZE, KvLayer, KvShape};
 pub use matmul::{MatMut, QuantizedRows};
 
 use crate::config::Isa;
@@ -31,7 +31,9 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Kernels` of this tier exist only on machines that have it.
             crate::config::Isa::Avx2 => unsafe { crate::kernels::avx2::$module::$function($($argument),*) },
-            _ => crate::kernels::scalar::$module::$function($($argument),*),
+            // SAFETY: where the function is unsafe, the caller's promises are its own.
+            #[allow(unused_unsafe)]
+            _ => unsafe { crate::kernels::scalar::$module::$function($($argument),*) },
         }
     };
 }

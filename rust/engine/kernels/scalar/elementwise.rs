@@ -2,6 +2,9 @@
 
 use crate::model::Activation;
 
+/// 2 * sqrt(2/pi)
+pub(in crate::kernels) const GELU_SCALE: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2;
+
 pub(in crate::kernels) fn rms_norm_inplace(x: &mut [f32], weight: &[f32], eps: f32) {
     let squares: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
     let inverse = 1.0 / ((squares / x.len() as f64) as f32 + eps).sqrt();
@@ -52,6 +55,6 @@ fn silu(x: f32) -> f32 {
 
 /// x * (1 + tanh(u)) / 2 is x * sigmoid(2u), which does not cancel; u = sqrt(2/pi) (x + 0.044715 x³).
 fn gelu_tanh(x: f32) -> f32 {
-    let doubled = 1.595_769_1 * x * (1.0 + 0.044715 * x * x);
+    let doubled = GELU_SCALE * x * (1.0 + 0.044715 * x * x);
     x / (1.0 + (-doubled).exp())
 }

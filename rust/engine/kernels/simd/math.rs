@@ -1,6 +1,7 @@
 //! Exponentials of vectors, to about 1e-7 relative. Polynomials: Cephes (Moshier), expf and tanhf.
 
 use super::F32x16;
+use crate::kernels::scalar::elementwise::GELU_SCALE;
 
 /// Below this, `exp` is zero: the results would be subnormal, which are slow and nothing here needs.
 pub(in crate::kernels) const EXP_FLOOR: f32 = -87.33;
@@ -36,7 +37,7 @@ pub(in crate::kernels) fn sigmoid<S: F32x16>(x: S) -> S {
 #[inline(always)]
 pub(in crate::kernels) fn tanh<S: F32x16>(x: S) -> S {
     let z = x.mul(x);
-    let small = polynomial(z, [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1]);
+    let small = polynomial(z, [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1]);
     let small = small.mul(z).mul_add(x, x);
     // 1 - 2 / (e^2x + 1) cancels near zero, and is within rounding elsewhere.
     let one = S::splat(1.0);
@@ -48,7 +49,7 @@ pub(in crate::kernels) fn tanh<S: F32x16>(x: S) -> S {
 #[inline(always)]
 pub(in crate::kernels) fn gelu_tanh<S: F32x16>(x: S) -> S {
     let inner = x.mul(x).mul_add(S::splat(0.044715), S::splat(1.0)).mul(x);
-    x.mul(sigmoid(inner.mul(S::splat(1.595_769_1))))
+    x.mul(sigmoid(inner.mul(S::splat(GELU_SCALE))))
 }
 
 #[inline(always)]

@@ -1,6 +1,7 @@
 //! Kernels written once for every vector tier, over sixteen floats at a time. A tier's module compiles
 //! them with its instructions enabled; since both round alike, AVX2 and AVX-512 give the same bits.
 
+pub(super) mod attention;
 pub(super) mod elementwise;
 pub(super) mod math;
 
@@ -74,4 +75,14 @@ pub(super) trait F32x16: Copy {
 
     /// The greatest; NaN lanes are passed over where they can be.
     fn greatest(self) -> f32;
+}
+
+/// Asks for the cache lines that `bytes` from `p` on begin in. Any address will do.
+#[inline(always)]
+pub(super) fn prefetch(p: *const u8, bytes: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for at in (0..bytes).step_by(64) {
+        // SAFETY: a prefetch touches no memory that the program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(at).cast()) };
+    }
 }

@@ -1,0 +1,109 @@
+//! The layout of a KV block, and the writing of keys and values.
+
+use std::marker::PhantomData;
+
+use half::bf16;
+
+use crate::config::KvDtype;
+use crate::ids::BlockId;
+use crate::kernels::Kernels;
+
+/// Positions per block.
+pub const BLOCK_SIZE: usize = 16;
+
+/// One layer's part of a block: K of all KV heads, then V of all KV heads.
+///
+/// ```text
+/// f32:  K (num_kv_heads, head_dim, 16)        V (num_kv_heads, 16, head_dim)
+/// bf16: K (num_kv_heads, head_dim / 2, 16, 2)  V (num_kv_heads, 8, head_dim, 2)   pairs of dims / of positions
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvShape {
+    pub dtype: KvDtype,
+    pub num_kv_heads: usize,
+    /// Even.
+    pub head_dim: usize,
+}
+
+impl KvShape {
+    pub fn block_bytes(&self) -> usize {
+        2 * self.num_kv_heads * self.head_bytes()
+    }
+
+    /// Bytes of one head's keys, or values, in a block.
+    fn head_bytes(&self) -> usize {
+        BLOCK_SIZE * self.head_dim * self.dtype.bytes()
+    }
+
+    /// The element, of one head's keys in a block, that holds dimension `d` of position `slot`.
+    pub(in crate::kernels) fn key_index(&self, slot: usize, d: usize) -> usize {
+        match self.dtype {
+            KvDtype::F32 => d * BLOCK_SIZE + slot,
+            KvDtype::Bf16 => (d / 2 * BLOCK_SIZE + slot) * 2 + d % 2,
+        }
+    }
+
+    /// The same for values.
+    pub(in crate::kernels) fn value_index(&self, slot: usize, d: usize) -> usize {
+        match self.dtype {
+            KvDtype::F32 => slot * self.head_dim + d,
+            KvDtype::Bf16 => (slot / 2 * self.head_dim + d) * 2 + slot % 2,
+        }
+    }
+}
+
+/// One layer slot of the KV memory: (num_blocks, shape.block_bytes()).
+#[derive(Debug, Clone, Copy)]
+pub struct KvLayer<'a> {
+    /// 64-byte aligned.
+    pub ptr: *mut u8,
+    pub num_blocks: usize,
+    pub shape: KvShape,
+    pub _life: PhantomData<&'a mut [u8]>,
+}
+
+impl KvLayer<'_> {
+    /// Where the keys of a head in a block begin.
+    pub(in crate::kernels) fn keys(&self, block: BlockId, head: usize) -> *mut u8 {
+        assert!(block.index() < self.num_blocks, "block {block} of {}", self.num_blocks);
+        assert!(head < self.shape.num_kv_heads, "KV head {head} of {}", self.shape.num_kv_heads);
+        self.ptr.wrapping_add(block.index() * self.shape.block_bytes() + head * self.shape.head_bytes())
+    }
+
+    /// Where its values begin.
+    pub(in crate::kernels) fn values(&self, block: BlockId, head: usize) -> *mut u8 {
+        self.keys(block, head).wrapping_add(self.shape.num_kv_heads * self.shape.head_bytes())
+    }
+}
+
+impl Kernels {
+    /// Writes one position's keys and values (num_kv_heads, head_dim), rounded to the cache's type.
+    ///
+    /// # Safety
+    /// `kv` is valid for its shape; no other lane touches this slot of the block's layer meanwhile (others may
+    /// write other slots).
+    pub unsafe fn store_kv(&self, kv: KvLayer<'_>, block: BlockId, slot: usize, k: &[f32], v: &[f32]) {
+        let KvShape { num_kv_heads, head_dim, dtype } = kv.shape;
+        assert!(slot < BLOCK_SIZE, "slot {slot} of {BLOCK_SIZE}");
+        assert_eq!((k.len(), v.len()), (num_kv_heads * head_dim, num_kv_heads * head_dim), "(num_kv_heads, head_dim)");
+        for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
+            let (keys, values) = (kv.keys(block, head), kv.values(block, head));
+            for d in 0..head_dim {
+                let (key, value) = (kv.shape.key_index(slot, d), kv.shape.value_index(slot, d));
+                // SAFETY: both indices lie within the head's part of the block; the caller's promise covers the rest.
+                unsafe {
+                    match dtype {
+                        KvDtype::F32 => {
+                            keys.cast::<f32>().add(key).write(k[d]);
+                            values.cast::<f32>().add(value).write(v[d]);
+                        }
+                        KvDtype::Bf16 => {
+                            keys.cast::<bf16>().add(key).write(bf16::from_f32(k[d]));
+                            values.cast::<bf16>().add(value).write(bf16::from_f32(v[d]));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Attention over one chunk, compiled for this tier.
+
+use super::vector::Vector;
+use crate::kernels::attention::Chunk;
+use crate::kernels::simd::attention as simd;
+
+/// # Safety
+/// As for the vector tiers' `chunk_partial`.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::kernels) unsafe fn chunk_partial(chunk: &Chunk<'_>, q: &[f32], scores: &mut [f32], partial: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { simd::chunk_partial::<Vector>(chunk, q, scores, partial) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::kernels) fn merge(state: &mut [f32], partial: &[f32]) {
+    simd::merge::<Vector>(state, partial);
+}

@@ -1,0 +1,81 @@
+//! Attention over one chunk: the specification.
+
+use half::bf16;
+
+use crate::config::KvDtype;
+use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
+
+/// The states (rows, state_stride) of the chunk's rows `q` (head_dim, rows) after its positions alone.
+///
+/// # Safety
+/// The blocks that the rows see are valid for their shape and stored.
+pub(in crate::kernels) unsafe fn chunk_partial(chunk: &Chunk<'_>, q: &[f32], scores: &mut [f32], partial: &mut [f32]) {
+    let num_rows = chunk.rows.len();
+    let stride = partial.len() / num_rows;
+    let rows = scores.chunks_exact_mut(CHUNK_LEN).zip(partial.chunks_exact_mut(stride)).take(num_rows);
+    for (row, (scores, state)) in rows.enumerate() {
+        state.fill(0.0);
+        state[MAX] = f32::NEG_INFINITY;
+        for position in chunk.seen(row) {
+            // SAFETY: the row sees the position, so that it is stored.
+            scores[position] = unsafe { score(chunk, |d| q[d * num_rows + row], position) };
+            state[MAX] = state[MAX].max(scores[position]);
+        }
+        for position in chunk.seen(row) {
+            let weight = (scores[position] - state[MAX]).exp();
+            state[SUM] += weight;
+            for d in 0..chunk.task.kv.shape.head_dim {
+                // SAFETY: as above.
+                state[STATE_HEADER + d] += weight * unsafe { value(chunk, position, d) };
+            }
+        }
+    }
+}
+
+/// Adds `partial` to `state`; both have seen something.
+pub(in crate::kernels) fn merge(state: &mut [f32], partial: &[f32]) {
+    let max = state[MAX].max(partial[MAX]);
+    let (keep, take) = ((state[MAX] - max).exp(), (partial[MAX] - max).exp());
+    state[MAX] = max;
+    state[SUM] = state[SUM] * keep + partial[SUM] * take;
+    for (state, partial) in state[STATE_HEADER..].iter_mut().zip(&partial[STATE_HEADER..]) {
+        *state = *state * keep + partial * take;
+    }
+}
+
+/// # Safety
+/// The position is stored.
+unsafe fn score(chunk: &Chunk<'_>, q: impl Fn(usize) -> f32, position: usize) -> f32 {
+    let task = chunk.task;
+    // SAFETY: the caller's promise.
+    let dot: f32 = (0..task.kv.shape.head_dim).map(|d| q(d) * unsafe { key(chunk, position, d) }).sum();
+    let score = dot * task.scale;
+    task.softcap.map_or(score, |cap| cap * (score / cap).tanh())
+}
+
+/// # Safety
+/// The position is stored.
+unsafe fn key(chunk: &Chunk<'_>, position: usize, d: usize) -> f32 {
+    let shape = chunk.task.kv.shape;
+    // SAFETY: the index lies within the head's keys of the block.
+    unsafe { element(chunk.keys[position / BLOCK_SIZE], shape.dtype, shape.key_index(position % BLOCK_SIZE, d)) }
+}
+
+/// # Safety
+/// The position is stored.
+unsafe fn value(chunk: &Chunk<'_>, position: usize, d: usize) -> f32 {
+    let shape = chunk.task.kv.shape;
+    // SAFETY: the index lies within the head's values of the block.
+    unsafe { element(chunk.values[position / BLOCK_SIZE], shape.dtype, shape.value_index(position % BLOCK_SIZE, d)) }
+}
+
+/// # Safety
+/// `p` points to an array of `dtype` with an element `i`.
+unsafe fn element(p: *const u8, dtype: KvDtype, i: usize) -> f32 {
+    match dtype {
+        // SAFETY: the caller's promise.
+        KvDtype::F32 => unsafe { p.cast::<f32>().add(i).read() },
+        // SAFETY: the caller's promise.
+        KvDtype::Bf16 => unsafe { p.cast::<bf16>().add(i).read() }.to_f32(),
+    }
+}

@@ -1,0 +1,335 @@
+//! Attention over the paged cache: every tier against a naive reference in float64, and every way of
+//! cutting the work against every other, bit for bit.
+
+use std::marker::PhantomData;
+use std::sync::Mutex;
+
+use ferrule_engine::config::{Isa, KvDtype};
+use ferrule_engine::ids::BlockId;
+use ferrule_engine::kernels::threads::{Lane, Pool};
+use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, Kernels, KvLayer, KvShape};
+use half::bf16;
+use proptest::prelude::*;
+
+/// A sequence's keys, values and queries, by (position, head, dimension).
+#[derive(Debug, Clone)]
+struct World {
+    shape: KvShape,
+    group: usize,
+    len: usize,
+    window: Option<usize>,
+    softcap: Option<f32>,
+    seed: u64,
+}
+
+fn world() -> impl Strategy<Value = World> {
+    let dtype = prop_oneof![Just(KvDtype::F32), Just(KvDtype::Bf16)];
+    let head_dim = prop_oneof![Just(2usize), Just(14), Just(40), Just(64), Just(80), Just(96), Just(128), Just(256)];
+    let window = prop_oneof![Just(None), (1usize..40).prop_map(Some), (200usize..600).prop_map(Some)];
+    let softcap = prop_oneof![3 => Just(None), 1 => Just(Some(5.0f32))];
+    (dtype, head_dim, 1usize..4, 1usize..=16, 1usize..600, window, softcap, any::<u64>()).prop_map(
+        |(dtype, head_dim, num_kv_heads, group, len, window, softcap, seed)| World {
+            shape: KvShape { dtype, num_kv_heads, head_dim },
+            group,
+            len,
+            window,
+            softcap,
+            seed,
+        },
+    )
+}
+
+/// SplitMix64 of a counter, as a float in -1 .. 1.
+fn noise(seed: u64, i: usize) -> f32 {
+    let mut z = seed.wrapping_add((i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+}
+
+impl World {
+    fn scale(&self) -> f32 {
+        2.0 / (self.shape.head_dim as f32).sqrt()
+    }
+
+    fn kv_dim(&self) -> usize {
+        self.shape.num_kv_heads * self.shape.head_dim
+    }
+
+    fn row(&self, salt: u64, position: usize, len: usize) -> Vec<f32> {
+        (0..len).map(|i| noise(self.seed ^ salt, position * len + i)).collect()
+    }
+
+    fn k(&self, position: usize) -> Vec<f32> {
+        self.row(1, position, self.kv_dim()).iter().map(|x| x * 2.0).collect()
+    }
+
+    fn v(&self, position: usize) -> Vec<f32> {
+        self.row(2, position, self.kv_dim())
+    }
+
+    fn q(&self, position: usize) -> Vec<f32> {
+        self.row(3, position, self.kv_dim() * self.group)
+    }
+
+    fn cached(&self, x: f32) -> f64 {
+        match self.shape.dtype {
+            KvDtype::F32 => f64::from(x),
+            KvDtype::Bf16 => bf16::from_f32(x).to_f64(),
+        }
+    }
+
+    fn first_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    /// One query's output (num_kv_heads * group, head_dim), by the textbook.
+    fn reference(&self, position: usize) -> Vec<f64> {
+        let (head_dim, q) = (self.shape.head_dim, self.q(position));
+        let seen: Vec<_> = (self.first_seen(position)..=position).map(|p| (self.k(p), self.v(p))).collect();
+        let head = |h: usize| {
+            let kv_head = h / self.group * head_dim;
+            let score = |k: &[f32]| {
+                let dot: f64 =
+                    (0..head_dim).map(|d| f64::from(q[h * head_dim + d]) * self.cached(k[kv_head + d])).sum();
+                let score = dot * f64::from(self.scale());
+                self.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+            };
+            let scores: Vec<f64> = seen.iter().map(|(k, _)| score(k)).collect();
+            let max = scores.iter().copied().fold(f64::MIN, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            let out = |d: usize| -> f64 {
+                weights.iter().zip(&seen).map(|(w, (_, v))| w * self.cached(v[kv_head + d])).sum::<f64>() / sum
+            };
+            (0..head_dim).map(out).collect::<Vec<_>>()
+        };
+        (0..self.shape.num_kv_heads * self.group).flat_map(head).collect()
+    }
+}
+
+#[derive(Clone)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code)] [u8; 64]);
+
+/// A world's cache: every byte that no position was stored in is part of a NaN.
+struct Cache {
+    world: World,
+    lines: Vec<Line>,
+    blocks: Vec<BlockId>,
+    first_block: usize,
+}
+
+impl Cache {
+    /// Positions that no query from `start` on sees have no block.
+    fn new(world: &World, kernels: &Kernels, start: usize, placement: u64) -> Self {
+        let first_block = world.first_seen(start) / BLOCK_SIZE;
+        let num_used = world.len.div_ceil(BLOCK_SIZE) - first_block;
+        let mut ids: Vec<u32> = (0..2 * num_used as u32 + 3).collect();
+        ids.sort_by_key(|&id| noise(placement, id as usize).to_bits());
+        let blocks = ids[..num_used].iter().map(|&id| BlockId(id)).collect();
+        let num_bytes = ids.len() * world.shape.block_bytes();
+        let lines = vec![Line([0xff; 64]); num_bytes.div_ceil(64)];
+        let mut cache = Self { world: world.clone(), lines, blocks, first_block };
+        for position in world.first_seen(start)..world.len {
+            cache.store(kernels, position, &world.k(position), &world.v(position));
+        }
+        cache
+    }
+
+    fn layer(&self) -> KvLayer<'_> {
+        let num_blocks = self.lines.len() * 64 / self.world.shape.block_bytes();
+        let ptr = self.lines.as_ptr().cast::<u8>().cast_mut();
+        KvLayer { ptr, num_blocks, shape: self.world.shape, _life: PhantomData }
+    }
+
+    fn store(&mut self, kernels: &Kernels, position: usize, k: &[f32], v: &[f32]) {
+        let block = self.blocks[position / BLOCK_SIZE - self.first_block];
+        let ptr = self.lines.as_mut_ptr().cast();
+        let layer = KvLayer { ptr, ..self.layer() };
+        // SAFETY: the layer is this cache's, and `self` is borrowed for writing.
+        unsafe { kernels.store_kv(layer, block, position % BLOCK_SIZE, k, v) };
+    }
+
+    /// Calls `f` with the task of one KV head for queries start .. end.
+    fn with_task(&self, kv_head: usize, q: &[f32], out: &mut [f32], start: usize, f: impl FnOnce(&AttentionTask<'_>)) {
+        let World { shape, group, window, softcap, .. } = self.world;
+        let stride = shape.num_kv_heads * shape.head_dim * group;
+        f(&AttentionTask {
+            kv: self.layer(),
+            kv_head,
+            group,
+            blocks: &self.blocks,
+            first_block: self.first_block,
+            start,
+            num_queries: q.len() / stride,
+            window,
+            scale: self.world.scale(),
+            softcap,
+            q: q.as_ptr(),
+            q_stride: stride,
+            out: out.as_mut_ptr(),
+            out_stride: stride,
+        });
+    }
+
+    /// (queries, heads, head_dim) for the queries start .. end, cut into tasks of at most `cut` queries.
+    fn attend(&self, kernels: &Kernels, start: usize, end: usize, cut: usize) -> Vec<f32> {
+        let mut outs = Vec::new();
+        let mut scratch = Vec::new();
+        for first in (start..end).step_by(cut) {
+            let q: Vec<f32> = (first..end.min(first + cut)).flat_map(|position| self.world.q(position)).collect();
+            let mut out = vec![f32::NAN; q.len()];
+            for kv_head in 0..self.world.shape.num_kv_heads {
+                self.with_task(kv_head, &q, &mut out, first, |task| {
+                    // SAFETY: the task's pointers are to this cache and to vectors of its shape.
+                    unsafe { kernels.attention(task, &mut scratch) };
+                });
+            }
+            outs.extend(out);
+        }
+        outs
+    }
+
+    /// The same for one task per KV head, through partials computed in reverse order.
+    fn attend_by_chunks(&self, kernels: &Kernels, start: usize, end: usize) -> Vec<f32> {
+        let q: Vec<f32> = (start..end).flat_map(|position| self.world.q(position)).collect();
+        let mut out = vec![f32::NAN; q.len()];
+        let mut scratch = vec![f32::NAN; 100_000];
+        for kv_head in 0..self.world.shape.num_kv_heads {
+            self.with_task(kv_head, &q, &mut out, start, |task| {
+                let mut partials = vec![f32::NAN; task.chunks().len() * task.partial_len()];
+                for (chunk, partial) in task.chunks().zip(partials.chunks_mut(task.partial_len())).rev() {
+                    // SAFETY: the task's pointers are to this cache and to vectors of its shape.
+                    unsafe { kernels.attention_partial(task, chunk, partial, &mut scratch) };
+                }
+                // SAFETY: as above.
+                unsafe { kernels.attention_merge(task, &mut partials) };
+            });
+        }
+        out
+    }
+}
+
+fn tiers() -> Vec<Kernels> {
+    [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter_map(|isa| Kernels::new(Some(isa)).ok()).collect()
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Where a test's last queries begin: a handful before the world's end.
+fn last_queries(world: &World, num: usize) -> usize {
+    world.len.saturating_sub(num)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Unused slots and blocks hold NaN, so that a finite result has not touched them.
+    #[test]
+    fn every_tier_matches_the_textbook(world in world(), num_queries in 1usize..6, placement: u64) {
+        let start = last_queries(&world, num_queries);
+        let want: Vec<f64> = (start..world.len).flat_map(|position| world.reference(position)).collect();
+        for kernels in tiers() {
+            let got = Cache::new(&world, &kernels, start, placement).attend(&kernels, start, world.len, world.len);
+            let error = got.iter().zip(&want).map(|(&got, want)| (f64::from(got) - want).abs()).fold(0.0, |a: f64, e| {
+                if e.is_nan() { e } else { a.max(e) }
+            });
+            // Values are below 1 in size.
+            prop_assert!(error <= 2e-6, "{}: error {error:.2e}", kernels.isa());
+        }
+    }
+
+    #[test]
+    fn bits_depend_on_neither_company_nor_split_nor_placement(
+        world in world(), num_queries in 1usize..60, cut in 1usize..30, placements: (u64, u64),
+    ) {
+        let start = last_queries(&world, num_queries);
+        for kernels in tiers() {
+            let cache = Cache::new(&world, &kernels, start, placements.0);
+            let together = bits(&cache.attend(&kernels, start, world.len, world.len));
+            prop_assert_eq!(&together, &bits(&cache.attend_by_chunks(&kernels, start, world.len)), "chunks");
+            let elsewhere = Cache::new(&world, &kernels, start, placements.1);
+            prop_assert_eq!(&together, &bits(&elsewhere.attend(&kernels, start, world.len, cut)), "cut {}", cut);
+            prop_assert_eq!(&together, &bits(&elsewhere.attend(&kernels, start, world.len, 1)), "one by one");
+        }
+    }
+
+    /// A later position may hold anything, NaN included, even where both lie in one pair, block and task.
+    #[test]
+    fn later_positions_have_no_influence(world in world(), num_later in 1usize..20, placement: u64) {
+        let start = last_queries(&world, num_later + 8);
+        let end = last_queries(&world, num_later);
+        let per_query = world.kv_dim() * world.group;
+        for kernels in tiers() {
+            let mut cache = Cache::new(&world, &kernels, start, placement);
+            let before = cache.attend(&kernels, start, world.len, world.len);
+            let nan = vec![f32::NAN; world.kv_dim()];
+            (end..world.len).for_each(|position| cache.store(&kernels, position, &nan, &nan));
+            let after = cache.attend(&kernels, start, world.len, world.len);
+            let (earlier, later) = ((end - start) * per_query, end.saturating_sub(start) * per_query);
+            prop_assert_eq!(bits(&before[..earlier]), bits(&after[..earlier]));
+            prop_assert!(after[later..].iter().all(|x| x.is_nan()), "a query that sees NaN gives NaN");
+        }
+    }
+
+    #[test]
+    fn vector_tiers_agree_bit_for_bit(world in world(), num_queries in 1usize..40, placement: u64) {
+        let start = last_queries(&world, num_queries);
+        let run = |isa| Kernels::new(Some(isa)).ok().map(|kernels| {
+            bits(&Cache::new(&world, &kernels, start, placement).attend(&kernels, start, world.len, world.len))
+        });
+        if let (Some(avx2), Some(avx512)) = (run(Isa::Avx2), run(Isa::Avx512)) {
+            prop_assert_eq!(avx2, avx512);
+        }
+    }
+}
+
+/// Chunks of a long context over several lanes.
+#[test]
+fn lanes_that_share_a_sequence_give_the_same_bits() {
+    let shape = KvShape { dtype: KvDtype::Bf16, num_kv_heads: 2, head_dim: 64 };
+    let world = World { shape, group: 3, len: 2_100, window: None, softcap: None, seed: 7 };
+    let kernels = Kernels::new(None).expect("some tier exists");
+    let cache = Cache::new(&world, &kernels, world.len - 1, 3);
+    let alone = cache.attend(&kernels, world.len - 1, world.len, 1);
+
+    let q = world.q(world.len - 1);
+    let mut out = vec![f32::NAN; q.len()];
+    let partials: Vec<_> = (0..world.len.div_ceil(256)).map(|_| Mutex::new(Vec::new())).collect();
+    let job = |lane: Lane<'_>| {
+        cache.with_task(1, &q, &mut vec![0.0; q.len()], world.len - 1, |task| {
+            for chunk in lane.share(partials.len()) {
+                let mut partial = vec![f32::NAN; task.partial_len()];
+                // SAFETY: the task's pointers are to the cache and to vectors of its shape.
+                unsafe { kernels.attention_partial(task, chunk, &mut partial, &mut Vec::new()) };
+                *partials[chunk].lock().expect("no lane panics") = partial;
+            }
+        });
+    };
+    Pool::new(2).run(&job).expect("no lane panics");
+    let mut partials: Vec<f32> = partials.into_iter().flat_map(|p| p.into_inner().expect("no lane panics")).collect();
+    cache.with_task(1, &q, &mut out, world.len - 1, |task| {
+        // SAFETY: as above.
+        unsafe { kernels.attention_merge(task, &mut partials) };
+    });
+    let head = 3 * 64;
+    assert_eq!(bits(&out[head..]), bits(&alone[head..]));
+    assert!(out[..head].iter().all(|x| x.is_nan()), "the other head's outputs are not touched");
+}
+
+#[test]
+fn infinite_scores_do_not_crash() {
+    let shape = KvShape { dtype: KvDtype::F32, num_kv_heads: 1, head_dim: 64 };
+    let world = World { shape, group: 2, len: 40, window: None, softcap: None, seed: 1 };
+    for kernels in tiers() {
+        let mut cache = Cache::new(&world, &kernels, 0, 5);
+        for x in [f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            cache.store(&kernels, 20, &[x; 64], &[x; 64]);
+            let out = cache.attend(&kernels, 0, world.len, 40);
+            assert!(out[..20 * 128].iter().all(|x| x.is_finite()));
+        }
+    }
+}
