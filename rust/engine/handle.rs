@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ids::{RequestId, TokenId};
 use crate::intake::{Intake, Sink, Submission};
+use crate::load::load;
 use crate::metrics::EngineStats;
 use crate::model::ModelConfig;
 use crate::output::{Event, GenerateOutput};
@@ -59,8 +60,8 @@ struct Shared {
 impl EngineHandle {
     /// Loads a `.gguf` file or a Hugging Face folder, and starts the engine's thread.
     pub fn load(model: &Path, config: EngineConfig) -> Result<Self> {
-        config.validate()?;
-        Err(Error::unsupported(model, "this build of Ferrule has no model loader"))
+        let (runner, info) = load(model, &config)?;
+        Self::with_runner(runner, info, config)
     }
 
     /// Starts an engine around any runner (the null model, tests).

@@ -29,6 +29,8 @@ pub mod ids;
 mod intake;
 pub mod kernels;
 pub mod kv;
+mod load;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod null;

@@ -4,7 +4,7 @@ use super::{ModelConfig, RopeConfig, RopeScaling};
 
 /// Far above every model there is; products of three of these fit in 64 bits.
 const MAX_SIDE: usize = 1 << 20;
-const MAX_LAYERS: usize = 4096;
+pub const MAX_LAYERS: usize = 4096;
 
 /// The first rule that `config` breaks, as a sentence.
 pub fn broken_rule(config: &ModelConfig) -> Option<String> {

@@ -105,7 +105,8 @@ pub const FAMILIES: &[Family] = &[
         name: "phi3",
         gguf_arch: Some("phi3"),
         model_types: &["phi3"],
-        defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "hidden_act": "silu"}"#,
+        defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "hidden_act": "silu",
+            "original_max_position_embeddings": 4096}"#,
         gguf_row_order: RowOrder::HalfSplit,
         fused: true,
         ..LLAMA

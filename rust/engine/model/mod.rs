@@ -2,13 +2,17 @@
 
 mod checks;
 mod config;
+mod decoder;
 mod families;
+mod fields;
 mod gguf_config;
 mod hf_config;
+mod hf_rope;
 mod names;
 mod registry;
 mod rope;
 
 pub use config::{Activation, LayerConfig, ModelConfig, RopeConfig, RopeScaling};
+pub use decoder::{DecoderWeights, FeedForward, LayerWeights, forward};
 pub use registry::{Role, Source, TensorPart, open};
 pub use rope::RopeTable;

@@ -1,6 +1,5 @@
 //! Text in, text out: tokenizer, chat template, and the way back.
 
-mod bpe;
 mod chat_template;
 mod clock;
 mod detokenize;
@@ -9,9 +8,11 @@ mod hf_tokenizer;
 mod pieces;
 mod pre_tokenizers;
 mod python_json;
+mod scored_bpe;
 mod segmenter;
 mod stop;
 mod template_helpers;
+mod template_source;
 mod tokenizer;
 mod utf8;
 

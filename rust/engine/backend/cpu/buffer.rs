@@ -1,0 +1,68 @@
+//! Memory that lanes share between barriers.
+
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+
+use crate::kernels::MatMut;
+
+/// A float32 matrix (rows, cols), row-major. Between two barriers, each element has one writer or any
+/// number of readers; the operations of [`super::CpuLane`] keep to that.
+#[derive(Debug)]
+pub struct Shared {
+    data: Box<[UnsafeCell<f32>]>,
+    rows: usize,
+    cols: usize,
+}
+
+// SAFETY: access from several lanes goes through the unsafe methods, whose callers keep to the rule above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub fn new(rows: usize, cols: usize) -> Self {
+        let zeros = Box::into_raw(vec![0.0_f32; rows * cols].into_boxed_slice());
+        // SAFETY: UnsafeCell<f32> has the layout of f32, and the box was just given up.
+        let data = unsafe { Box::from_raw(zeros as *mut [UnsafeCell<f32>]) };
+        Self { data, rows, cols }
+    }
+
+    fn ptr(&self) -> *mut f32 {
+        UnsafeCell::raw_get(self.data.as_ptr())
+    }
+
+    /// # Safety
+    /// No lane writes this row before the next barrier.
+    pub unsafe fn row(&self, row: usize) -> &[f32] {
+        assert!(row < self.rows);
+        // SAFETY: inside the allocation; the caller rules out writers.
+        unsafe { std::slice::from_raw_parts(self.ptr().add(row * self.cols), self.cols) }
+    }
+
+    /// # Safety
+    /// No other lane touches this row before the next barrier.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn row_mut(&self, row: usize) -> &mut [f32] {
+        assert!(row < self.rows);
+        // SAFETY: inside the allocation; the caller rules out other users.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr().add(row * self.cols), self.cols) }
+    }
+
+    /// The first `rows` rows as one slice.
+    ///
+    /// # Safety
+    /// As for `row`.
+    pub unsafe fn first_rows(&self, rows: usize) -> &[f32] {
+        assert!(rows <= self.rows);
+        // SAFETY: inside the allocation; the caller rules out writers.
+        unsafe { std::slice::from_raw_parts(self.ptr(), rows * self.cols) }
+    }
+
+    /// The matrix from column `col` on, for kernels that write their own columns.
+    pub fn columns_from(&self, col: usize) -> MatMut<'_> {
+        assert!(col <= self.cols);
+        MatMut { ptr: self.ptr().wrapping_add(col), rows: self.rows, stride: self.cols, _life: PhantomData }
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+}

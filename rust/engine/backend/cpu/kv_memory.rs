@@ -1,0 +1,95 @@
+//! The numbers inside KV blocks.
+
+use std::marker::PhantomData;
+
+use memmap2::{MmapMut, MmapOptions};
+
+use crate::error::{Error, Result};
+use crate::kernels::{KvLayer, KvShape};
+use crate::kv::KvGeometry;
+use crate::sched::BlockCopy;
+
+/// (layers_per_block, num_blocks, shape.block_bytes()): adjacent blocks of a layer are adjacent in memory.
+/// Pages become real when they are first written.
+#[derive(Debug)]
+pub struct KvMemory {
+    map: MmapMut,
+    geometry: KvGeometry,
+    shape: KvShape,
+    /// By model layer.
+    places: Vec<LayerPlace>,
+}
+
+/// Where a model layer's cache is.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerPlace {
+    pub group: usize,
+    pub slot: usize,
+}
+
+impl KvMemory {
+    pub fn new(geometry: KvGeometry, shape: KvShape) -> Result<Self> {
+        let bytes = geometry.layers_per_block * geometry.num_blocks * shape.block_bytes();
+        let map = MmapOptions::new().len(bytes).map_anon().map_err(|err| {
+            Error::OutOfMemory(format!(
+                "the KV cache of {bytes} bytes could not be reserved: {err}; lower kv_cache_memory"
+            ))
+        })?;
+        advise_huge_pages(&map);
+        let places = places(&geometry);
+        Ok(Self { map, geometry, shape, places })
+    }
+
+    pub fn geometry(&self) -> &KvGeometry {
+        &self.geometry
+    }
+
+    pub fn place(&self, layer: usize) -> LayerPlace {
+        self.places[layer]
+    }
+
+    pub fn layer(&self, layer: usize) -> KvLayer<'_> {
+        let offset = self.places[layer].slot * self.geometry.num_blocks * self.shape.block_bytes();
+        KvLayer {
+            // Lanes write through this pointer, each its own positions: see `CpuLane`.
+            ptr: self.map.as_ptr().wrapping_add(offset).cast_mut(),
+            num_blocks: self.geometry.num_blocks,
+            shape: self.shape,
+            _life: PhantomData,
+        }
+    }
+
+    /// Copies whole blocks, every layer slot of them.
+    pub fn copy(&mut self, copies: &[BlockCopy]) {
+        let block = self.shape.block_bytes();
+        for slot in 0..self.geometry.layers_per_block {
+            let base = slot * self.geometry.num_blocks * block;
+            for copy in copies {
+                let src = base + copy.src.index() * block;
+                self.map.copy_within(src..src + block, base + copy.dst.index() * block);
+            }
+        }
+    }
+}
+
+fn places(geometry: &KvGeometry) -> Vec<LayerPlace> {
+    let mut places: Vec<(usize, LayerPlace)> = Vec::new();
+    for (group, kv_group) in geometry.groups.iter().enumerate() {
+        for (slot, &layer) in kv_group.layers.iter().enumerate() {
+            places.push((layer, LayerPlace { group, slot }));
+        }
+    }
+    places.sort_by_key(|&(layer, _)| layer);
+    places.into_iter().map(|(_, place)| place).collect()
+}
+
+#[cfg(target_os = "linux")]
+fn advise_huge_pages(map: &MmapMut) {
+    // Advice: a system without huge pages serves small ones.
+    if let Err(err) = map.advise(memmap2::Advice::HugePage) {
+        tracing::debug!("no huge pages for the KV cache: {err}");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_huge_pages(_map: &MmapMut) {}

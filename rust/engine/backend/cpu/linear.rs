@@ -1,0 +1,42 @@
+//! A set of packed matrices that read one input.
+
+use std::ops::Range;
+
+use crate::backend::Act;
+use crate::quant::PackedMatrix;
+
+/// A matrix and the place of its outputs.
+#[derive(Debug)]
+pub struct Segment {
+    pub matrix: PackedMatrix,
+    pub output: Act,
+    /// First output column.
+    pub col: usize,
+}
+
+/// Matrices over the same columns whose panels are shared out as one list.
+#[derive(Debug)]
+pub struct CpuLinear {
+    pub segments: Vec<Segment>,
+}
+
+impl CpuLinear {
+    pub fn num_panels(&self) -> usize {
+        self.segments.iter().map(|segment| segment.matrix.num_panels()).sum()
+    }
+
+    pub fn num_bytes(&self) -> usize {
+        self.segments.iter().map(|segment| segment.matrix.num_bytes()).sum()
+    }
+
+    /// The segments that the panels `share` of the common list touch, with their own panels.
+    pub fn within(&self, share: Range<usize>) -> impl Iterator<Item = (&Segment, Range<usize>)> {
+        let mut first = 0;
+        self.segments.iter().filter_map(move |segment| {
+            let begin = first;
+            first += segment.matrix.num_panels();
+            let panels = share.start.clamp(begin, first) - begin..share.end.clamp(begin, first) - begin;
+            (!panels.is_empty()).then_some((segment, panels))
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! A step, prepared for lanes: positions, and who attends to what.
+
+use std::ops::Range;
+
+use crate::kv::KvGeometry;
+use crate::sched::{RowsWanted, ScheduledSequence, SchedulerOutput};
+
+/// Queries that one attention task takes at most: enough to share K and V reads, few enough to balance.
+const QUERY_TILE: usize = 32;
+
+/// Consecutive queries of one sequence against one KV head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionWork {
+    /// Into the step's sequences.
+    pub sequence: usize,
+    pub kv_head: usize,
+    /// First query, counted from the sequence's first scheduled token.
+    pub first: usize,
+    pub num_queries: usize,
+}
+
+/// One KV group's attention, cut so that lanes have equal work.
+#[derive(Debug, Default)]
+struct GroupWork {
+    tasks: Vec<AttentionWork>,
+    /// (num_lanes + 1,) into `tasks`.
+    bounds: Vec<usize>,
+}
+
+/// Derived from the step once, read by all lanes. Buffers are reused.
+#[derive(Debug, Default)]
+pub struct StepPlan {
+    /// (num_tokens,) position in its sequence.
+    pub positions: Vec<usize>,
+    /// (num_tokens,) into the step's sequences.
+    pub sequence_of: Vec<usize>,
+    /// Tokens whose logits are wanted.
+    pub logit_rows: Vec<usize>,
+    /// Tokens whose hidden state is wanted.
+    pub hidden_rows: Vec<usize>,
+    groups: Vec<GroupWork>,
+}
+
+impl StepPlan {
+    pub fn fill(&mut self, step: &SchedulerOutput, geometry: &KvGeometry, num_kv_heads: usize, num_lanes: usize) {
+        self.fill_tokens(step);
+        self.groups.resize_with(geometry.groups.len(), GroupWork::default);
+        for (work, group) in self.groups.iter_mut().zip(&geometry.groups) {
+            work.fill(step, group.window, num_kv_heads, num_lanes);
+        }
+    }
+
+    fn fill_tokens(&mut self, step: &SchedulerOutput) {
+        self.positions.clear();
+        self.sequence_of.clear();
+        self.logit_rows.clear();
+        self.hidden_rows.clear();
+        for (i, sequence) in step.sequences.iter().enumerate() {
+            self.positions.extend(sequence.start..sequence.context_len());
+            self.sequence_of.extend(std::iter::repeat_n(i, sequence.num_tokens()));
+            let last = sequence.tokens.end - 1;
+            match sequence.rows {
+                RowsWanted::None => {}
+                RowsWanted::Last => self.logit_rows.push(last),
+                RowsWanted::All => self.logit_rows.extend(sequence.tokens.clone()),
+                RowsWanted::Embedding => self.hidden_rows.push(last),
+            }
+        }
+    }
+
+    pub fn num_tokens(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// What `lane` attends to in the layers of `group`.
+    pub fn attention(&self, group: usize, lane: usize) -> &[AttentionWork] {
+        let work = &self.groups[group];
+        &work.tasks[work.bounds[lane]..work.bounds[lane + 1]]
+    }
+
+    /// The tokens whose keys and values `lane` stores. Two positions of a bf16 value share a word, so a
+    /// share begins at an even position or at the start of a sequence.
+    pub fn store_share(&self, share: Range<usize>) -> Range<usize> {
+        self.even(share.start)..self.even(share.end)
+    }
+
+    fn even(&self, token: usize) -> usize {
+        let splits_pair = token > 0
+            && token < self.num_tokens()
+            && self.positions[token] % 2 == 1
+            && self.sequence_of[token] == self.sequence_of[token - 1];
+        token + usize::from(splits_pair)
+    }
+}
+
+impl GroupWork {
+    fn fill(&mut self, step: &SchedulerOutput, window: Option<usize>, num_kv_heads: usize, num_lanes: usize) {
+        self.tasks.clear();
+        for (i, sequence) in step.sequences.iter().enumerate() {
+            for first in (0..sequence.num_tokens()).step_by(QUERY_TILE) {
+                let num_queries = QUERY_TILE.min(sequence.num_tokens() - first);
+                self.tasks.extend((0..num_kv_heads).map(|kv_head| AttentionWork {
+                    sequence: i,
+                    kv_head,
+                    first,
+                    num_queries,
+                }));
+            }
+        }
+        self.cut(step, window, num_lanes);
+    }
+
+    /// Contiguous shares of nearly equal cost.
+    fn cut(&mut self, step: &SchedulerOutput, window: Option<usize>, num_lanes: usize) {
+        let cost = |task: &AttentionWork| cost(task, &step.sequences[task.sequence], window);
+        let total: usize = self.tasks.iter().map(cost).sum();
+        self.bounds.clear();
+        self.bounds.push(0);
+        let mut done = 0;
+        for (i, task) in self.tasks.iter().enumerate() {
+            let middle = done + cost(task) / 2;
+            while self.bounds.len() < num_lanes && middle * num_lanes >= total * self.bounds.len() {
+                self.bounds.push(i);
+            }
+            done += cost(task);
+        }
+        self.bounds.resize(num_lanes + 1, self.tasks.len());
+    }
+}
+
+/// Positions read, plus a share for starting a task.
+fn cost(task: &AttentionWork, sequence: &ScheduledSequence, window: Option<usize>) -> usize {
+    let last = sequence.start + task.first + task.num_queries;
+    task.num_queries * last.min(window.unwrap_or(usize::MAX)) + 64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::SequenceId;
+
+    fn step(lens: &[(usize, usize)]) -> SchedulerOutput {
+        let mut step = SchedulerOutput::default();
+        for (i, &(start, len)) in lens.iter().enumerate() {
+            let begin = step.tokens.len();
+            step.tokens.extend(std::iter::repeat_n(0, len));
+            step.sequences.push(ScheduledSequence {
+                id: SequenceId(i as u64),
+                start,
+                tokens: begin..begin + len,
+                tables: i..i + 1,
+                rows: RowsWanted::Last,
+            });
+        }
+        step
+    }
+
+    proptest! {
+        #[test]
+        fn lanes_cover_every_query_once(
+            lens in prop::collection::vec((0usize..500, 1usize..100), 1..20),
+            lanes in 1usize..9,
+            kv_heads in 1usize..5,
+            window in prop::option::of(1usize..300),
+        ) {
+            let step = step(&lens);
+            let geometry = KvGeometry::new(1, 16, &[window]);
+            let mut plan = StepPlan::default();
+            plan.fill(&step, &geometry, kv_heads, lanes);
+            let mut seen = std::collections::BTreeSet::new();
+            for lane in 0..lanes {
+                for task in plan.attention(0, lane) {
+                    for query in task.first..task.first + task.num_queries {
+                        prop_assert!(seen.insert((task.sequence, task.kv_head, query)));
+                    }
+                }
+            }
+            prop_assert_eq!(seen.len(), kv_heads * step.num_tokens());
+        }
+
+        #[test]
+        fn stores_cover_every_token_once_and_never_split_a_pair(
+            lens in prop::collection::vec((0usize..50, 1usize..40), 1..10),
+            lanes in 1usize..9,
+        ) {
+            let step = step(&lens);
+            let mut plan = StepPlan::default();
+            plan.fill(&step, &KvGeometry::new(1, 16, &[None]), 1, lanes);
+            let n = plan.num_tokens();
+            let mut next = 0;
+            for lane in 0..lanes {
+                let share = plan.store_share(lane * n / lanes..(lane + 1) * n / lanes);
+                prop_assert_eq!(share.start.max(next), next.max(share.start));
+                prop_assert!(share.is_empty() || share.start == next);
+                next = next.max(share.end);
+                let begins_mid_pair = share.start < n
+                    && share.start > 0
+                    && plan.positions[share.start] % 2 == 1
+                    && plan.sequence_of[share.start] == plan.sequence_of[share.start - 1];
+                prop_assert!(!begins_mid_pair);
+            }
+            prop_assert_eq!(next, n);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The forward pass, once for all families: they differ by data.
+
+use super::{Activation, ModelConfig};
+use crate::backend::{Act, Backend, HeadTransform};
+
+/// Weights in a backend's own form: linears `L` and vectors `V`.
+pub struct DecoderWeights<L, V> {
+    /// (vocab_size, hidden_size)
+    pub embedding: L,
+    pub layers: Vec<LayerWeights<L, V>>,
+    /// (hidden_size,)
+    pub final_norm: V,
+    /// (vocab_size, hidden_size). None: the embedding table.
+    pub head: Option<L>,
+}
+
+pub struct LayerWeights<L, V> {
+    /// (hidden_size,)
+    pub attn_norm: V,
+    /// (q_dim + 2 * kv_dim, hidden_size)
+    pub qkv: L,
+    pub heads: HeadTransform<V>,
+    /// (hidden_size, q_dim)
+    pub attn_output: L,
+    /// (hidden_size,), for families that norm what returns to the residual stream.
+    pub attn_post_norm: Option<V>,
+    /// (hidden_size,)
+    pub ffn_norm: V,
+    pub ffn: FeedForward<L>,
+    pub ffn_post_norm: Option<V>,
+}
+
+/// The seam for mixtures of experts: another variant, with its router.
+pub enum FeedForward<L> {
+    Dense {
+        /// (2 * intermediate_size, hidden_size): Gate and Up.
+        gate_up: L,
+        /// (hidden_size, intermediate_size)
+        down: L,
+    },
+}
+
+/// Computes one step: reads the step's tokens, extends the KV cache, writes the rows that are wanted.
+pub fn forward<B: Backend>(backend: &B, config: &ModelConfig, weights: &DecoderWeights<B::Linear, B::Vector>) {
+    backend.embed(&weights.embedding, config.embedding_scale);
+    backend.norm(&weights.layers[0].attn_norm);
+    for (i, layer) in weights.layers.iter().enumerate() {
+        backend.linear(&layer.qkv, Act::Normed);
+        backend.rotate_and_store(i, &layer.heads);
+        backend.attend(i);
+        backend.linear(&layer.attn_output, Act::Attended);
+        backend.add_and_norm(layer.attn_post_norm.as_ref(), Some(&layer.ffn_norm));
+        feed_forward(backend, config.activation, &layer.ffn);
+        let next = weights.layers.get(i + 1).map(|next| &next.attn_norm);
+        backend.add_and_norm(layer.ffn_post_norm.as_ref(), next);
+    }
+    let head = weights.head.as_ref().unwrap_or(&weights.embedding);
+    backend.head(&weights.final_norm, head, config.final_softcap);
+}
+
+fn feed_forward<B: Backend>(backend: &B, activation: Activation, ffn: &FeedForward<B::Linear>) {
+    match ffn {
+        FeedForward::Dense { gate_up, down } => {
+            backend.linear(gate_up, Act::Normed);
+            backend.gate(activation);
+            backend.linear(down, Act::Gate);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The CPU's model runner: weights, KV memory, activations and a pool of lanes.
+
+use std::marker::PhantomData;
+
+use super::{ModelOutput, ModelRunner};
+use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, KvMemory, StepPlan};
+use crate::config;
+use crate::error::Result;
+use crate::kernels::threads::Pool;
+use crate::kernels::{Kernels, MatMut};
+use crate::kv::KvGeometry;
+use crate::model::{DecoderWeights, ModelConfig, RopeTable, forward};
+use crate::sched::SchedulerOutput;
+
+/// A decoder on the CPU.
+pub struct CpuRunner {
+    config: ModelConfig,
+    weights: DecoderWeights<CpuLinear, Vec<f32>>,
+    kernels: Kernels,
+    pool: Pool,
+    ropes: Vec<RopeTable>,
+    kv: KvMemory,
+    acts: Activations,
+    plan: StepPlan,
+}
+
+/// What a runner is made of.
+pub struct CpuParts {
+    pub config: ModelConfig,
+    pub weights: DecoderWeights<CpuLinear, Vec<f32>>,
+    pub kernels: Kernels,
+    pub pool: Pool,
+    pub kv: KvMemory,
+    /// Most tokens in one step.
+    pub max_tokens: usize,
+    pub activations: config::Activations,
+}
+
+impl CpuRunner {
+    pub fn new(parts: CpuParts) -> Self {
+        let acts = Activations::new(&parts.config, parts.max_tokens, parts.activations);
+        let ropes = parts.config.ropes.iter().map(RopeTable::new).collect();
+        Self {
+            config: parts.config,
+            weights: parts.weights,
+            kernels: parts.kernels,
+            pool: parts.pool,
+            ropes,
+            kv: parts.kv,
+            acts,
+            plan: StepPlan::default(),
+        }
+    }
+}
+
+impl ModelRunner for CpuRunner {
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    fn kv_geometry(&self) -> &KvGeometry {
+        self.kv.geometry()
+    }
+
+    fn execute(&mut self, step: &SchedulerOutput, out: &mut ModelOutput) -> Result<()> {
+        self.kv.copy(&step.copies);
+        self.plan.fill(step, self.kv.geometry(), self.config.num_kv_heads, self.pool.num_lanes());
+        out.vocab_size = self.config.vocab_size;
+        out.hidden_size = self.config.hidden_size;
+        out.logits.resize(self.plan.logit_rows.len() * out.vocab_size, 0.0);
+        out.hidden.resize(self.plan.hidden_rows.len() * out.hidden_size, 0.0);
+        let shared = CpuStep {
+            kernels: self.kernels,
+            config: &self.config,
+            ropes: &self.ropes,
+            kv: &self.kv,
+            acts: &self.acts,
+            step,
+            plan: &self.plan,
+            logits: matrix(&mut out.logits, out.vocab_size),
+            hidden: matrix(&mut out.hidden, out.hidden_size),
+        };
+        let (config, weights) = (&self.config, &self.weights);
+        self.pool.run(&|lane| forward(&CpuLane { lane, shared: &shared }, config, weights))
+    }
+}
+
+fn matrix(data: &mut [f32], cols: usize) -> MatMut<'_> {
+    MatMut { ptr: data.as_mut_ptr(), rows: data.len() / cols, stride: cols, _life: PhantomData }
+}

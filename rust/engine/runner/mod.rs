@@ -1,0 +1,36 @@
+//! The border between scheduling and computing: plain data goes in, rows of numbers come out.
+
+mod cpu;
+mod weights;
+
+pub use cpu::{CpuParts, CpuRunner};
+pub use weights::{load_weights, num_bytes};
+
+use crate::error::Result;
+use crate::kv::KvGeometry;
+use crate::sched::SchedulerOutput;
+
+/// The rows that a step computed for the sequences that wanted some, in the order of
+/// [`SchedulerOutput::sequences`], and in token order within a sequence.
+#[derive(Debug, Default)]
+pub struct ModelOutput {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    /// (num_logit_rows, vocab_size): for each sequence, [`crate::sched::ScheduledSequence::num_logit_rows`] rows.
+    pub logits: Vec<f32>,
+    /// (num_embedding_rows, hidden_size): one row per sequence with `RowsWanted::Embedding`, after the final norm.
+    pub hidden: Vec<f32>,
+}
+
+/// Computes steps. One exists per engine, on the engine's thread; it owns the weights and the KV memory.
+pub trait ModelRunner: Send {
+    fn vocab_size(&self) -> usize;
+
+    fn hidden_size(&self) -> usize;
+
+    /// The groups of layers and the number of blocks that the KV memory was allocated for.
+    fn kv_geometry(&self) -> &KvGeometry;
+
+    /// Copies blocks, writes the scheduled tokens' keys and values, and fills `out` (its buffers are reused).
+    fn execute(&mut self, step: &SchedulerOutput, out: &mut ModelOutput) -> Result<()>;
+}
