@@ -1,0 +1,125 @@
+//! Real models against a float32 reference that this project did not write (tests/golden/*.json: Transformers,
+//! from the same weights).
+
+use std::path::PathBuf;
+
+use ferrule_engine::config::Activations;
+use ferrule_engine::output::TokenLogprob;
+use ferrule_engine::{EngineConfig, EngineHandle, GenerateRequest, Prompt, SamplingParams, TokenId};
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    items: Vec<Item>,
+}
+
+#[derive(serde::Deserialize)]
+struct Item {
+    prompt_text: String,
+    prompt_ids: Vec<TokenId>,
+    output_ids: Vec<TokenId>,
+    output_text: String,
+    /// (step, rank) → (token, natural log-probability)
+    top5_logprobs_first8: Vec<Vec<(TokenId, f32)>>,
+    min_top1_top2_gap: f32,
+    argmin_gap_step: usize,
+}
+
+fn golden(name: &str) -> Vec<Item> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.json"));
+    let text = std::fs::read_to_string(path).expect("the golden file is in the repository");
+    serde_json::from_str::<Golden>(&text).expect("the golden file is JSON").items
+}
+
+/// The model from the local store, fetched the first time.
+fn engine(model: &str, activations: Activations) -> EngineHandle {
+    let store = ferrule_store::Store::open_default().expect("the model store opens");
+    let path = store.locate(model, &mut ferrule_store::Silent).expect("the model can be fetched");
+    let config = EngineConfig { activations, kv_cache_memory: Some(256 << 20), ..EngineConfig::default() };
+    EngineHandle::load(&path, config).expect("the model loads")
+}
+
+fn close_to_reference(ours: &TokenLogprob, reference: &[(TokenId, f32)]) {
+    for &(token, logprob) in reference {
+        let &(_, found) = ours.top.iter().find(|(id, _)| *id == token).expect("a top-5 token is among our top 10");
+        assert!((found - logprob).abs() < 2e-3, "token {token}: {found} against {logprob}");
+    }
+}
+
+fn exact_mode_agrees(model: &str, name: &str) {
+    let engine = engine(model, Activations::F32);
+    for item in golden(name) {
+        let params = SamplingParams {
+            ignore_eos: true,
+            logprobs: Some(10),
+            skip_special_tokens: false,
+            ..SamplingParams::greedy(item.output_ids.len())
+        };
+        let request = GenerateRequest::new(Prompt::Tokens(item.prompt_ids.clone()), params);
+        let output = engine.generate(request).expect("the request runs").outputs.remove(0);
+
+        let tie = item.min_top1_top2_gap < 1e-4;
+        let certain = if tie { item.argmin_gap_step } else { item.output_ids.len() };
+        assert_eq!(output.token_ids[..certain], item.output_ids[..certain], "{:?}", item.prompt_text);
+        if !tie {
+            assert_eq!(output.text, item.output_text);
+        }
+        for (ours, reference) in output.logprobs.iter().zip(&item.top5_logprobs_first8).take(certain) {
+            close_to_reference(ours, reference);
+        }
+    }
+}
+
+/// Log-probability and rank of each of the reference's output tokens, given all tokens before it.
+fn teacher_forced(engine: &EngineHandle, item: &Item) -> Vec<TokenLogprob> {
+    let tokens = [&item.prompt_ids[..], &item.output_ids].concat();
+    let params = SamplingParams { prompt_logprobs: Some(0), ..SamplingParams::greedy(0) };
+    let output = engine.generate(GenerateRequest::new(Prompt::Tokens(tokens), params)).expect("the request runs");
+    output.prompt_logprobs[item.prompt_ids.len() - 1..].to_vec()
+}
+
+fn fast_mode_stays_close(model: &str, name: &str) {
+    let (fast, exact) = (engine(model, Activations::Int8), engine(model, Activations::F32));
+    let (mut agree, mut count, mut difference) = (0, 0, 0.0);
+    let (mut golden_count, mut golden_difference) = (0, 0.0);
+    for item in golden(name) {
+        let (ours, reference) = (teacher_forced(&fast, &item), teacher_forced(&exact, &item));
+        assert_eq!(ours.len(), item.output_ids.len());
+        for (step, (ours, reference)) in ours.iter().zip(&reference).enumerate() {
+            agree += usize::from(ours.rank == 0);
+            count += 1;
+            difference += (ours.logprob - reference.logprob).abs();
+            if let Some(top) = item.top5_logprobs_first8.get(step) {
+                golden_count += 1;
+                golden_difference += (ours.logprob - top[0].1).abs();
+            }
+        }
+    }
+    let agreement = agree as f32 / count as f32;
+    let (difference, golden_difference) = (difference / count as f32, golden_difference / golden_count as f32);
+    println!(
+        "{name}: top token agrees in {:.1} %, mean difference {difference:.4} and {golden_difference:.4}",
+        agreement * 100.0
+    );
+    assert!(agreement >= 0.97, "the top token agrees in {agreement}");
+    assert!(difference <= 0.05 && golden_difference <= 0.05, "{difference}, {golden_difference}");
+}
+
+#[test]
+fn smollm2_exact_mode_agrees_with_the_reference() {
+    exact_mode_agrees("smollm2", "smollm2");
+}
+
+#[test]
+fn gemma3_exact_mode_agrees_with_the_reference() {
+    exact_mode_agrees("gemma3:270m", "gemma3");
+}
+
+#[test]
+fn smollm2_fast_mode_stays_close_to_the_reference() {
+    fast_mode_stays_close("smollm2", "smollm2");
+}
+
+#[test]
+fn gemma3_fast_mode_stays_close_to_the_reference() {
+    fast_mode_stays_close("gemma3:270m", "gemma3");
+}

@@ -1,7 +1,0 @@
-//! Text in and text out against references that Ferrule did not write.
-
-mod gguf_file;
-mod hostile;
-mod real_models;
-mod templates;
-mod tokenizers;
