@@ -144,6 +144,13 @@ fn parse<T: std::str::FromStr>(value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("'{value}' is not a number that fits here"))
 }
 
+/// What the terminal gives.
+enum Line {
+    Text(String),
+    Interrupted,
+    End,
+}
+
 /// Lines from the terminal, with editing and a history that outlives the chat.
 struct Lines {
     editor: DefaultEditor,
@@ -166,30 +173,41 @@ impl Lines {
 
     /// The next message. None: the person leaves.
     fn next(&mut self) -> Result<Option<String>> {
-        let Some(line) = self.line(PROMPT)? else { return Ok(None) };
-        let Some(first) = line.trim_start().strip_prefix(QUOTES) else {
-            self.remember(&line);
-            return Ok(Some(line));
-        };
-        let mut text = first.to_owned();
-        while !text.trim_end().ends_with(QUOTES) {
-            let Some(line) = self.line(CONTINUED)? else { return Ok(None) };
-            text.push('\n');
-            text.push_str(&line);
+        loop {
+            match self.message()? {
+                Line::Text(text) => {
+                    self.remember(&text);
+                    return Ok(Some(text));
+                }
+                Line::Interrupted => print::note("Ctrl-D or /quit leaves."),
+                Line::End => return Ok(None),
+            }
         }
-        let text = text.trim_end().trim_end_matches(QUOTES).trim_matches('\n').to_owned();
-        self.remember(&text);
-        Ok(Some(text))
     }
 
-    fn line(&mut self, prompt: &str) -> Result<Option<String>> {
-        loop {
-            match self.editor.readline(prompt) {
-                Ok(line) => return Ok(Some(line)),
-                Err(ReadlineError::Interrupted) => print::note("Ctrl-D or /quit leaves."),
-                Err(ReadlineError::Eof) => return Ok(None),
-                Err(err) => return Err(Failure::machine(format!("the terminal: {err}"))),
+    /// One line, or several between quotes. Ctrl-C drops what was typed.
+    fn message(&mut self) -> Result<Line> {
+        let first = match self.line(PROMPT)? {
+            Line::Text(line) => line,
+            other => return Ok(other),
+        };
+        let Some(rest) = first.trim_start().strip_prefix(QUOTES) else { return Ok(Line::Text(first)) };
+        let mut text = rest.to_owned();
+        while !text.trim_end().ends_with(QUOTES) {
+            match self.line(CONTINUED)? {
+                Line::Text(line) => text.extend(["\n", &line]),
+                other => return Ok(other),
             }
+        }
+        Ok(Line::Text(text.trim_end().trim_end_matches(QUOTES).trim_matches('\n').to_owned()))
+    }
+
+    fn line(&mut self, prompt: &str) -> Result<Line> {
+        match self.editor.readline(prompt) {
+            Ok(line) => Ok(Line::Text(line)),
+            Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
+            Err(ReadlineError::Eof) => Ok(Line::End),
+            Err(err) => Err(Failure::machine(format!("the terminal: {err}"))),
         }
     }
 
