@@ -108,7 +108,7 @@ impl Answer {
         let submitted = Some(self.submitted);
         self.metrics.queue_time = since(submitted, self.first_step.or(Some(now))).unwrap_or_default();
         self.metrics.time_to_first_token = since(submitted, self.first_token);
-        self.metrics.prefill_time = since(self.first_step, self.first_token);
+        self.metrics.prefill_time = since(self.first_step, self.first_token.or(Some(now)));
         self.metrics.decode_time = since(self.first_token, self.last_token).unwrap_or_default();
         self.metrics.e2e_time = now.duration_since(self.submitted);
         self.metrics.clone()

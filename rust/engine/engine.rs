@@ -101,7 +101,7 @@ impl Engine {
     }
 
     /// Drain → schedule → execute → commit → emit: see the crate's documentation.
-    pub(crate) fn step(&mut self) {
+    pub fn step(&mut self) {
         self.drain();
         self.schedule();
         match self.execute() {

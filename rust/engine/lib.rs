@@ -8,9 +8,10 @@
 //! 4. [`engine::Engine::step`]: drain → `schedule()` → `execute()` → `commit()` → `emit()`.
 //!    * `schedule()` is pure and yields a [`sched::SchedulerOutput`], plain data.
 //!    * `execute()` is the forward pass ([`runner::ModelRunner`]) and the sampling.
-//!    * `commit()` appends tokens, advances `num_computed_tokens`, publishes full blocks to the prefix
-//!      cache, finishes and frees.
-//!    * `emit()` turns tokens into text (stop strings, incomplete UTF-8) and sends [`Event`]s.
+//!    * `commit()` advances `num_computed_tokens`, publishes full blocks to the prefix cache, and appends
+//!      the tokens.
+//!    * `emit()` turns tokens into text (stop strings, incomplete UTF-8), sends [`Event`]s, and frees what
+//!      ended.
 //! 5. The sink answers `Continue` or `Break`; a receiver that is gone is the cancellation, and its
 //!    blocks are free after the step.
 //! 6. The caller frames the events.

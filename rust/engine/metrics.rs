@@ -16,7 +16,7 @@ pub struct RequestMetrics {
     pub queue_time: Duration,
     /// From submission to the first token.
     pub time_to_first_token: Option<Duration>,
-    /// From the first step that ran this request to its first token.
+    /// From the first step that ran this request to its first token, or to its end if it wanted none.
     pub prefill_time: Option<Duration>,
     /// From the first token to the last.
     pub decode_time: Duration,

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
+use ferrule_engine::config::Policy;
 use ferrule_engine::error::Fault;
 use ferrule_engine::null::NullModel;
 use ferrule_engine::request::Task;
@@ -98,4 +99,19 @@ fn higher_priority_runs_earlier() {
     wait_until(&engine, |stats| stats.num_finished == 5);
     engine.shutdown();
     assert_eq!(*order.lock().unwrap(), [9, 7, 5, 1, 0]);
+}
+
+/// The baseline that continuous batching is measured against, without a clock.
+#[test]
+fn static_batches_take_twice_the_steps_on_mixed_lengths() {
+    let num_steps = [Policy::Static, Policy::Continuous].map(|policy| {
+        let (engine, gate) = gated_engine(EngineConfig { max_num_seqs: 8, policy, ..EngineConfig::default() });
+        let lengths = (0..64).map(|i| 1 << (i * 5 % 7));
+        let streams: Vec<_> =
+            lengths.map(|len| engine.stream(request(&[1, 2], SamplingParams::greedy(len))).unwrap()).collect();
+        drop(gate);
+        streams.into_iter().for_each(|stream| drop(stream.collect_output().unwrap()));
+        engine.stats().num_steps
+    });
+    assert!(num_steps[0] >= 2 * num_steps[1], "static and continuous: {num_steps:?} steps");
 }

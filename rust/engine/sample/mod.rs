@@ -81,5 +81,5 @@ fn choose(logits: &[f32], context: &SampleContext<'_>, scratch: &mut SampleScrat
 
 fn no_finite_logit(context: &SampleContext<'_>) -> Error {
     let position = context.prompt.len() + context.output.len();
-    Error::Internal(format!("no token can be chosen at position {position}: the model gave no finite logit"))
+    Error::Internal(format!("no token can be chosen at position {position}: every logit is masked or not a number"))
 }

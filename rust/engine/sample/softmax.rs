@@ -52,11 +52,12 @@ impl Softmax {
 
     /// The sum of all weights of `logits`.
     pub fn mass(&self, logits: &[f32]) -> f64 {
-        let mut lanes = [0f64; LANES];
-        let (chunks, tail) = logits.as_chunks::<LANES>();
+        let mut lanes = [0f64; LANES / 2];
+        let (chunks, tail) = logits.as_chunks::<{ LANES / 2 }>();
         for chunk in chunks {
-            for i in 0..LANES {
-                lanes[i] += f64::from(self.weight(chunk[i]));
+            let weights = chunk.map(|logit| self.weight(logit));
+            for (lane, weight) in lanes.iter_mut().zip(weights) {
+                *lane += f64::from(weight);
             }
         }
         lanes.iter().sum::<f64>() + tail.iter().map(|&l| f64::from(self.weight(l))).sum::<f64>()
@@ -91,9 +92,10 @@ pub fn pass(weights: impl Iterator<Item = f64>, target: f64) -> (usize, f64) {
     last
 }
 
+/// The larger one; `a` if `b` is NaN. One instruction.
 #[inline(always)]
 fn higher(a: f32, b: f32) -> f32 {
-    if b > a && b < f32::INFINITY { b } else { a }
+    if b > a { b } else { a }
 }
 
 /// The largest finite number of `block`, or -inf.
@@ -105,7 +107,11 @@ pub fn block_max(block: &[f32]) -> f32 {
             lanes[i] = higher(lanes[i], chunk[i]);
         }
     }
-    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |a, &b| higher(a, b))
+    let max = lanes.into_iter().chain(tail.iter().copied()).fold(f32::NEG_INFINITY, higher);
+    match max == f32::INFINITY {
+        true => block.iter().copied().filter(|logit| logit.is_finite()).fold(f32::NEG_INFINITY, higher),
+        false => max,
+    }
 }
 
 /// The best token and its logit; the lowest id of equals. None: no logit is finite.

@@ -1,7 +1,7 @@
 //! Which tokens may be drawn: top-k, typical, top-p and min-p, in this order, each on what the ones before left.
 
 use super::SampleScratch;
-use super::select::{Candidate, above, keep_mass, top_k};
+use super::select::{Candidate, Ranked, above, keep_mass, top_k};
 use super::softmax::Softmax;
 use crate::request::SamplingParams;
 
@@ -40,20 +40,30 @@ fn gather(logits: &[f32], params: &SamplingParams, softmax: Softmax, out: &mut V
     }
     if params.top_p < 1.0 {
         let total = softmax.mass(logits);
-        // Tokens lighter than 1 - p of the mean weight sum to less than 1 - p of the total, so the
-        // nucleus does without them; the half is for rounding.
-        let lightest = 0.5 * (1.0 - f64::from(params.top_p)) * total / logits.len() as f64;
-        above(logits, softmax.logit_of(lightest), softmax, out);
+        gather_nucleus(logits, f64::from(params.top_p), total, softmax, out);
         return total;
     }
     above(logits, softmax.logit_of(f64::from(params.min_p)), softmax, out);
     mass(out)
 }
 
+/// All tokens of the nucleus, and some more.
+fn gather_nucleus(logits: &[f32], top_p: f64, total: f64, softmax: Softmax, out: &mut Vec<Candidate>) {
+    /// Relative to the best token. Most rows have their nucleus above it.
+    const LIKELY: f64 = 1e-3;
+    above(logits, softmax.logit_of(LIKELY), softmax, out);
+    if mass(out) < top_p * total {
+        // Tokens lighter than 1 - p of the mean weight sum to less than 1 - p of the total, so the
+        // nucleus does without them; the half is for rounding.
+        let lightest = 0.5 * (1.0 - top_p) * total / logits.len() as f64;
+        above(logits, softmax.logit_of(lightest), softmax, out);
+    }
+}
+
 /// Keeps the tokens whose information is closest to the expected one (Meister et al. 2022); their weight.
 ///
 /// |-log p - entropy| is |logit - E[logit]| / temperature: normalization cancels.
-fn typical(candidates: &mut Vec<Candidate>, kept: f64, ranked: &mut Vec<super::select::Ranked>) -> f64 {
+fn typical(candidates: &mut Vec<Candidate>, kept: f64, ranked: &mut Vec<Ranked>) -> f64 {
     let expected = candidates.iter().map(|c| f64::from(c.weight) * f64::from(c.logit)).sum::<f64>() / mass(candidates);
     keep_mass(candidates, kept, ranked, |c| (f64::from(c.logit) - expected).abs() as f32);
     mass(candidates)
