@@ -9,6 +9,7 @@ use ferrule_engine::{Error, Result};
 use proptest::prelude::*;
 
 mod containers;
+mod reference;
 
 use containers::{GgufFile, safetensors_file, tiny_llama};
 
@@ -166,24 +167,41 @@ fn models_that_do_not_fit_their_configuration_are_refused() {
     assert!(bias.contains("'blk.0.attn_q.bias' has no place in the llama architecture"));
 }
 
+const GOLDEN_MODELS: [(&str, &str); 10] = [
+    ("llama3", "llama"),
+    ("llama-sharded", "llama"),
+    ("mistral", "mistral"),
+    ("phi3", "phi3"),
+    ("phi3-longrope", "phi3"),
+    ("qwen2", "qwen2"),
+    ("qwen3", "qwen3"),
+    ("qwen3-yarn", "qwen3"),
+    ("gemma2", "gemma2"),
+    ("gemma3", "gemma3"),
+];
+
+#[derive(serde::Deserialize)]
+struct Expected {
+    input_ids: Vec<usize>,
+    positions: Vec<usize>,
+    logits: Vec<Vec<f32>>,
+}
+
 #[test]
-fn golden_folders_open_with_all_their_tensors() {
-    let families = [
-        ("llama3", "llama"),
-        ("llama-sharded", "llama"),
-        ("mistral", "mistral"),
-        ("phi3", "phi3"),
-        ("phi3-longrope", "phi3"),
-        ("qwen2", "qwen2"),
-        ("qwen3", "qwen3"),
-        ("qwen3-yarn", "qwen3"),
-        ("gemma2", "gemma2"),
-        ("gemma3", "gemma3"),
-    ];
-    for (name, family) in families {
-        let source = model::open(&golden("models").join(name)).unwrap();
+fn golden_folders_mean_what_transformers_takes_them_for() {
+    for (name, family) in GOLDEN_MODELS {
+        let dir = golden("models").join(name);
+        let source = model::open(&dir).unwrap();
         assert_eq!((source.config.family, source.config.vocab_size), (family, 128));
-        read_all(source.checkpoint.as_ref());
+        let text = std::fs::read_to_string(dir.join("expected.json")).unwrap();
+        let expected: Expected = serde_json::from_str(&text).unwrap();
+        let logits = reference::logits(&source, &expected.input_ids);
+        for (&position, row) in expected.positions.iter().zip(&expected.logits) {
+            assert_eq!(row.len(), logits[position].len());
+            for (token, (a, b)) in row.iter().zip(&logits[position]).enumerate() {
+                assert!((a - b).abs() < 1e-4, "{name}, position {position}, token {token}: {b} instead of {a}");
+            }
+        }
     }
 }
 

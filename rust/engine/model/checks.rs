@@ -21,7 +21,7 @@ pub fn broken_rule(config: &ModelConfig) -> Option<String> {
     if let Some((what, value, most)) = sides.into_iter().find(|&(_, value, most)| value == 0 || value > most) {
         return Some(format!("{what} is {value}; 1 to {most} can be run"));
     }
-    if config.num_heads % config.num_kv_heads != 0 {
+    if !config.num_heads.is_multiple_of(config.num_kv_heads) {
         let (heads, kv_heads) = (config.num_heads, config.num_kv_heads);
         return Some(format!("{heads} heads cannot share {kv_heads} key and value heads evenly"));
     }
@@ -35,7 +35,7 @@ pub fn broken_rule(config: &ModelConfig) -> Option<String> {
 }
 
 fn broken_rope_rule(head_dim: usize, rope: &RopeConfig) -> Option<String> {
-    if rope.dim == 0 || rope.dim % 2 != 0 || rope.dim > head_dim {
+    if rope.dim == 0 || !rope.dim.is_multiple_of(2) || rope.dim > head_dim {
         return Some(format!("{} rotating dimensions in heads of {head_dim}: an even number is needed", rope.dim));
     }
     let broken = match &rope.scaling {

@@ -124,7 +124,7 @@ fn sliding_layers(fields: &Fields<'_>, family: &Family, num_layers: usize) -> Re
     let slides = |layer: usize| match family.pattern {
         Pattern::Every => true,
         Pattern::FromLayer => layer >= first,
-        Pattern::OneFullIn(usual) => (layer + 1) % period.unwrap_or(usual).max(1) != 0,
+        Pattern::OneFullIn(usual) => !(layer + 1).is_multiple_of(period.unwrap_or(usual).max(1)),
     };
     Ok((0..num_layers).map(slides).collect())
 }
