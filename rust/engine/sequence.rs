@@ -124,6 +124,7 @@ impl Sequence {
         self.num_slots
     }
 
+    /// No salt and an empty one are the same tenant.
     pub(crate) fn salt(&self) -> &str {
         self.cache_salt.as_deref().unwrap_or_default()
     }

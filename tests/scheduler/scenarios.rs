@@ -103,6 +103,8 @@ fn a_preempted_sequence_gets_its_blocks_back_from_the_cache() {
         }
     }
     assert!(resumed_at > 4, "it began anew, with {resumed_at} tokens after its first step");
+    assert_eq!(world.scheduler.get(SequenceId(1)).unwrap().num_cached_tokens(), 0, "its own blocks are no discount");
+    assert_eq!((world.scheduler.prefix_cache_queries(), world.scheduler.prefix_cache_hits()), (16, 0));
     world.run(100);
     assert_expected(&world, first, 1);
     assert_expected(&world, second, 1);
@@ -183,6 +185,20 @@ fn a_newcomer_waits_for_blocks_that_are_spoken_for() {
             assert_eq!(world.scheduler.num_running(), num_running, "{policy:?}");
         }
     }
+}
+
+#[test]
+fn an_old_prefix_is_evicted_from_its_end() {
+    let mut world = World::new(config(), model(16, &[None]));
+    let old = Job::new(prompt(41, 0), 1);
+    world.add(&old);
+    world.run(5);
+    // 10 blocks are cached and 6 are not: 9 take 3 of the old prefix.
+    world.add(&Job::new(prompt(35, 1), 1));
+    world.run(5);
+    world.add(&old);
+    world.run(5);
+    assert_eq!(world.scheduler.prefix_cache_hits(), 7 * 4);
 }
 
 #[test]
