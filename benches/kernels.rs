@@ -9,8 +9,8 @@ use ferrule_engine::kernels::{Kernels, MatMut, QuantizedRows};
 use ferrule_engine::quant::{DType, PackedMatrix};
 use ferrule_engine::weights::TensorView;
 
-/// Weights walked per measurement: more than the caches near a core.
-const WORKING_SET: usize = 64 << 20;
+/// Weights walked per measurement: more than the caches of a core, and done before the system takes it away.
+const WORKING_SET: usize = 24 << 20;
 
 const SHAPES: [(&str, usize, usize); 6] = [
     ("smollm2 q, o", 576, 576),
@@ -95,10 +95,18 @@ fn read_speed(bytes: usize) -> f64 {
     bytes as f64 / seconds / 1e9
 }
 
+/// Seconds to pack what a model's loader packs, one thread.
+fn report_pack(dtype: DType, rows: usize, cols: usize) {
+    let bytes = vec![0x21; rows * dtype.row_bytes(cols).expect("whole blocks")];
+    let view = TensorView { name: "w", dtype, shape: vec![rows, cols], bytes: &bytes };
+    let seconds = best(|| drop(PackedMatrix::pack(&view, rows, &|row| row)));
+    println!("pack {dtype:5} {rows}x{cols}: {:.2} GB/s", bytes.len() as f64 / seconds / 1e9);
+}
+
 fn matrix(dtype: DType, rows: usize, cols: usize) -> PackedMatrix {
     let len = rows * dtype.row_bytes(cols).expect("whole blocks");
-    // Scales below 1 whatever field they are: the high bytes of f16 numbers stay small.
-    let bytes: Vec<u8> = (0..len).map(|i| (i * 7 % 40) as u8).collect();
+    // Bytes 0x20 to 0x2f make every f16 field a normal number below 1.
+    let bytes: Vec<u8> = (0..len).map(|i| 0x20 + (i * 7 % 16) as u8).collect();
     let view = TensorView { name: "w", dtype, shape: vec![rows, cols], bytes: &bytes };
     PackedMatrix::pack(&view, rows, &|row| row).expect("memory for weights")
 }
@@ -137,7 +145,7 @@ fn report(kernels: Kernels, dtype: DType, shape: (&str, usize, usize), peak: Opt
         std::iter::once(first).chain((1..WORKING_SET.div_ceil(bytes)).map(|_| matrix(dtype, rows, cols))).collect();
     let int8 = dtype.block_len() > 1;
     let read = read_speed(bytes * copies.len());
-    let few: Vec<String> = [1, 4]
+    let few: Vec<String> = [1, 2, 3, 4]
         .iter()
         .map(|&m| {
             let speed = bytes as f64 / time(kernels, &copies, m, int8) / 1e9;
@@ -160,6 +168,9 @@ fn main() {
     let kernels = Kernels::new(None).expect("the best tier is there");
     let peak = int8_peak();
     println!("tier {}, int8 peak {}", kernels.isa(), peak.map_or("unknown".into(), |p| format!("{p:.0} GOPS")));
+    for dtype in [DType::Q4_1, DType::Q8_0, DType::Q5_0, DType::Q4_K, DType::Q6_K, DType::BF16] {
+        report_pack(dtype, 4096, 1536);
+    }
     let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
     for dtype in [DType::Q4_0, DType::Q4_1, DType::Q8_0, DType::Q5_0, DType::Q4_K, DType::Q6_K, DType::BF16] {
         if only.as_ref().is_some_and(|only| only != dtype.name()) {

@@ -55,27 +55,33 @@ impl PackedMatrix {
     pub unsafe fn pack_panels(&self, view: &TensorView<'_>, row_of: &dyn Fn(usize) -> usize, panels: Range<usize>) {
         assert!(view.dtype == self.dtype && view.shape.last() == Some(&self.cols), "'{}' changed its shape", view.name);
         assert!(panels.end <= self.num_panels(), "panel {} of {}", panels.end, self.num_panels());
-        let row_bytes = self.cols / self.dtype.block_len() * self.dtype.block_bytes();
         for panel in panels {
             // SAFETY: the panel lies inside the buffer, and the caller keeps others away from it.
             let out = unsafe { std::slice::from_raw_parts_mut(self.panel_ptr(panel), self.panel_bytes()) };
-            for lane in 0..PANEL_ROWS.min(self.rows - panel * PANEL_ROWS) {
-                let row = row_of(panel * PANEL_ROWS + lane);
-                self.pack_row(&view.bytes[row * row_bytes..][..row_bytes], lane, out);
-            }
+            let count = PANEL_ROWS.min(self.rows - panel * PANEL_ROWS);
+            self.pack_panel(view.bytes, &|lane| row_of(panel * PANEL_ROWS + lane), count, out);
         }
     }
 
-    fn pack_row(&self, row: &[u8], lane: usize, panel: &mut [u8]) {
-        match self.layout().block() {
-            None => place_dense(row, self.dtype.block_bytes(), lane, panel),
-            Some(spec) => {
-                let mut parts = Parts::new();
-                let blocks = row.chunks_exact(self.dtype.block_bytes());
-                for (source, out) in blocks.zip(panel.chunks_exact_mut(spec.bytes())) {
-                    parts.read(self.dtype, source);
-                    place(&parts, &spec, lane, out);
-                }
+    /// Packs `count` rows, block by block, so that a panel's block is written while it is in L1.
+    fn pack_panel(&self, bytes: &[u8], row_of: &dyn Fn(usize) -> usize, count: usize, panel: &mut [u8]) {
+        let row_bytes = self.cols / self.dtype.block_len() * self.dtype.block_bytes();
+        let mut rows: [&[u8]; PANEL_ROWS] = [&[]; PANEL_ROWS];
+        for (lane, row) in rows[..count].iter_mut().enumerate() {
+            *row = &bytes[row_of(lane) * row_bytes..][..row_bytes];
+        }
+        let Some(spec) = self.layout().block() else {
+            return match self.dtype {
+                DType::F32 => place_dense::<4>(&rows[..count], panel),
+                _ => place_dense::<2>(&rows[..count], panel),
+            };
+        };
+        let mut parts = Parts::new();
+        let size = self.dtype.block_bytes();
+        for (b, out) in panel.chunks_exact_mut(spec.bytes()).enumerate() {
+            for (lane, row) in rows[..count].iter().enumerate() {
+                parts.read(self.dtype, &row[b * size..][..size]);
+                place(&parts, &spec, lane, out);
             }
         }
     }
@@ -170,9 +176,12 @@ fn place_codes(codes: &[u8], bits: usize, lane: usize, out: &mut [u8]) {
     }
 }
 
-fn place_dense(row: &[u8], size: usize, lane: usize, panel: &mut [u8]) {
-    for (number, column) in row.chunks_exact(size).zip(panel.chunks_exact_mut(size * PANEL_ROWS)) {
-        column[size * lane..][..size].copy_from_slice(number);
+/// Interleaves rows of numbers of `SIZE` bytes.
+fn place_dense<const SIZE: usize>(rows: &[&[u8]], panel: &mut [u8]) {
+    for (k, column) in panel.chunks_exact_mut(SIZE * PANEL_ROWS).enumerate() {
+        for (row, out) in rows.iter().zip(column.as_chunks_mut::<SIZE>().0) {
+            out.copy_from_slice(&row[k * SIZE..][..SIZE]);
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use super::{load16, opaque, store16};
 use crate::kernels::matmul::{GroupShape, Int8Rows, Int8Sums, Lanes, PanelChunk};
 use crate::quant::{Format, Layout, with_format};
 
+/// Bytes that panels are prefetched ahead.
+const PREFETCH: usize = 4096;
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn int8_panel(layout: Layout, panel: *const u8, cols: usize, x: Int8Rows, rows: usize, out: &mut [Lanes]) {
     // SAFETY: the caller's promise.
@@ -39,6 +42,7 @@ unsafe fn panel_rows<F: Format, const T: usize>(panel: *const u8, cols: usize, x
                 for t in 0..T {
                     acc[t] = start(x, t, at, shape);
                 }
+                prefetch(codes, spec.group_bytes());
                 for step in 0..spec.group / 4 {
                     let w = step_codes(codes, spec, step);
                     for t in 0..T {
@@ -104,16 +108,18 @@ unsafe fn tile_rows<const P: usize, const T: usize>(
             for t in 0..T {
                 acc[t] = [start(x, t, g, shape); P];
             }
-            for step in g * shape.group / 4..(g + 1) * shape.group / 4 {
-                let mut w = [_mm512_setzero_si512(); P];
-                for p in 0..P {
-                    w[p] = _mm512_load_si512(opaque(chunks[p].codes.as_ptr()).add(step * 64).cast());
-                }
-                let q = opaque(x.codes).add(4 * step);
-                for t in 0..T {
-                    let q = broadcast4(q.add(t * x.code_stride));
+            for quad in g * shape.group / 16..(g + 1) * shape.group / 16 {
+                for step in 4 * quad..4 * quad + 4 {
+                    let mut w = [_mm512_setzero_si512(); P];
                     for p in 0..P {
-                        acc[t][p] = _mm512_dpbusd_epi32(acc[t][p], w[p], q);
+                        w[p] = _mm512_load_si512(opaque(chunks[p].codes.as_ptr()).add(step * 64).cast());
+                    }
+                    let q = opaque(x.codes).add(4 * step);
+                    for t in 0..T {
+                        let q = broadcast4(q.add(t * x.code_stride));
+                        for p in 0..P {
+                            acc[t][p] = _mm512_dpbusd_epi32(acc[t][p], w[p], q);
+                        }
                     }
                 }
             }
@@ -132,6 +138,16 @@ unsafe fn tile_rows<const P: usize, const T: usize>(
         }
     }
     T
+}
+
+/// Asks for `bytes` bytes that come a page later: hardware prefetchers stop at pages, small matrices are few pages.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn prefetch(codes: *const u8, bytes: usize) {
+    for at in (0..bytes).step_by(64) {
+        // SAFETY: a prefetch of any address does nothing worse than nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH + at).cast()) };
+    }
 }
 
 /// Four activations in every lane.
