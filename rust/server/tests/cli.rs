@@ -121,6 +121,9 @@ fn files_that_are_no_models_are_code_3() {
 fn prompts_that_cannot_be_are_refused_before_anything_is_loaded() {
     assert_fails(&["run", "smollm2"], 2, "prompt is empty");
     assert_fails(&["run", "smollm2", "  "], 2, "prompt is empty");
+    assert_fails(&["run", "smollm2", "hi", "--temperature", "-1"], 2, "temperature is -1");
+    assert_fails(&["run", "smollm2", "hi", "--top-p", "2"], 2, "top_p is 2");
+    assert_fails(&["run", "smollm2", "hi", "--threads", "0"], 2, "threads is 0");
     assert_fails(&["perplexity", "smollm2", "no-such-file"], 2, "no-such-file");
     let home = tempfile::tempdir().unwrap();
     let mut child = ferrule(home.path(), &["run", "smollm2"])

@@ -36,7 +36,8 @@ pub enum Error {
     #[error("the hub is out of reach: {why}")]
     Unreachable { why: String },
 
-    #[error("the transfer of {what} broke after {have} of {total} bytes ({why}); pull again to go on from there")]
+    #[error("the transfer of {what} broke after {} of {} ({why}); pull again to go on from there",
+        megabytes(*have), megabytes(*total))]
     Broken { what: String, have: u64, total: u64, why: String },
 
     #[error("the hub answers {what} with {why}")]
@@ -57,7 +58,7 @@ pub enum Error {
     #[error("{what} has {found} bytes, not {expected}; it was deleted")]
     Length { what: String, expected: u64, found: u64 },
 
-    #[error("the disk of {} is full: {needed} bytes are needed and {free} are free", path.display())]
+    #[error("the disk of {} is too full: {} are needed and {} are free", path.display(), megabytes(*needed), megabytes(*free))]
     DiskFull { path: PathBuf, needed: u64, free: u64 },
 
     #[error("'{name}' is in use by another process; try again when it has ended")]
@@ -71,6 +72,10 @@ pub enum Error {
 
     #[error("'{name}' could not be fetched: {}", list(attempts))]
     NoSource { name: String, attempts: Vec<(String, Error)> },
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 fn list(attempts: &[(String, Error)]) -> String {

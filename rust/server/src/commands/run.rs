@@ -43,19 +43,19 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     max_tokens: usize,
     /// Randomness; 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    #[arg(long, value_name = "T", default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f32,
     /// Keep the smallest set of tokens with this much probability
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
     top_p: f32,
     /// Keep the K most likely tokens; 0 keeps all
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
     /// Keep tokens at least this likely relative to the most likely one
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f32,
     /// Above 1: tokens that have occurred become less likely
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f32,
     /// The same seed gives the same answer [default: drawn, and reported with --json]
     #[arg(long, value_name = "N")]
@@ -86,6 +86,8 @@ impl Run {
         let prompt = self.prompt()?;
         let config = EngineConfig { max_num_seqs: 1, ..self.engine.config() };
         config.validate()?;
+        // The vocabulary is not known yet; none of these parameters needs it.
+        self.sampling.params().validate(usize::MAX)?;
         let engine = EngineHandle::load(&super::locate(&self.model)?, config)?;
         let has_template = engine.model().chat_template.is_some();
         if !has_template && self.system.is_some() {
