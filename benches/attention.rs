@@ -1,0 +1,212 @@
+//! Attention on one thread: decode in GB/s of cache beside a plain read of the same bytes, prefill in
+//! GFLOP/s beside the fused multiply-adds that the core can do.
+//!
+//! `cargo bench --bench attention`; FERRULE_ISA chooses the tier.
+
+use std::hint::black_box;
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
+use ferrule_engine::config::{EngineConfig, Isa, KvDtype};
+use ferrule_engine::ids::BlockId;
+use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, Kernels, KvLayer, KvShape};
+
+/// More than the caches that one core gets a fair share of.
+const CACHE_BYTES: usize = 384 << 20;
+const HEADS: [(usize, usize, usize); 4] = [(3, 3, 64), (8, 4, 64), (8, 4, 128), (1, 4, 256)];
+
+#[derive(Clone)]
+#[repr(align(64))]
+struct Line([u64; 8]);
+
+fn main() {
+    let isa = EngineConfig::default().isa().expect("FERRULE_ISA names a tier");
+    let kernels = Kernels::new(isa).expect("the machine has the tier");
+    // 0x3c23 as bf16, and 0x3c233c23 as f32, are about 0.01.
+    let mut memory = vec![Line([0x3c23_3c23_3c23_3c23; 8]); CACHE_BYTES / 64];
+    let read = read_bandwidth(kernels.isa(), &memory);
+    let peak = multiply_add_peak(kernels.isa());
+    println!("{}, 1 thread: read {read:.1} GB/s, multiply-add {peak:.0} GFLOP/s", kernels.isa());
+    for (num_kv_heads, group, head_dim) in HEADS {
+        for dtype in [KvDtype::Bf16, KvDtype::F32] {
+            let shape = KvShape { dtype, num_kv_heads, head_dim };
+            println!("{dtype}, {num_kv_heads} KV heads x {group} query heads of {head_dim}");
+            for ctx in [1024, 4096] {
+                let rate = decode(&kernels, &mut memory, shape, group, ctx);
+                println!("  decode at {ctx}: {rate:5.1} GB/s, {:3.0} % of read", 100.0 * rate / read);
+            }
+            let rate = prefill(&kernels, &mut memory, shape, group, 512);
+            println!("  prefill of 512: {rate:5.0} GFLOP/s, {:3.0} % of multiply-add", 100.0 * rate / peak);
+        }
+    }
+}
+
+/// Units of work per second of this thread's processor time (so that programs beside it do not count): the
+/// median over half a second of calls, each answering how much it did.
+fn rate(mut work: impl FnMut(usize) -> f64) -> f64 {
+    let (begin, mut rates) = (Instant::now(), Vec::new());
+    while begin.elapsed() < Duration::from_millis(500) || rates.len() < 10 {
+        let start = thread_time();
+        let amount = work(rates.len());
+        rates.push(amount / (thread_time() - start));
+    }
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+fn thread_time() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(failed, 0, "the system counts processor time");
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+fn read_bandwidth(isa: Isa, memory: &[Line]) -> f64 {
+    let pieces: Vec<_> = memory.chunks(1 << 14).collect();
+    rate(|i| {
+        let piece = pieces[i % pieces.len()];
+        black_box(match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the machine has AVX2 if it has one of these tiers.
+            Isa::Avx2 | Isa::Avx512 => unsafe { read_avx2(piece) },
+            _ => read(piece),
+        });
+        size_of_val(piece) as f64 / 1e9
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn read_avx2(lines: &[Line]) -> [u64; 32] {
+    read(lines)
+}
+
+#[inline(always)]
+fn read(lines: &[Line]) -> [u64; 32] {
+    let mut sums = [0u64; 32];
+    for lines in lines.chunks_exact(4) {
+        for i in 0..32 {
+            sums[i] ^= lines[i / 8].0[i % 8];
+        }
+    }
+    sums
+}
+
+/// Sixteen independent chains of vector multiply-adds: the result is FLOP.
+#[cfg(target_arch = "x86_64")]
+macro_rules! multiply_adds {
+    ($name:ident, $features:literal, $splat:ident, $multiply_add:ident, $class:ident, $width:literal) => {
+        #[target_feature(enable = $features)]
+        fn $name() -> f64 {
+            use std::arch::x86_64::*;
+            const STEPS: usize = 20_000;
+            let mut sums = [$splat(0.5); 16];
+            let factor = $splat(0.999);
+            for _ in 0..STEPS {
+                for sum in &mut sums {
+                    *sum = $multiply_add(*sum, factor, factor);
+                    // SAFETY: empty; keeps the chains apart.
+                    unsafe { std::arch::asm!("/* {0} */", inout($class) * sum, options(nomem, nostack)) };
+                }
+            }
+            black_box(sums);
+            (2 * 16 * $width * STEPS) as f64
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+multiply_adds!(avx512, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps, zmm_reg, 16);
+#[cfg(target_arch = "x86_64")]
+multiply_adds!(avx2, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps, ymm_reg, 8);
+
+/// GFLOP/s of the tier's multiply-adds; NaN where there are none.
+fn multiply_add_peak(isa: Isa) -> f64 {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has the tier.
+        Isa::Avx512 => rate(|_| unsafe { avx512() } / 1e9),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has the tier.
+        Isa::Avx2 => rate(|_| unsafe { avx2() } / 1e9),
+        _ => f64::NAN,
+    }
+}
+
+fn decode(kernels: &Kernels, memory: &mut [Line], shape: KvShape, group: usize, ctx: usize) -> f64 {
+    let per_layer = ctx / BLOCK_SIZE;
+    let blocks = scattered(CACHE_BYTES / shape.block_bytes());
+    let tables: Vec<_> = blocks.chunks_exact(per_layer).collect();
+    let mut queries = Queries::new(shape, group, ctx - 1, 1);
+    rate(|i| {
+        queries.attend(kernels, memory, tables[i % tables.len()]);
+        (per_layer * shape.block_bytes()) as f64 / 1e9
+    })
+}
+
+fn prefill(kernels: &Kernels, memory: &mut [Line], shape: KvShape, group: usize, len: usize) -> f64 {
+    let blocks = scattered(len / BLOCK_SIZE);
+    let pairs = len * (len + 1) / 2 * shape.num_kv_heads * group;
+    let mut queries = Queries::new(shape, group, 0, len);
+    rate(|_| {
+        queries.attend(kernels, memory, &blocks);
+        (4 * pairs * shape.head_dim) as f64 / 1e9
+    })
+}
+
+/// Block ids in runs of eight, the runs in no order.
+fn scattered(num_blocks: usize) -> Vec<BlockId> {
+    let mut ids: Vec<u32> = (0..num_blocks as u32).collect();
+    ids.sort_by_key(|id| ((id / 8).wrapping_mul(2_654_435_761), *id));
+    ids.into_iter().map(BlockId).collect()
+}
+
+/// Consecutive queries of one sequence, all heads.
+struct Queries {
+    shape: KvShape,
+    group: usize,
+    start: usize,
+    num: usize,
+    /// (num, heads * head_dim)
+    q: Vec<f32>,
+    out: Vec<f32>,
+    scratch: Vec<f32>,
+}
+
+impl Queries {
+    fn new(shape: KvShape, group: usize, start: usize, num: usize) -> Self {
+        let len = num * shape.num_kv_heads * group * shape.head_dim;
+        Self { shape, group, start, num, q: vec![0.1; len], out: vec![0.0; len], scratch: Vec::new() }
+    }
+
+    /// In tasks of 64 queries.
+    fn attend(&mut self, kernels: &Kernels, memory: &mut [Line], blocks: &[BlockId]) {
+        let Self { shape, group, .. } = *self;
+        let num_blocks = CACHE_BYTES / shape.block_bytes();
+        let kv = KvLayer { ptr: memory.as_mut_ptr().cast(), num_blocks, shape, _life: PhantomData };
+        let stride = shape.num_kv_heads * group * shape.head_dim;
+        for first in (0..self.num).step_by(64) {
+            for kv_head in 0..shape.num_kv_heads {
+                let task = AttentionTask {
+                    kv,
+                    kv_head,
+                    group,
+                    blocks,
+                    first_block: 0,
+                    start: self.start + first,
+                    num_queries: 64.min(self.num - first),
+                    window: None,
+                    scale: 0.125,
+                    softcap: None,
+                    q: self.q[first * stride..].as_ptr(),
+                    q_stride: stride,
+                    out: self.out[first * stride..].as_mut_ptr(),
+                    out_stride: stride,
+                };
+                // SAFETY: the task's pointers are to memory of its shape, all of which holds numbers.
+                unsafe { kernels.attention(&task, &mut self.scratch) };
+            }
+        }
+        black_box(&self.out);
+    }
+}
