@@ -36,8 +36,11 @@ pub enum Error {
     #[error("the hub is out of reach: {why}")]
     Unreachable { why: String },
 
-    #[error("the transfer of {what} broke after {} of {} ({why}); pull again to go on from there",
-        megabytes(*have), megabytes(*total))]
+    #[error(
+        "the transfer of {what} broke after {} of {} ({why}); pull again to go on from there",
+        megabytes(*have),
+        megabytes(*total)
+    )]
     Broken { what: String, have: u64, total: u64, why: String },
 
     #[error("the hub answers {what} with {why}")]
@@ -58,7 +61,12 @@ pub enum Error {
     #[error("{what} has {found} bytes, not {expected}; it was deleted")]
     Length { what: String, expected: u64, found: u64 },
 
-    #[error("the disk of {} is too full: {} are needed and {} are free", path.display(), megabytes(*needed), megabytes(*free))]
+    #[error(
+        "the disk of {} is too full: {} are needed and {} are free",
+        path.display(),
+        megabytes(*needed),
+        megabytes(*free)
+    )]
     DiskFull { path: PathBuf, needed: u64, free: u64 },
 
     #[error("'{name}' is in use by another process; try again when it has ended")]

