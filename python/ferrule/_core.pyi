@@ -6,6 +6,23 @@ from typing import Any, Literal, TypeAlias, TypedDict, final, overload
 import numpy as np
 import numpy.typing as npt
 
+__all__ = [
+    "AsyncStream",
+    "CompletionOutput",
+    "Delta",
+    "Engine",
+    "EngineStats",
+    "ModelInfo",
+    "RequestMetrics",
+    "RequestOutput",
+    "SamplingParams",
+    "SchedulerHarness",
+    "Stream",
+    "TokenLogprob",
+    "__version__",
+    "main",
+]
+
 __version__: str
 
 class _Message(TypedDict):
