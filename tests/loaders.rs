@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ferrule_engine::model::{self, Role};
+use ferrule_engine::model::{self, Role, Source};
 use ferrule_engine::quant::{DType, dequantize};
 use ferrule_engine::weights::{Checkpoint, Gguf, SafetensorsDir, Value};
 use ferrule_engine::{Error, Result};
@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 mod containers;
 mod reference;
+mod twin;
 
 use containers::{GgufFile, safetensors_file, tiny_llama};
 
@@ -187,21 +188,38 @@ struct Expected {
     logits: Vec<Vec<f32>>,
 }
 
-#[test]
-fn golden_folders_mean_what_transformers_takes_them_for() {
-    for (name, family) in GOLDEN_MODELS {
-        let dir = golden("models").join(name);
-        let source = model::open(&dir).unwrap();
-        assert_eq!((source.config.family, source.config.vocab_size), (family, 128));
-        let text = std::fs::read_to_string(dir.join("expected.json")).unwrap();
-        let expected: Expected = serde_json::from_str(&text).unwrap();
-        let logits = reference::logits(&source, &expected.input_ids);
-        for (&position, row) in expected.positions.iter().zip(&expected.logits) {
+impl Expected {
+    fn read(name: &str) -> Self {
+        let path = golden("models").join(name).join("expected.json");
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn check(&self, name: &str, source: &Source) {
+        let logits = reference::logits(source, &self.input_ids);
+        for (&position, row) in self.positions.iter().zip(&self.logits) {
             assert_eq!(row.len(), logits[position].len());
             for (token, (a, b)) in row.iter().zip(&logits[position]).enumerate() {
                 assert!((a - b).abs() < 1e-4, "{name}, position {position}, token {token}: {b} instead of {a}");
             }
         }
+    }
+}
+
+#[test]
+fn golden_folders_mean_what_transformers_takes_them_for() {
+    for (name, family) in GOLDEN_MODELS {
+        let source = model::open(&golden("models").join(name)).unwrap();
+        assert_eq!((source.config.family, source.config.vocab_size), (family, 128));
+        Expected::read(name).check(name, &source);
+    }
+}
+
+#[test]
+fn the_same_model_means_the_same_as_gguf() {
+    for (name, _) in GOLDEN_MODELS {
+        let folder = model::open(&golden("models").join(name)).unwrap();
+        let (_dir, path) = written(&twin::gguf_of(&folder).bytes(3));
+        Expected::read(name).check(name, &model::open(&path).unwrap());
     }
 }
 

@@ -51,6 +51,10 @@ impl GgufFile {
         self.array(key, 5, values.len(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
+    pub fn flags(&mut self, key: &str, values: &[bool]) -> &mut Self {
+        self.array(key, 7, values.len(), values.iter().map(|&value| value.into()).collect())
+    }
+
     fn remove(&mut self, key: &str) {
         self.pairs.retain(|(other, _)| other != key);
     }
