@@ -19,8 +19,10 @@ fn models() -> Vec<PathBuf> {
 #[derive(serde::Deserialize)]
 struct Expected {
     input_ids: Vec<TokenId>,
-    /// Position → logits (vocab_size,)
-    logits: std::collections::BTreeMap<usize, Vec<f32>>,
+    /// Whose logits are below.
+    positions: Vec<usize>,
+    /// (positions, vocab_size)
+    logits: Vec<Vec<f32>>,
 }
 
 fn expected(model: &std::path::Path) -> Expected {
@@ -48,7 +50,7 @@ fn families_agree_with_transformers() {
     for model in models() {
         let engine = load(&model, config(Activations::F32));
         let expected = expected(&model);
-        for (&position, logits) in &expected.logits {
+        for (&position, logits) in expected.positions.iter().zip(&expected.logits) {
             let params = SamplingParams { logprobs: Some(20), ignore_eos: true, ..SamplingParams::greedy(1) };
             let prompt = Prompt::Tokens(expected.input_ids[..=position].to_vec());
             let output = engine.generate(GenerateRequest::new(prompt, params)).expect("the request runs");
