@@ -1,6 +1,7 @@
 //! Keyword arguments of Engine: the fields of the engine's configuration.
 
 use ferrule_engine::EngineConfig;
+use ferrule_server::units::parse_bytes;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -59,26 +60,6 @@ pub fn from_kwargs(settings: Option<&Bound<'_, PyDict>>) -> PyResult<EngineConfi
 fn memory(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
     match value.extract::<String>() {
         Err(_) => field::read(name, value),
-        Ok(text) => match bytes(&text) {
-            Some(bytes) => Ok(Some(bytes)),
-            None => Err(invalid_request(format!("{name} is '{text}': write bytes such as 512MB or 2GiB"))),
-        },
+        Ok(text) => parse_bytes(&text).map(Some).map_err(|err| invalid_request(format!("{name}: {err}"))),
     }
-}
-
-fn bytes(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number: f64 = text[..digits].parse().ok()?;
-    let unit: f64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        "kib" | "k" => 1024.0,
-        "mib" | "m" => 1024.0 * 1024.0,
-        "gib" | "g" => 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
-    };
-    Some((number * unit) as u64)
 }

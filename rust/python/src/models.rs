@@ -5,7 +5,8 @@ use std::path::Path;
 use ferrule_engine::handle::ModelInfo;
 use ferrule_engine::null::{NullConfig, NullModel};
 use ferrule_engine::{EngineConfig, EngineHandle, Result};
-use ferrule_store::{Silent, Store};
+use ferrule_server::progress::Downloads;
+use ferrule_store::Store;
 use pyo3::prelude::*;
 
 use crate::errors::{Raise, invalid_request};
@@ -18,7 +19,7 @@ pub fn load(model: &Path, config: EngineConfig) -> PyResult<EngineHandle> {
         return null(config).raise();
     }
     let name = model.to_str().ok_or_else(|| invalid_request("a model's name must be UTF-8"))?;
-    let path = Store::open_default().raise()?.locate(name, &mut Silent).raise()?;
+    let path = Store::open_default().raise()?.locate(name, &mut Downloads::default()).raise()?;
     EngineHandle::load(&path, config).raise()
 }
 

@@ -33,7 +33,6 @@ impl SchedulerHarness {
     #[new]
     #[pyo3(signature = (*, num_blocks=32, block_size=4, vocab_size=4, windows=None, max_num_seqs=8,
         max_num_batched_tokens=16, enable_prefix_caching=true))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         num_blocks: usize,
         block_size: usize,

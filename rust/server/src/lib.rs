@@ -9,8 +9,8 @@ mod failure;
 mod interrupt;
 mod machine;
 mod print;
-mod progress;
-mod units;
+pub mod progress;
+pub mod units;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
