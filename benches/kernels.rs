@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::time::Instant;
 
 use ferrule_engine::kernels::{Kernels, MatMut, QuantizedRows};
-use ferrule_engine::quant::{DType, PackedMatrix};
+use ferrule_engine::quant::{DType, PackedMatrix, WeightArena};
 use ferrule_engine::weights::TensorView;
 
 /// Weights walked per measurement: more than the caches of a core, and done before the system takes it away.
@@ -103,12 +103,15 @@ fn report_pack(dtype: DType, rows: usize, cols: usize) {
     println!("pack {dtype:5} {rows}x{cols}: {:.2} GB/s", bytes.len() as f64 / seconds / 1e9);
 }
 
-fn matrix(dtype: DType, rows: usize, cols: usize) -> PackedMatrix {
+fn matrix(arena: &WeightArena, dtype: DType, rows: usize, cols: usize) -> PackedMatrix {
     let len = rows * dtype.row_bytes(cols).expect("whole blocks");
     // Bytes 0x20 to 0x2f make every f16 field a normal number below 1.
     let bytes: Vec<u8> = (0..len).map(|i| 0x20 + (i * 7 % 16) as u8).collect();
     let view = TensorView { name: "w", dtype, shape: vec![rows, cols], bytes: &bytes };
-    PackedMatrix::pack(&view, rows, &|row| row).expect("memory for weights")
+    let matrix = PackedMatrix::zeroed_in(arena, dtype, rows, cols).expect("memory for weights");
+    // SAFETY: one thread.
+    unsafe { matrix.pack_panels(&view, &|row| row, 0..matrix.num_panels()) };
+    matrix
 }
 
 /// Seconds per matrix with `rows` rows of activations, walking over `copies` of it.
@@ -139,10 +142,12 @@ fn time(kernels: Kernels, copies: &[PackedMatrix], rows: usize, int8: bool) -> f
 
 fn report(kernels: Kernels, dtype: DType, shape: (&str, usize, usize), peak: Option<f64>) {
     let (name, rows, cols) = shape;
-    let first = matrix(dtype, rows, cols);
+    let arena = WeightArena::default();
+    let first = matrix(&arena, dtype, rows, cols);
     let bytes = first.num_bytes();
-    let copies: Vec<_> =
-        std::iter::once(first).chain((1..WORKING_SET.div_ceil(bytes)).map(|_| matrix(dtype, rows, cols))).collect();
+    let copies: Vec<_> = std::iter::once(first)
+        .chain((1..WORKING_SET.div_ceil(bytes)).map(|_| matrix(&arena, dtype, rows, cols)))
+        .collect();
     let int8 = dtype.block_len() > 1;
     let read = read_speed(bytes * copies.len());
     let few: Vec<String> = [1, 2, 3, 4]

@@ -144,7 +144,8 @@ fn float32(kernels: Kernels, w: &PackedMatrix, x: &[f32], splits: &[Range<usize>
 }
 
 fn whole(w: &PackedMatrix) -> [Range<usize>; 1] {
-    [0..w.num_panels()]
+    let all = 0..w.num_panels();
+    [all]
 }
 
 /// The activations that int8 kernels see: scale = max / 127, codes rounded to nearest even.

@@ -5,14 +5,14 @@ use crate::backend::{Act, HeadTransform};
 use crate::error::Result;
 use crate::kernels::threads::Pool;
 use crate::model::{DecoderWeights, FeedForward, LayerWeights, ModelConfig, Role, Source};
-use crate::quant::PackedMatrix;
+use crate::quant::{PackedMatrix, WeightArena};
 
 type Vector = Vec<f32>;
 
 /// Packs every tensor of the model. The source's pages are given back as soon as they are packed, so that
 /// the weights are never in memory twice.
 pub fn load_weights(source: &Source, pool: &Pool) -> Result<DecoderWeights<CpuLinear, Vector>> {
-    let loader = Loader { source, pool, config: &source.config };
+    let loader = Loader { source, pool, config: &source.config, arena: WeightArena::default() };
     let head = match source.config.tie_embeddings {
         true => None,
         false => Some(loader.linear(&[(Role::Head, Act::Normed, 0)])?),
@@ -29,6 +29,7 @@ struct Loader<'a> {
     source: &'a Source,
     pool: &'a Pool,
     config: &'a ModelConfig,
+    arena: WeightArena,
 }
 
 impl Loader<'_> {
@@ -88,7 +89,7 @@ impl Loader<'_> {
         let part = self.source.part(role)?;
         let view = self.source.checkpoint.tensor(&part.name)?;
         let cols = view.shape.last().copied().unwrap_or(0);
-        let matrix = PackedMatrix::zeroed(view.dtype, part.rows, cols)?;
+        let matrix = PackedMatrix::zeroed_in(&self.arena, view.dtype, part.rows, cols)?;
         self.pool.run(&|lane| {
             // SAFETY: each lane packs its own panels, and nobody else has the matrix yet.
             unsafe { matrix.pack_panels(&view, &*part.row_of, lane.share(matrix.num_panels())) };

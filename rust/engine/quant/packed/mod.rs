@@ -8,12 +8,13 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use self::buffer::Buffer;
+use self::buffer::Region;
 use self::unpack::Parts;
 use super::DType;
 use crate::error::Result;
 use crate::weights::TensorView;
 
+pub use self::buffer::WeightArena;
 pub(crate) use self::layout::with_format;
 pub use self::layout::{BlockSpec, Format, Layout, format};
 
@@ -24,7 +25,7 @@ pub const PANEL_ROWS: usize = 16;
 #[derive(Debug)]
 pub struct PackedMatrix {
     /// (num_panels, panel_bytes).
-    data: Buffer,
+    data: Region,
     dtype: DType,
     rows: usize,
     cols: usize,
@@ -42,10 +43,19 @@ impl PackedMatrix {
 
     /// A matrix of zeros, for `pack_panels`. Its memory is taken by the lanes that write it.
     pub fn zeroed(dtype: DType, rows: usize, cols: usize) -> Result<Self> {
+        let data = Region::zeroed(Self::packed_bytes(dtype, rows, cols))?;
+        Ok(Self { data, dtype, rows, cols })
+    }
+
+    /// The same in an arena, where a model's small matrices share huge pages.
+    pub fn zeroed_in(arena: &WeightArena, dtype: DType, rows: usize, cols: usize) -> Result<Self> {
+        let data = arena.take(Self::packed_bytes(dtype, rows, cols))?;
+        Ok(Self { data, dtype, rows, cols })
+    }
+
+    fn packed_bytes(dtype: DType, rows: usize, cols: usize) -> usize {
         assert!(cols.is_multiple_of(dtype.block_len()), "{cols} columns are not whole blocks of {dtype}");
-        let panel_bytes = Layout::of(dtype).panel_bytes(cols);
-        let bytes = rows.div_ceil(PANEL_ROWS).saturating_mul(panel_bytes);
-        Ok(Self { data: Buffer::zeroed(bytes)?, dtype, rows, cols })
+        rows.div_ceil(PANEL_ROWS).saturating_mul(Layout::of(dtype).panel_bytes(cols))
     }
 
     /// Packs panels `panels`, as `pack` does for all of them.

@@ -145,8 +145,7 @@ unsafe fn tile_rows<const P: usize, const T: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn prefetch(codes: *const u8, bytes: usize) {
     for at in (0..bytes).step_by(64) {
-        // SAFETY: a prefetch of any address does nothing worse than nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH + at).cast()) };
+        _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH + at).cast());
     }
 }
 
