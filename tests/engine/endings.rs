@@ -122,3 +122,20 @@ fn the_engine_lives_as_long_as_handles_and_streams() {
     drop(engine);
     assert_eq!(stream.collect_output().unwrap().outputs[0].token_ids.len(), 60);
 }
+
+#[test]
+fn a_sink_may_use_the_handle_and_be_the_last_to_hold_it() {
+    let engine = engine(EngineConfig::default());
+    let (sender, events) = channel();
+    let inner = engine.clone();
+    let sink = move |event| {
+        if matches!(event, Event::Done(_)) {
+            let _ = sender.send(inner.submit(request(&[1], long()), |_| ControlFlow::Break(())));
+        }
+        ControlFlow::Continue(())
+    };
+    engine.submit(request(&[1, 2], long()), sink).unwrap();
+    drop(engine);
+    assert!(events.recv().unwrap().is_ok());
+    assert!(events.recv().is_err(), "the sink is gone, and the engine with it");
+}
