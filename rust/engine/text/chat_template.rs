@@ -1,7 +1,7 @@
 //! A conversation to a prompt, byte for byte as Transformers renders it.
 
 use std::error::Error as _;
-use std::path::PathBuf;
+use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -15,7 +15,15 @@ use crate::request::ChatMessage;
 /// Work that one rendering may do (one unit: an instruction, or 64 bytes of text): about a second.
 const FUEL: u64 = 20_000_000;
 
-const NAME: &str = "chat_template";
+/// Largest template, several times what models come with.
+const MAX_SOURCE_BYTES: usize = 128 << 10;
+
+/// Minijinja's compiler recurses once per operator of an expression, so the longest chain that fits in
+/// a template decides its stack. Only the pages that it touches are ever memory.
+const COMPILER_STACK_BYTES: usize = 512 << 20;
+
+/// What errors call it.
+const NAME: &str = "chat template";
 
 /// A compiled Jinja template with its model's special tokens.
 #[derive(Debug)]
@@ -26,22 +34,25 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     /// `bos_token`, `eos_token` and other special tokens are visible to the template under those names.
     pub fn new(source: &str, special_tokens: &[(String, String)]) -> Result<Self> {
-        let mut environment = Environment::new();
-        environment.set_syntax(
-            SyntaxConfig::builder()
-                .trim_blocks(true)
-                .lstrip_blocks(true)
-                .build()
-                .map_err(|e| Error::Internal(format!("Jinja's syntax: {e}")))?,
-        );
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(unknown_method_callback);
-        template_helpers::install(&mut environment);
+        if source.len() > MAX_SOURCE_BYTES {
+            let what = format!("it has {} bytes; at most {MAX_SOURCE_BYTES} are compiled", source.len());
+            return Err(Error::corrupt(Path::new(NAME), what));
+        }
+        let mut environment = environment()?;
         for (name, token) in special_tokens {
             environment.add_global(name.clone(), token.clone());
         }
-        environment.add_template_owned(NAME, open_generation_blocks(source)).map_err(broken)?;
-        Ok(Self { environment })
+        let environment = std::thread::scope(|scope| {
+            let compiler =
+                std::thread::Builder::new().stack_size(COMPILER_STACK_BYTES).spawn_scoped(scope, move || {
+                    environment.add_template_owned(NAME, open_generation_blocks(source)).map(|()| environment)
+                });
+            compiler.map(|thread| thread.join().expect("minijinja's compiler does not panic"))
+        });
+        match environment {
+            Ok(compiled) => Ok(Self { environment: compiled.map_err(broken)? }),
+            Err(e) => Err(Error::OutOfMemory(format!("no thread to compile the chat template: {e}"))),
+        }
     }
 
     pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
@@ -60,9 +71,20 @@ impl ChatTemplate {
     }
 }
 
+/// Jinja as Transformers sets it up, with a limit on the work of one rendering.
+fn environment() -> Result<Environment<'static>> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let mut environment = Environment::new();
+    environment.set_syntax(syntax.map_err(|e| Error::Internal(format!("Jinja's syntax: {e}")))?);
+    environment.set_fuel(Some(FUEL));
+    environment.set_unknown_method_callback(unknown_method_callback);
+    template_helpers::install(&mut environment);
+    Ok(environment)
+}
+
 /// The template itself does not compile.
 fn broken(error: minijinja::Error) -> Error {
-    Error::corrupt(&PathBuf::from("chat template"), sentence(&error))
+    Error::corrupt(Path::new(NAME), sentence(&error))
 }
 
 /// A rendering failed: because the template refuses these messages, or because it is broken.

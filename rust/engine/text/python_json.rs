@@ -8,6 +8,9 @@ use minijinja::{Error, ErrorKind, Value};
 /// Deepest nesting of lists and objects; Python stops near a thousand.
 const MAX_DEPTH: usize = 200;
 
+/// Longest text: a value that contains itself many times over would never end.
+const MAX_BYTES: usize = 16 << 20;
+
 /// The arguments of `json.dumps`.
 #[derive(Debug, Clone)]
 pub(super) struct Style {
@@ -52,6 +55,9 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn value(&mut self, value: &Value) -> Result<(), Error> {
+        if self.out.len() > MAX_BYTES {
+            return Err(refuse(format!("JSON is longer than {MAX_BYTES} bytes")));
+        }
         match value.kind() {
             ValueKind::None | ValueKind::Bool | ValueKind::Number => self.out.push_str(&scalar(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
