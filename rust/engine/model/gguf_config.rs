@@ -82,6 +82,7 @@ impl Meta<'_> {
             // A window longer than the context hides nothing, but the layer keeps its own RoPE.
             _ => LayerConfig { window: None, rope: if slides { local_rope } else { 0 } },
         };
+        // A layer has tensors, so a count beyond theirs is wrong: it is cut for memory's sake, and a tensor is found missing.
         let num_layers = num_layers.min(self.gguf.tensor_names().len());
         Ok((0..num_layers).map(self.slides(family)?).map(layer).collect())
     }
