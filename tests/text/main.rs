@@ -1,0 +1,7 @@
+//! Text in and text out against references that Ferrule did not write.
+
+mod gguf_file;
+mod hostile;
+mod real_models;
+mod templates;
+mod tokenizers;

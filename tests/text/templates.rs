@@ -1,0 +1,81 @@
+//! Chat templates against what Transformers renders: `golden/text/templates.json`, made by the script beside it.
+
+use std::process::Command;
+
+use ferrule_engine::text::ChatTemplate;
+use ferrule_engine::{ChatMessage, Error};
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+#[derive(serde::Deserialize)]
+struct Case {
+    name: String,
+    template: String,
+    /// (role, content)
+    messages: Vec<(String, String)>,
+    add_generation_prompt: bool,
+    #[serde(flatten)]
+    expected: Expected,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Expected {
+    Rendered(String),
+    /// The template raised this.
+    Refused(String),
+    /// Python raised this.
+    Fails(String),
+}
+
+impl Case {
+    fn render(&self) -> Result<String, Error> {
+        let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(name, token)| (name.into(), token.into()));
+        let messages: Vec<_> = self.messages.iter().map(|(role, content)| ChatMessage::new(role, content)).collect();
+        ChatTemplate::new(&self.template, &tokens)?.render(&messages, self.add_generation_prompt)
+    }
+
+    /// What differs, for people.
+    fn difference(&self) -> Option<String> {
+        let rendered = self.render();
+        let agrees = match (&rendered, &self.expected) {
+            (Ok(text), Expected::Rendered(expected)) => *text == with_dates(expected),
+            (Err(Error::InvalidRequest(what)), Expected::Refused(why)) => what.ends_with(why.as_str()),
+            (Err(Error::Corrupt { .. }), Expected::Fails(_)) => true,
+            _ => false,
+        };
+        let expected = match &self.expected {
+            Expected::Rendered(text) | Expected::Refused(text) | Expected::Fails(text) => text,
+        };
+        (!agrees).then(|| format!("{}\n  rendered {rendered:?}\n  expected {expected:?}", self.name))
+    }
+}
+
+/// Fills in @DATE:format@ with the help of the `date` command.
+fn with_dates(expected: &str) -> String {
+    let mut parts = expected.split("@DATE:");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (format, rest) = part.split_once('@').unwrap();
+        let output = Command::new("date").arg(format!("+{format}")).env("LC_ALL", "C").output().unwrap();
+        text += String::from_utf8(output.stdout).unwrap().trim_end_matches('\n');
+        text += rest;
+    }
+    text
+}
+
+#[test]
+fn templates_render_as_in_transformers() {
+    let golden: Golden = serde_json::from_str(include_str!("../golden/text/templates.json")).unwrap();
+    let differences: Vec<String> = golden.cases.iter().filter_map(Case::difference).collect();
+    assert!(
+        differences.is_empty(),
+        "{} of {} differ:\n{}",
+        differences.len(),
+        golden.cases.len(),
+        differences.join("\n")
+    );
+}
