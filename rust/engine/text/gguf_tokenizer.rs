@@ -1,16 +1,15 @@
 //! The tokenizer that a GGUF file carries under `tokenizer.ggml.*`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{Prepend, Replace, Sequence};
 use tokenizers::{AddedToken, NormalizerWrapper};
 
+use super::bpe::{Bpe, MergeRule, Ranks, Scores};
 use super::pieces::{PieceIndex, Pieces};
 use super::pre_tokenizers::PreTokenizerKind;
-use super::scored_bpe::ScoredBpe;
-use super::segmenter::{Added, PieceModel, Segmenter};
+use super::segmenter::{AddedTokens, PieceModel, Segmenter, Steps};
 use super::tokenizer::{END_OF_TURN_NAMES, Tokenizer, byte_level_bytes, spaced_bytes};
 use crate::error::{Error, Result};
 use crate::ids::TokenId;
@@ -134,12 +133,18 @@ impl<'a> Metadata<'a> {
         (0..).zip(self.tokens).zip(&self.types).map(|((id, token), &kind)| (id, token.as_str(), kind))
     }
 
-    /// Tokens that are cut out of the text, with `content` as they appear in it.
-    fn added(&self, content: impl Fn(&str) -> String) -> Vec<Added> {
-        let token = |(id, text, kind): (TokenId, &str, TokenType)| {
-            (AddedToken::from(content(text), kind.is_special()).normalized(false), id)
-        };
-        self.ids().filter(|(_, text, kind)| kind.is_added() && !text.is_empty()).map(token).collect()
+    /// Tokens that are cut out of a text.
+    fn added(&self, written: impl Fn(&str, TokenType) -> AddedToken) -> AddedTokens {
+        let rstrip = self.strips_after_special();
+        let cut_out = self.ids().filter(|(_, text, kind)| kind.is_added() && !text.is_empty());
+        let tokens = cut_out.map(|(id, text, kind)| (written(text, kind).rstrip(rstrip && kind.is_special()), id));
+        AddedTokens { tokens: tokens.collect(), normalize: false }
+    }
+
+    /// Phi-3's special tokens swallow the white space after them, which the format has no key for.
+    fn strips_after_special(&self) -> bool {
+        let name = self.gguf.get("general.name").and_then(Value::as_str).unwrap_or_default().to_lowercase();
+        name.contains("phi-3") || name.contains("phi3")
     }
 
     fn byte_level(&self) -> Result<Tokenizer> {
@@ -152,8 +157,6 @@ impl<'a> Metadata<'a> {
         })?;
         let pre_tokenizer =
             kind.pre_tokenizer().map_err(|e| Error::Internal(format!("pre-tokenizer '{name}': {e}")))?;
-        let model = PieceModel::Merges(Box::new(self.merges(kind.ignore_merges)?.into()));
-        let segmenter = Segmenter::new(kind.normalizer(), Some(pre_tokenizer), model, &self.added(str::to_owned));
         let mut pieces = Pieces::with_capacity(self.tokens.len());
         for (_, text, kind) in self.ids() {
             pieces.push_with(|bytes| match kind.is_added() {
@@ -161,28 +164,40 @@ impl<'a> Metadata<'a> {
                 false => byte_level_bytes(text, bytes),
             });
         }
-        self.finish(segmenter, Arc::new(pieces), kind.add_bos, false)
+        let pieces = Arc::new(pieces);
+        let index = self.index(&pieces, TokenType::is_added);
+        let merges = self.merges(&pieces, &index)?;
+        let rule = MergeRule::Ranks(Ranks { merges, ignore_merges: kind.ignore_merges });
+        let model = PieceModel::Bpe(Bpe { pieces: pieces.clone(), index, rule });
+        let added = self.added(|text, kind| AddedToken::from(text, kind.is_special()).normalized(false));
+        let steps = Steps { normalizer: kind.normalizer(), pre_tokenizer: Some(pre_tokenizer), model };
+        let segmenter = Segmenter::new(steps, &added);
+        self.finish(segmenter, pieces, kind.add_bos, false)
     }
 
-    /// Byte-level BPE over the tokens that text may become.
-    fn merges(&self, ignore_merges: bool) -> Result<BPE> {
-        let Some(Value::Strings(merges)) = self.get("merges") else {
+    /// The pairs that merge, from lines such as "Ġt he".
+    fn merges(&self, pieces: &Pieces, index: &PieceIndex) -> Result<HashMap<(TokenId, TokenId), (u32, TokenId)>> {
+        let Some(Value::Strings(lines)) = self.get("merges") else {
             return Err(self.corrupt("tokenizer.ggml.merges is not a list of strings"));
         };
-        let pair = |merge: &String| {
-            let (left, right) = merge.split_once(' ').ok_or_else(|| {
-                self.corrupt(format!("tokenizer.ggml.merges has '{merge}', which is not two pieces and a space"))
-            })?;
-            Ok((left.to_owned(), right.to_owned()))
-        };
-        let merges = merges.iter().map(pair).collect::<Result<Vec<_>>>()?;
-        let words = self.ids().filter(|(_, _, kind)| !kind.is_added());
-        let vocab: tokenizers::models::bpe::Vocab = words.map(|(id, text, _)| (text.to_owned(), id)).collect();
-        BPE::builder()
-            .vocab_and_merges(vocab, merges)
-            .ignore_merges(ignore_merges)
-            .build()
-            .map_err(|e| self.corrupt(format!("tokenizer.ggml.merges does not fit tokenizer.ggml.tokens: {e}")))
+        let mut merges = HashMap::with_capacity(lines.len());
+        let mut bytes = Vec::new();
+        for (rank, line) in (0..).zip(lines) {
+            let mut find = |left: &str, right: &str| {
+                bytes.clear();
+                byte_level_bytes(left, &mut bytes);
+                byte_level_bytes(right, &mut bytes);
+                index.get(pieces, &bytes)
+            };
+            let found = line
+                .split_once(' ')
+                .and_then(|(left, right)| Some(((find(left, "")?, find("", right)?), (rank, find(left, right)?))));
+            let Some((pair, merged)) = found else {
+                return Err(self.corrupt(format!("tokenizer.ggml.merges has '{line}', which is not two known pieces")));
+            };
+            merges.entry(pair).or_insert(merged);
+        }
+        Ok(merges)
     }
 
     fn sentence_piece(&self) -> Result<Tokenizer> {
@@ -199,25 +214,30 @@ impl<'a> Metadata<'a> {
             }
         }
         let pieces = Arc::new(pieces);
-        let model = ScoredBpe {
-            index: self.index(&pieces),
+        let never_spelled = |kind: TokenType| kind.is_special() || kind == TokenType::Byte;
+        let scores = Scores {
             scores,
             unused: self.ids().filter(|(.., kind)| *kind == TokenType::Unused).map(|(id, ..)| id).collect(),
             bytes: self.byte_tokens(),
             unknown: self.id("unknown_token_id")?,
-            pieces: pieces.clone(),
         };
+        let model =
+            Bpe { index: self.index(&pieces, never_spelled), pieces: pieces.clone(), rule: MergeRule::Scores(scores) };
         let prefix = self.flag("add_space_prefix", true);
-        let added = self.added(|text| text.replace('▁', " "));
-        let segmenter = Segmenter::new(Some(spaces(prefix)?), None, PieceModel::Scores(model), &added);
+        // User-defined pieces are part of the text that gets the space in front; special tokens are not.
+        let added = self.added(|text, kind| {
+            AddedToken::from(text.replace('▁', " "), kind.is_special()).normalized(!kind.is_special())
+        });
+        let steps = Steps { normalizer: Some(spaces(prefix)?), pre_tokenizer: None, model: PieceModel::Bpe(model) };
+        let segmenter = Segmenter::new(steps, &added);
         self.finish(segmenter, pieces, true, prefix)
     }
 
-    /// Only what text may become: control tokens and bytes are never spelled out.
-    fn index(&self, pieces: &Pieces) -> PieceIndex {
+    /// The pieces that text may become: all but those that are `excluded`.
+    fn index(&self, pieces: &Pieces, excluded: impl Fn(TokenType) -> bool) -> PieceIndex {
         let mut index = PieceIndex::with_capacity(self.tokens.len());
         for (id, text, kind) in self.ids() {
-            if !text.is_empty() && !kind.is_special() && kind != TokenType::Byte {
+            if !text.is_empty() && !excluded(kind) {
                 index.insert(pieces, id);
             }
         }

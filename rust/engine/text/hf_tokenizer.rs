@@ -9,7 +9,7 @@ use tokenizers::{AddedToken, DecoderWrapper, Encoding, ModelWrapper, PostProcess
 
 use super::gguf_tokenizer::byte_of;
 use super::pieces::Pieces;
-use super::segmenter::{Added, PieceModel, Segmenter};
+use super::segmenter::{AddedTokens, PieceModel, Segmenter, Steps};
 use super::tokenizer::{END_OF_TURN_NAMES, Tokenizer, byte_level_bytes, spaced_bytes};
 use crate::error::{Error, Result};
 use crate::ids::TokenId;
@@ -32,7 +32,7 @@ struct Folder {
     config: Value,
     /// (id, text), by id.
     vocabulary: Vec<(TokenId, String)>,
-    added: Vec<Added>,
+    added: Vec<(AddedToken, TokenId)>,
 }
 
 pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
@@ -48,7 +48,7 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
         bos: folder.configured("bos_token"),
         eos: folder.ends(dir)?,
         trim_leading_space: spelling == Spelling::SentencePiece { trim_leading_space: true },
-        segmenter: folder.into_segmenter()?,
+        segmenter: folder.into_segmenter(),
     })
 }
 
@@ -77,7 +77,7 @@ impl Folder {
             .map_err(|e| Error::corrupt(&path, format!("not a tokenizer that can be read: {e}")))?;
         let mut vocabulary: Vec<_> = tokenizer.get_vocab(true).into_iter().map(|(text, id)| (id, text)).collect();
         vocabulary.sort_unstable();
-        let mut added: Vec<Added> = tokenizer.get_added_tokens_decoder().into_iter().map(|(id, t)| (t, id)).collect();
+        let mut added: Vec<_> = tokenizer.get_added_tokens_decoder().into_iter().map(|(id, t)| (t, id)).collect();
         added.sort_unstable_by_key(|&(_, id)| id);
         let config = read_json(&dir.join("tokenizer_config.json"))?;
         let folder = Self { path, tokenizer, config, vocabulary, added };
@@ -199,11 +199,13 @@ impl Folder {
         Ok(ends)
     }
 
-    fn into_segmenter(self) -> Result<Segmenter> {
-        let normalizer = self.tokenizer.get_normalizer().cloned();
-        let pre_tokenizer = self.tokenizer.get_pre_tokenizer().cloned();
-        let model = PieceModel::Merges(Box::new(self.tokenizer.get_model().clone()));
-        Ok(Segmenter::new(normalizer, pre_tokenizer, model, &self.added))
+    fn into_segmenter(self) -> Segmenter {
+        let steps = Steps {
+            normalizer: self.tokenizer.get_normalizer().cloned(),
+            pre_tokenizer: self.tokenizer.get_pre_tokenizer().cloned(),
+            model: PieceModel::Json(Box::new(self.tokenizer.get_model().clone())),
+        };
+        Segmenter::new(steps, &AddedTokens { tokens: self.added, normalize: true })
     }
 }
 

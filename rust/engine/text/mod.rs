@@ -1,5 +1,6 @@
 //! Text in, text out: tokenizer, chat template, and the way back.
 
+mod bpe;
 mod chat_template;
 mod clock;
 mod detokenize;
@@ -8,7 +9,6 @@ mod hf_tokenizer;
 mod pieces;
 mod pre_tokenizers;
 mod python_json;
-mod scored_bpe;
 mod segmenter;
 mod stop;
 mod template_helpers;

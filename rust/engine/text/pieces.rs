@@ -52,14 +52,10 @@ impl PieceIndex {
         Self { hasher: RandomState::new(), slots: vec![None; (2 * num_tokens + 1).next_power_of_two()] }
     }
 
-    /// Inserts a token, unless one with the same piece is there: that one is returned.
-    pub(super) fn insert(&mut self, pieces: &Pieces, id: TokenId) -> Option<TokenId> {
+    /// Inserts a token, unless one with the same piece is there. At most `num_tokens` may be inserted.
+    pub(super) fn insert(&mut self, pieces: &Pieces, id: TokenId) {
         let slot = self.slot(pieces, pieces.get(id));
-        if self.slots[slot].is_none() {
-            self.slots[slot] = Some(id);
-            return None;
-        }
-        self.slots[slot]
+        self.slots[slot].get_or_insert(id);
     }
 
     pub(super) fn get(&self, pieces: &Pieces, piece: &[u8]) -> Option<TokenId> {

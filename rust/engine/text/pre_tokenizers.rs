@@ -2,7 +2,6 @@
 //! Sources: the models' published tokenizer.json files, and the table in llama.cpp that gave the kinds their names.
 
 use tokenizers::normalizers::unicode::NFC;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior};
@@ -87,12 +86,11 @@ impl PreTokenizerKind {
     }
 
     pub(super) fn pre_tokenizer(&self) -> tokenizers::Result<PreTokenizerWrapper> {
-        let mut steps = Vec::with_capacity(self.patterns.len() + 1);
+        let mut steps = Vec::with_capacity(self.patterns.len());
         for &pattern in self.patterns {
             let pattern = SplitPattern::Regex(pattern.into());
             steps.push(Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?.into());
         }
-        steps.push(ByteLevel::new(false, false, false).into());
         Ok(Sequence::new(steps).into())
     }
 }

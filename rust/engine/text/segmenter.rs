@@ -9,7 +9,7 @@ use tokenizers::{
     AddedToken, AddedVocabulary, Model, NormalizerWrapper, OffsetType, PreTokenizer, PreTokenizerWrapper, Token,
 };
 
-use super::scored_bpe::ScoredBpe;
+use super::bpe::Bpe;
 use crate::error::{Error, Result};
 use crate::ids::TokenId;
 
@@ -28,27 +28,37 @@ pub(super) struct Segmenter {
 /// How the pieces of text between added tokens become ids.
 #[derive(Debug)]
 pub(super) enum PieceModel {
-    /// A model of the `tokenizers` crate: byte-level BPE with a list of merges.
-    Merges(Box<ModelWrapper>),
-    Scores(ScoredBpe),
+    /// What tokenizer.json describes.
+    Json(Box<ModelWrapper>),
+    Bpe(Bpe),
 }
 
-/// An added token with its id.
-pub(super) type Added = (AddedToken, TokenId);
+/// The steps between added tokens, in order.
+#[derive(Debug)]
+pub(super) struct Steps {
+    pub(super) normalizer: Option<NormalizerWrapper>,
+    pub(super) pre_tokenizer: Option<PreTokenizerWrapper>,
+    pub(super) model: PieceModel,
+}
+
+/// Tokens that are cut out of a text.
+#[derive(Debug)]
+pub(super) struct AddedTokens {
+    pub(super) tokens: Vec<(AddedToken, TokenId)>,
+    /// Those that are found in the normalized text are written here as they come, before the normalizer.
+    pub(super) normalize: bool,
+}
 
 impl Segmenter {
-    pub(super) fn new(
-        normalizer: Option<NormalizerWrapper>,
-        pre_tokenizer: Option<PreTokenizerWrapper>,
-        model: PieceModel,
-        added: &[Added],
-    ) -> Self {
-        let ids = added.iter().map(|(token, id)| (token.content.clone(), *id)).collect();
+    pub(super) fn new(steps: Steps, added: &AddedTokens) -> Self {
+        let Steps { normalizer, pre_tokenizer, model } = steps;
+        let ids = added.tokens.iter().map(|(token, id)| (token.content.clone(), *id)).collect();
         let model = Vocabulary { model, added: ids };
         let vocabulary = |special: bool| {
-            let tokens: Vec<_> = added.iter().map(|(t, _)| t.clone()).filter(|t| special || !t.special).collect();
+            let wanted = added.tokens.iter().map(|(token, _)| token).filter(|token| special || !token.special);
+            let tokens: Vec<AddedToken> = wanted.cloned().collect();
             let mut vocabulary = AddedVocabulary::new();
-            vocabulary.add_tokens(&tokens, &model, normalizer.as_ref());
+            vocabulary.add_tokens(&tokens, &model, normalizer.as_ref().filter(|_| added.normalize));
             vocabulary
         };
         Self { with_special: vocabulary(true), without_special: vocabulary(false), normalizer, pre_tokenizer, model }
@@ -80,8 +90,8 @@ impl Model for Vocabulary {
 
     fn tokenize(&self, text: &str) -> tokenizers::Result<Vec<Token>> {
         match &self.model {
-            PieceModel::Merges(model) => model.tokenize(text),
-            PieceModel::Scores(model) => {
+            PieceModel::Json(model) => model.tokenize(text),
+            PieceModel::Bpe(model) => {
                 Ok(model.tokenize(text).into_iter().map(|id| Token::new(id, String::new(), (0, 0))).collect())
             }
         }
