@@ -128,12 +128,14 @@ impl<'a> Workspace<'a> {
     /// # Safety
     /// `task.q` is valid for the task's shape.
     unsafe fn gather_q(&mut self, task: &AttentionTask<'_>, rows: &Range<usize>) {
-        let (head_dim, num_rows) = (task.kv.shape.head_dim, rows.len());
-        for (i, row) in rows.clone().enumerate() {
-            // SAFETY: the caller's promise.
-            let q = unsafe { std::slice::from_raw_parts(task.q.add(task.row_offset(row, task.q_stride)), head_dim) };
-            for (d, &x) in q.iter().enumerate() {
-                self.q[d * num_rows + i] = x;
+        let mut heads = [std::ptr::null(); ROWS_PER_TILE];
+        for (head, row) in heads.iter_mut().zip(rows.clone()) {
+            *head = task.q.wrapping_add(task.row_offset(row, task.q_stride));
+        }
+        for (d, run) in self.q.chunks_exact_mut(rows.len()).take(task.kv.shape.head_dim).enumerate() {
+            for (x, head) in run.iter_mut().zip(heads) {
+                // SAFETY: the caller's promise; `d` is below head_dim.
+                *x = unsafe { *head.add(d) };
             }
         }
     }

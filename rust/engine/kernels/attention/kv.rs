@@ -88,22 +88,33 @@ impl Kernels {
         assert_eq!((k.len(), v.len()), (num_kv_heads * head_dim, num_kv_heads * head_dim), "(num_kv_heads, head_dim)");
         for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
             let (keys, values) = (kv.keys(block, head), kv.values(block, head));
-            for d in 0..head_dim {
-                let (key, value) = (kv.shape.key_index(slot, d), kv.shape.value_index(slot, d));
-                // SAFETY: both indices lie within the head's part of the block; the caller's promise covers the rest.
-                unsafe {
-                    match dtype {
-                        KvDtype::F32 => {
-                            keys.cast::<f32>().add(key).write(k[d]);
-                            values.cast::<f32>().add(value).write(v[d]);
-                        }
-                        KvDtype::Bf16 => {
-                            keys.cast::<bf16>().add(key).write(bf16::from_f32(k[d]));
-                            values.cast::<bf16>().add(value).write(bf16::from_f32(v[d]));
-                        }
-                    }
+            // SAFETY: the caller's promise; the pointers are to a head's part of the block, of this type.
+            unsafe {
+                match dtype {
+                    KvDtype::F32 => store_head(&kv.shape, keys.cast(), values.cast(), slot, (k, v), |x| x),
+                    KvDtype::Bf16 => store_head(&kv.shape, keys.cast(), values.cast(), slot, (k, v), bf16::from_f32),
                 }
             }
+        }
+    }
+}
+
+/// # Safety
+/// `keys` and `values` are those of one head in a block that holds `T`, which is `shape`'s type.
+#[inline]
+unsafe fn store_head<T>(
+    shape: &KvShape,
+    keys: *mut T,
+    values: *mut T,
+    slot: usize,
+    (k, v): (&[f32], &[f32]),
+    round: impl Fn(f32) -> T,
+) {
+    for (d, (&k, &v)) in k.iter().zip(v).enumerate() {
+        // SAFETY: both indices lie within the head's part of the block.
+        unsafe {
+            keys.add(shape.key_index(slot, d)).write(round(k));
+            values.add(shape.value_index(slot, d)).write(round(v));
         }
     }
 }
