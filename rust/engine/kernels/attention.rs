@@ -27,6 +27,11 @@ pub(super) const STATE_HEADER: usize = 16;
 pub(super) const MAX: usize = 0;
 pub(super) const SUM: usize = 1;
 
+/// Floats of a partial result of `num_rows` rows.
+pub fn partial_len(num_rows: usize, head_dim: usize) -> usize {
+    num_rows * (STATE_HEADER + head_dim.next_multiple_of(16))
+}
+
 /// Consecutive queries of one sequence against one KV head: the query heads that share it.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionTask<'a> {
@@ -60,9 +65,15 @@ impl AttentionTask<'_> {
         self.chunks_of(&(0..self.num_rows()))
     }
 
+    /// The chunks that a query at `position` sees.
+    pub fn chunks_seen(position: usize, window: Option<usize>) -> Range<usize> {
+        let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
+        first / CHUNK_LEN..(position + 1).div_ceil(CHUNK_LEN)
+    }
+
     /// Floats that `attention_partial` writes for one chunk.
     pub fn partial_len(&self) -> usize {
-        self.num_rows() * self.state_stride()
+        partial_len(self.num_rows(), self.kv.shape.head_dim)
     }
 
     fn num_rows(&self) -> usize {
@@ -71,7 +82,7 @@ impl AttentionTask<'_> {
 
     /// Floats from one row's state to the next.
     fn state_stride(&self) -> usize {
-        STATE_HEADER + self.kv.shape.head_dim.next_multiple_of(16)
+        partial_len(1, self.kv.shape.head_dim)
     }
 
     /// The positions that a row sees.

@@ -1,13 +1,14 @@
 //! The CPU's model runner: weights, KV memory, activations and a pool of lanes.
 
 use std::marker::PhantomData;
+use std::sync::Mutex;
 
 use super::{ModelOutput, ModelRunner};
 use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, KvMemory, StepPlan};
 use crate::config;
 use crate::error::Result;
 use crate::kernels::threads::Pool;
-use crate::kernels::{Kernels, MatMut};
+use crate::kernels::{Kernels, MatMut, partial_len};
 use crate::kv::KvGeometry;
 use crate::model::{DecoderWeights, ModelConfig, RopeTable, forward};
 use crate::sched::SchedulerOutput;
@@ -22,6 +23,10 @@ pub struct CpuRunner {
     kv: KvMemory,
     acts: Activations,
     plan: StepPlan,
+    /// (max_parts, partial_len) of the largest step so far.
+    partials: Vec<f32>,
+    /// One per lane.
+    scratch: Vec<Mutex<Vec<f32>>>,
 }
 
 /// What a runner is made of.
@@ -39,6 +44,7 @@ pub struct CpuParts {
 impl CpuRunner {
     pub fn new(parts: CpuParts) -> Self {
         let acts = Activations::new(&parts.config, parts.max_tokens, parts.activations);
+        let scratch = (0..parts.pool.num_lanes()).map(|_| Mutex::default()).collect();
         let ropes = parts.config.ropes.iter().map(RopeTable::new).collect();
         Self {
             config: parts.config,
@@ -49,6 +55,8 @@ impl CpuRunner {
             kv: parts.kv,
             acts,
             plan: StepPlan::default(),
+            partials: Vec::new(),
+            scratch,
         }
     }
 }
@@ -73,6 +81,8 @@ impl ModelRunner for CpuRunner {
         out.hidden_size = self.config.hidden_size;
         out.logits.resize(self.plan.logit_rows.len() * out.vocab_size, 0.0);
         out.hidden.resize(self.plan.hidden_rows.len() * out.hidden_size, 0.0);
+        let partial_len = partial_len(self.config.num_heads / self.config.num_kv_heads, self.config.head_dim);
+        self.partials.resize(self.plan.max_parts() * partial_len, 0.0);
         let shared = CpuStep {
             kernels: self.kernels,
             config: &self.config,
@@ -83,6 +93,8 @@ impl ModelRunner for CpuRunner {
             plan: &self.plan,
             logits: matrix(&mut out.logits, out.vocab_size),
             hidden: matrix(&mut out.hidden, out.hidden_size),
+            partials: matrix(&mut self.partials, partial_len),
+            scratch: &self.scratch,
         };
         let (config, weights) = (&self.config, &self.weights);
         self.pool.run(&|lane| forward(&CpuLane { lane, shared: &shared }, config, weights))

@@ -10,6 +10,7 @@ mod linear;
 mod plan;
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use activations::Activations;
 pub use buffer::Shared;
@@ -36,6 +37,10 @@ pub struct CpuStep<'a> {
     pub logits: MatMut<'a>,
     /// (plan.hidden_rows.len(), hidden_size)
     pub hidden: MatMut<'a>,
+    /// (plan.max_parts(), partial_len)
+    pub partials: MatMut<'a>,
+    /// One per lane.
+    pub scratch: &'a [Mutex<Vec<f32>>],
 }
 
 // SAFETY: the output matrices are written by lanes each in its own columns or rows, as `MatMut` says.
@@ -96,12 +101,10 @@ impl Backend for CpuLane<'_> {
 
     fn attend(&self, layer: usize) {
         let group = self.shared.kv.place(layer).group;
-        let mut scratch = Vec::new();
-        for &work in self.shared.plan.attention(group, self.lane.id) {
-            let task = self.attention_task(layer, group, work);
-            // SAFETY: the queries lie behind a barrier, the outputs are this lane's work, and the keys and
-            // values of all positions up to the last query were stored in this step or before.
-            unsafe { self.shared.kernels.attention(&task, &mut scratch) };
+        if self.shared.plan.parts(group).is_empty() {
+            self.attend_by_task(layer, group);
+        } else {
+            self.attend_by_chunk(layer, group);
         }
         self.lane.barrier();
         self.quantize(Act::Attended);
@@ -187,7 +190,7 @@ impl CpuLane<'_> {
 
     fn multiply(&self, segment: &Segment, panels: Range<usize>, input: Act, rows: usize, out: MatMut<'_>) {
         let CpuStep { acts, kernels, .. } = self.shared;
-        match acts.quantized(input).filter(|_| segment.matrix.layout().block().is_some()) {
+        match acts.quantized(input).filter(|_| segment.matrix.layout().is_quantized()) {
             // SAFETY: the columns of these panels are this lane's; the input lies behind a barrier.
             Some(x) => unsafe { kernels.matmul_int8(&segment.matrix, panels, x, rows, out) },
             // SAFETY: as above.
@@ -229,6 +232,40 @@ impl CpuLane<'_> {
         // SAFETY: the scheduler gave this sequence the block for writing; `store_share` keeps the two
         // positions of a pair in one lane.
         unsafe { kernels.store_kv(kv.layer(layer), step.block_ids[entry], position % block_size, k, v) };
+    }
+
+    fn attend_by_task(&self, layer: usize, group: usize) {
+        let mut scratch = self.scratch();
+        for &work in self.shared.plan.attention(group, self.lane.id) {
+            let task = self.attention_task(layer, group, work);
+            // SAFETY: the queries lie behind a barrier, the outputs are this lane's work, and the keys and
+            // values of all positions up to the last query were stored in this step or before.
+            unsafe { self.shared.kernels.attention(&task, &mut scratch) };
+        }
+    }
+
+    fn attend_by_chunk(&self, layer: usize, group: usize) {
+        let CpuStep { plan, kernels, partials, .. } = *self.shared;
+        let parts = plan.parts(group);
+        let mut scratch = self.scratch();
+        for i in self.lane.share(parts.len()) {
+            let task = self.attention_task(layer, group, parts[i].work);
+            // SAFETY: row i is this lane's; as in `attend_by_task`.
+            unsafe { kernels.attention_partial(&task, parts[i].chunk, row_of(partials, i), &mut scratch) };
+        }
+        self.lane.barrier();
+        let merges = plan.merges(group);
+        let share = self.lane.share(merges.len());
+        for (work, rows) in merges.skip(share.start).take(share.len()) {
+            let task = self.attention_task(layer, group, work);
+            // SAFETY: the partials lie behind a barrier; this task's rows and outputs are this lane's.
+            unsafe { kernels.attention_merge(&task, rows_of(partials, rows)) };
+        }
+    }
+
+    /// This lane's scratch memory, kept from step to step.
+    fn scratch(&self) -> MutexGuard<'_, Vec<f32>> {
+        self.shared.scratch[self.lane.id].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn attention_task(&self, layer: usize, group: usize, work: AttentionWork) -> AttentionTask<'_> {
@@ -274,9 +311,16 @@ impl CpuLane<'_> {
 }
 
 /// # Safety
+/// `rows.end <= mat.rows`, and no other lane touches these rows before the next barrier.
+unsafe fn rows_of(mat: MatMut<'_>, rows: Range<usize>) -> &mut [f32] {
+    assert!(rows.start <= rows.end && rows.end <= mat.rows);
+    // SAFETY: inside the matrix; the caller rules out other users.
+    unsafe { std::slice::from_raw_parts_mut(mat.ptr.add(rows.start * mat.stride), rows.len() * mat.stride) }
+}
+
+/// # Safety
 /// `row < mat.rows`, and no other lane touches this row before the next barrier.
 unsafe fn row_of(mat: MatMut<'_>, row: usize) -> &mut [f32] {
-    assert!(row < mat.rows);
-    // SAFETY: inside the matrix; the caller rules out other users.
-    unsafe { std::slice::from_raw_parts_mut(mat.ptr.add(row * mat.stride), mat.stride) }
+    // SAFETY: the caller's promises.
+    unsafe { rows_of(mat, row..row + 1) }
 }

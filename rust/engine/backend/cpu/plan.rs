@@ -1,12 +1,20 @@
 //! A step, prepared for lanes: positions, and who attends to what.
+//!
+//! Attention is cut in one of two ways. Usually a lane takes whole tasks. Where a few sequences decode at long
+//! contexts there are too few tasks to keep the lanes equally busy: then lanes take chunks of tasks, and
+//! merge them in a second round. Both give the same bits.
 
 use std::ops::Range;
 
+use crate::kernels::AttentionTask;
 use crate::kv::KvGeometry;
 use crate::sched::{RowsWanted, ScheduledSequence, SchedulerOutput};
 
 /// Queries that one attention task takes at most: enough to share K and V reads, few enough to balance.
 const QUERY_TILE: usize = 32;
+
+/// From this many tasks per lane on, whole ones balance well enough.
+const TASKS_PER_LANE: usize = 8;
 
 /// Consecutive queries of one sequence against one KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,12 +27,23 @@ pub struct AttentionWork {
     pub num_queries: usize,
 }
 
+/// A chunk of a task. Its partial result has the row of its own index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionPart {
+    pub work: AttentionWork,
+    pub chunk: usize,
+}
+
 /// One KV group's attention, cut so that lanes have equal work.
 #[derive(Debug, Default)]
 struct GroupWork {
     tasks: Vec<AttentionWork>,
     /// (num_lanes + 1,) into `tasks`.
     bounds: Vec<usize>,
+    /// All chunks of all tasks, task by task. Empty: lanes take whole tasks.
+    parts: Vec<AttentionPart>,
+    /// (tasks + 1,) into `parts`.
+    part_bounds: Vec<usize>,
 }
 
 /// Derived from the step once, read by all lanes. Buffers are reused.
@@ -78,6 +97,22 @@ impl StepPlan {
         &work.tasks[work.bounds[lane]..work.bounds[lane + 1]]
     }
 
+    /// The chunks that lanes share where they do not take whole tasks.
+    pub fn parts(&self, group: usize) -> &[AttentionPart] {
+        &self.groups[group].parts
+    }
+
+    /// The tasks of a group that is computed by chunks, each with the rows of its partial results.
+    pub fn merges(&self, group: usize) -> impl ExactSizeIterator<Item = (AttentionWork, Range<usize>)> {
+        let work = &self.groups[group];
+        work.tasks.iter().zip(work.part_bounds.windows(2)).map(|(&task, bounds)| (task, bounds[0]..bounds[1]))
+    }
+
+    /// Most partial results that a layer of this step has.
+    pub fn max_parts(&self) -> usize {
+        self.groups.iter().map(|group| group.parts.len()).max().unwrap_or(0)
+    }
+
     /// The tokens whose keys and values `lane` stores. Two positions of a bf16 value share a word, so a
     /// share begins at an even position or at the start of a sequence.
     pub fn store_share(&self, share: Range<usize>) -> Range<usize> {
@@ -108,6 +143,27 @@ impl GroupWork {
             }
         }
         self.cut(step, window, num_lanes);
+        self.split(step, window, num_lanes);
+    }
+
+    /// Cuts tasks into chunks if all are single queries, too few for whole ones to balance, and some are long.
+    fn split(&mut self, step: &SchedulerOutput, window: Option<usize>, num_lanes: usize) {
+        self.parts.clear();
+        self.part_bounds.clear();
+        let is_query = |task: &AttentionWork| task.num_queries == 1;
+        if num_lanes == 1 || self.tasks.len() >= TASKS_PER_LANE * num_lanes || !self.tasks.iter().all(is_query) {
+            return;
+        }
+        self.part_bounds.push(0);
+        for &work in &self.tasks {
+            let position = step.sequences[work.sequence].start + work.first;
+            let chunks = AttentionTask::chunks_seen(position, window);
+            self.parts.extend(chunks.map(|chunk| AttentionPart { work, chunk }));
+            self.part_bounds.push(self.parts.len());
+        }
+        if self.parts.len() == self.tasks.len() {
+            self.parts.clear();
+        }
     }
 
     /// Contiguous shares of nearly equal cost.
@@ -178,6 +234,29 @@ mod tests {
                 }
             }
             prop_assert_eq!(seen.len(), kv_heads * step.num_tokens());
+        }
+
+        #[test]
+        fn chunks_cover_what_queries_see(
+            starts in prop::collection::vec(0usize..2000, 1..6),
+            lanes in 2usize..5,
+            window in prop::option::of(1usize..700),
+        ) {
+            let lens: Vec<_> = starts.iter().map(|&start| (start, 1)).collect();
+            let mut plan = StepPlan::default();
+            plan.fill(&step(&lens), &KvGeometry::new(1, 16, &[window]), 2, lanes);
+            let mut next = 0;
+            for (work, rows) in plan.merges(0).filter(|_| !plan.parts(0).is_empty()) {
+                prop_assert_eq!(rows.start, next);
+                next = rows.end;
+                let parts = &plan.parts(0)[rows];
+                let seen: Vec<_> = parts.iter().map(|part| part.chunk).collect();
+                let position = starts[work.sequence];
+                let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
+                prop_assert_eq!(seen, (first / 256..=position / 256).collect::<Vec<_>>());
+                prop_assert!(parts.iter().all(|part| part.work == work));
+            }
+            prop_assert_eq!(next, plan.parts(0).len());
         }
 
         #[test]
