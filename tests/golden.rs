@@ -31,11 +31,14 @@ fn golden(name: &str) -> Vec<Item> {
 }
 
 /// The model from the local store, fetched the first time.
-fn engine(model: &str, activations: Activations) -> EngineHandle {
+fn engine_with(model: &str, config: EngineConfig) -> EngineHandle {
     let store = ferrule_store::Store::open_default().expect("the model store opens");
     let path = store.locate(model, &mut ferrule_store::Silent).expect("the model can be fetched");
-    let config = EngineConfig { activations, kv_cache_memory: Some(256 << 20), ..EngineConfig::default() };
     EngineHandle::load(&path, config).expect("the model loads")
+}
+
+fn engine(model: &str, activations: Activations) -> EngineHandle {
+    engine_with(model, EngineConfig { activations, kv_cache_memory: Some(256 << 20), ..EngineConfig::default() })
 }
 
 fn close_to_reference(ours: &TokenLogprob, reference: &[(TokenId, f32)]) {
@@ -122,4 +125,36 @@ fn smollm2_fast_mode_stays_close_to_the_reference() {
 #[test]
 fn gemma3_fast_mode_stays_close_to_the_reference() {
     fast_mode_stays_close("gemma3:270m", "gemma3");
+}
+
+/// Contexts of several attention chunks, which lanes share when few sequences run.
+#[test]
+fn long_contexts_do_not_depend_on_company() {
+    for (name, file) in [("smollm2", "smollm2"), ("gemma3:270m", "gemma3")] {
+        let prompts: Vec<Vec<TokenId>> = golden(file)
+            .iter()
+            .take(3)
+            .map(|item| item.prompt_ids.iter().chain(&item.output_ids).copied().cycle().take(700).collect())
+            .collect();
+        let run = |config: EngineConfig, together: bool| {
+            let engine = engine_with(name, EngineConfig { kv_cache_memory: Some(256 << 20), ..config });
+            let params = SamplingParams { ignore_eos: true, logprobs: Some(0), ..SamplingParams::greedy(12) };
+            let requests =
+                prompts.iter().map(|prompt| GenerateRequest::new(Prompt::Tokens(prompt.clone()), params.clone()));
+            let outputs = match together {
+                true => engine.generate_all(requests.collect()).expect("the requests run"),
+                false => requests.map(|request| engine.generate(request).expect("the request runs")).collect(),
+            };
+            let bits = |token: &TokenLogprob| (token.token_id, token.logprob.to_bits());
+            outputs.iter().map(|output| output.outputs[0].logprobs.iter().map(bits).collect()).collect::<Vec<Vec<_>>>()
+        };
+        let alone = run(EngineConfig { threads: Some(1), ..EngineConfig::default() }, false);
+        assert_eq!(
+            run(EngineConfig { threads: Some(2), ..EngineConfig::default() }, false),
+            alone,
+            "{name}, 2 threads"
+        );
+        let chunked = EngineConfig { threads: Some(3), max_num_batched_tokens: 100, ..EngineConfig::default() };
+        assert_eq!(run(chunked, true), alone, "{name}, together in chunks");
+    }
 }

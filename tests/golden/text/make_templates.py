@@ -352,8 +352,9 @@ STATEMENTS = {
     "recursive": "{% for i in [{'c': [{'c': []}]}] recursive %}({{ loop.depth }}{{ loop(i.c) }}){% endfor %}",
     "namespace": "{% set ns = namespace(n=0, found=false) %}{% for m in messages %}{% set ns.n = ns.n + m.content|length %}{% if m.role == 'user' %}{% set ns.found = true %}{% endif %}{% endfor %}{{ ns.n }}{{ ns.found }}",
     "scoping": "{% set x = 1 %}{% for i in [1] %}{% set x = 2 %}{{ x }}{% endfor %}{{ x }}{% if true %}{% set x = 3 %}{% endif %}{{ x }}",
-    "macro": "{% macro turn(role, text='-', *, end='.') %}[{{ role }}:{{ text }}{{ end }}]{% endmacro %}{{ turn('a') }}{{ turn('b', 'c', end='!') }}{{ turn(text='t', role='r') }}"
-    .replace(", *, end", ", end"),
+    "macro": "{% macro turn(role, text='-', *, end='.') %}[{{ role }}:{{ text }}{{ end }}]{% endmacro %}{{ turn('a') }}{{ turn('b', 'c', end='!') }}{{ turn(text='t', role='r') }}".replace(
+        ", *, end", ", end"
+    ),
     "macro_recursive": "{% macro f(n) %}{{ n }}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(3) }}",
     "macro_caller": "{% macro wrap(tag) %}<{{ tag }}>{{ caller() }}</{{ tag }}>{% endmacro %}{% call wrap('b') %}hi{% endcall %}",
     "set_block": "{% set text %}  a {{ 1 + 1 }}\n{% endset %}[{{ text }}]{% set up | upper %}abc{% endset %}{{ up }}",

@@ -41,7 +41,7 @@ TEXTS = [
     "🦀🦀 👩‍👩‍👧 unseen ✓ ∀x∈ℝ",
     "HTTPServer camelCase snake_case_names WORDS aren't 'S 'll 'RE",
     "a" * 40,
-    "!!!??? ... --- === <<>> ``` \"quoted\" (x)[y]{z}",
+    '!!!??? ... --- === <<>> ``` "quoted" (x)[y]{z}',
     "a▁b ▁▁ c",
     "<s>hi</s> <0x41> <unk>",
     "<|im_start|>user\nhi<|im_end|>\n",
@@ -118,8 +118,16 @@ KINDS = {
     "smollm": (None, [pre_tokenizers.Digits(individual_digits=True), byte_level(use_regex=True)], False),
     "starcoder": (None, [pre_tokenizers.Digits(individual_digits=True), byte_level(use_regex=True)], False),
     "olmo": (normalizers.NFC(), [byte_level(use_regex=True)], False),
-    "llama-bpe": (None, [split(rf"{ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{REST}"), byte_level()], True),
-    "qwen2": (normalizers.NFC(), [split(rf"{ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{REST}"), byte_level()], False),
+    "llama-bpe": (
+        None,
+        [split(rf"{ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{REST}"), byte_level()],
+        True,
+    ),
+    "qwen2": (
+        normalizers.NFC(),
+        [split(rf"{ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{REST}"), byte_level()],
+        False,
+    ),
     "tekken": (None, [split(TEKKEN), byte_level()], True),
     "deepseek-coder": (
         None,
@@ -143,7 +151,10 @@ def trained():
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = byte_level(use_regex=True)
     trainer = trainers.BpeTrainer(
-        vocab_size=700, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=700,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS * 3, trainer)
     return json.loads(tokenizer.to_str())["model"]
@@ -175,7 +186,9 @@ def encodings(tokenizer):
         plain = tokenizer.encode(text, add_special_tokens=False).ids
         shown = tokenizer.decode(parsed, skip_special_tokens=False)
         decoded = tokenizer.decode(parsed)
-        cases.append({"text": text, "ids": plain, "parsed": parsed, "around": around, "decoded": decoded, "shown": shown})
+        cases.append(
+            {"text": text, "ids": plain, "parsed": parsed, "around": around, "decoded": decoded, "shown": shown}
+        )
     return cases
 
 
