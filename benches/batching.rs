@@ -1,8 +1,10 @@
 //! Continuous against static batching: 16 concurrent requests of mixed output lengths, through the whole
-//! engine, on the null model as a device where reading the weights dominates a step, as on a GPU.
+//! engine, on the null model as a device where reading the weights dominates a step, as on a GPU, or on a
+//! real model by the store's name for it.
 //!
-//! `cargo bench --bench batching`
+//! `cargo bench --workspace --bench batching [-- MODEL]`
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ferrule_engine::config::Policy;
@@ -30,7 +32,11 @@ impl Run {
     }
 }
 
-fn engine(policy: Policy) -> Result<EngineHandle> {
+fn engine(policy: Policy, model: Option<&Path>) -> Result<EngineHandle> {
+    let config = EngineConfig { max_num_seqs: CONCURRENT, policy, ..EngineConfig::default() };
+    if let Some(model) = model {
+        return EngineHandle::load(model, config);
+    }
     let model = NullConfig { num_blocks: 4096, cost: Some(COST), ..NullConfig::default() };
     let info = ModelInfo {
         config: None,
@@ -43,13 +49,13 @@ fn engine(policy: Policy) -> Result<EngineHandle> {
         kv_cache_tokens: model.num_blocks * model.block_size,
         backend: "null".into(),
     };
-    let config = EngineConfig { max_num_seqs: CONCURRENT, policy, ..EngineConfig::default() };
     EngineHandle::with_runner(Box::new(NullModel::new(model)), info, config)
 }
 
 fn request(i: u32, prompt_len: u32, max_tokens: usize) -> GenerateRequest {
     let prompt = (0..prompt_len).map(|j| (i + j * j) % 64).collect();
-    GenerateRequest::new(Prompt::Tokens(prompt), SamplingParams::greedy(max_tokens))
+    let params = SamplingParams { ignore_eos: true, ..SamplingParams::greedy(max_tokens) };
+    GenerateRequest::new(Prompt::Tokens(prompt), params)
 }
 
 /// Output lengths from 8 to 512, even on a log scale: many short answers and a few long ones.
@@ -58,8 +64,8 @@ fn workload() -> Vec<GenerateRequest> {
     (0..NUM_REQUESTS).map(|i| request(i, 16 + i % 48, (8.0 * 64f64.powf(fraction(i))) as usize)).collect()
 }
 
-fn run(policy: Policy) -> Result<Run> {
-    let engine = engine(policy)?;
+fn run(policy: Policy, model: Option<&Path>) -> Result<Run> {
+    let engine = engine(policy, model)?;
     // It occupies the engine while the others queue up, so that the first static batch is a full one.
     let plug = engine.stream(request(0, 1, 20))?;
     let start = Instant::now();
@@ -71,11 +77,17 @@ fn run(policy: Policy) -> Result<Run> {
 }
 
 fn main() -> Result<()> {
-    println!("{NUM_REQUESTS} requests, {CONCURRENT} at once, {COST:?}");
+    let name = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let model = name.as_deref().map(|name| {
+        let store = ferrule_store::Store::open_default().expect("the model store opens");
+        store.locate(name, &mut ferrule_store::Silent).unwrap_or_else(|err| panic!("{name}: {err}"))
+    });
+    let device = name.unwrap_or_else(|| format!("null model, {COST:?}"));
+    println!("{NUM_REQUESTS} requests, {CONCURRENT} at once, {device}");
     let policies = [Policy::Static, Policy::Continuous];
     let mut rates = Vec::new();
     for policy in policies {
-        let run = run(policy)?;
+        let run = run(policy, model.as_deref())?;
         println!(
             "{policy:>10}: {:6.0} tokens/s, {} tokens in {:.2} s and {} steps",
             run.tokens_per_s(),
