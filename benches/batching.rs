@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ferrule_engine::config::Policy;
-use ferrule_engine::handle::ModelInfo;
+use ferrule_engine::info::ModelInfo;
 use ferrule_engine::null::{NullConfig, NullCost, NullModel};
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateRequest, Prompt, Result, SamplingParams};
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::handle::ModelInfo;
 use crate::ids::{RequestId, TokenId};
+use crate::info::ModelInfo;
 use crate::request::{ChatMessage, GenerateRequest, Prompt, Request, SamplingParams, Task};
 
 /// What no request may exceed.

@@ -13,35 +13,14 @@ use crate::config::EngineConfig;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::ids::{RequestId, TokenId};
+use crate::info::ModelInfo;
 use crate::intake::{Intake, Sink, Submission};
 use crate::load::load;
 use crate::metrics::EngineStats;
-use crate::model::ModelConfig;
 use crate::output::{Event, GenerateOutput};
 use crate::request::{ChatMessage, GenerateRequest, Prompt, Request};
 use crate::runner::ModelRunner;
 use crate::stream::EventStream;
-use crate::text::{ChatTemplate, Tokenizer};
-
-/// What a model is, for callers that translate text.
-#[derive(Debug)]
-pub struct ModelInfo {
-    /// None for the null model.
-    pub config: Option<ModelConfig>,
-    /// None: only token ids go in and out.
-    pub tokenizer: Option<Arc<Tokenizer>>,
-    pub chat_template: Option<ChatTemplate>,
-    pub vocab_size: usize,
-    /// Longest prompt plus output.
-    pub max_model_len: usize,
-    /// Bytes of packed weights.
-    pub weight_bytes: u64,
-    pub kv_cache_bytes: u64,
-    /// Tokens that the KV cache holds.
-    pub kv_cache_tokens: usize,
-    /// Kernels' tier and threads, for people.
-    pub backend: String,
-}
 
 /// A running engine. Clones share it; the last one to be dropped stops the engine's thread.
 #[derive(Clone)]

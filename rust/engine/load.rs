@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::backend::cpu::KvMemory;
 use crate::config::EngineConfig;
 use crate::error::{Error, Result};
-use crate::handle::ModelInfo;
+use crate::info::ModelInfo;
 use crate::kernels::Kernels;
 use crate::kernels::threads::Pool;
 use crate::memory::{available_bytes, plan_kv};

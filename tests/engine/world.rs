@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use ferrule_engine::handle::ModelInfo;
+use ferrule_engine::info::ModelInfo;
 use ferrule_engine::kv::KvGeometry;
 use ferrule_engine::metrics::EngineStats;
 use ferrule_engine::null::{NullConfig, NullModel};

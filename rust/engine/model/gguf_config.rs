@@ -148,7 +148,7 @@ impl Meta<'_> {
         let Some(name) = names.into_iter().find(|name| self.gguf.tensor_names().contains(name)) else {
             return Ok(None);
         };
-        super::registry::floats(self.gguf, name).map(Some)
+        self.gguf.floats(name).map(Some)
     }
 
     fn attention_scale(

@@ -10,9 +10,11 @@ mod hf_config;
 mod hf_rope;
 mod names;
 mod registry;
+mod role;
 mod rope;
 
 pub use config::{Activation, LayerConfig, ModelConfig, RopeConfig, RopeScaling};
 pub use decoder::{DecoderWeights, FeedForward, LayerWeights, forward};
-pub use registry::{Role, Source, TensorPart, open};
+pub use registry::{Source, TensorPart, open};
+pub use role::Role;
 pub use rope::RopeTable;

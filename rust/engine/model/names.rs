@@ -1,6 +1,6 @@
 //! Where tensors are: names and row ranges of roles, in both containers.
 
-use super::registry::Role;
+use super::role::Role;
 use super::{ModelConfig, families::Family};
 
 /// How a checkpoint names its tensors.

@@ -5,35 +5,9 @@ use std::path::Path;
 
 use super::families::{Family, RowOrder};
 use super::names::{HF_PREFIXES, Naming, Place};
-use super::{ModelConfig, checks, gguf_config, hf_config};
+use super::{ModelConfig, Role, checks, gguf_config, hf_config};
 use crate::error::{Error, Result};
-use crate::quant;
 use crate::weights::{Checkpoint, Gguf, SafetensorsDir};
-
-/// What a tensor is for. Layer indices count from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    Embedding,
-    FinalNorm,
-    /// Only if the embeddings are not tied.
-    Head,
-    AttnNorm(usize),
-    Query(usize),
-    Key(usize),
-    Value(usize),
-    QueryBias(usize),
-    KeyBias(usize),
-    ValueBias(usize),
-    QueryNorm(usize),
-    KeyNorm(usize),
-    AttnOutput(usize),
-    AttnPostNorm(usize),
-    FfnNorm(usize),
-    Gate(usize),
-    Up(usize),
-    Down(usize),
-    FfnPostNorm(usize),
-}
 
 /// Rows of a tensor in a file. Phi-3 keeps q, k, v in one tensor; GGUF's llama files keep the rows of q and
 /// k in the order of interleaved RoPE pairs, and `row_of` undoes it, so that one RoPE (half-split) serves all.
@@ -71,7 +45,7 @@ impl Source {
     /// A norm weight or bias as float32, `row_of` and `norm_weight_offset` (norms only) applied.
     pub fn vector(&self, role: Role) -> Result<Vec<f32>> {
         let part = self.part(role)?;
-        let values = floats(self.checkpoint.as_ref(), &part.name)?;
+        let values = self.checkpoint.floats(&part.name)?;
         let offset = if role.is_norm() { self.config.norm_weight_offset } else { 0.0 };
         Ok((0..part.rows).map(|row| values[(part.row_of)(row)] + offset).collect())
     }
@@ -123,16 +97,6 @@ impl Source {
     }
 }
 
-impl Role {
-    pub fn is_norm(self) -> bool {
-        use Role::*;
-        matches!(
-            self,
-            FinalNorm | AttnNorm(_) | QueryNorm(_) | KeyNorm(_) | AttnPostNorm(_) | FfnNorm(_) | FfnPostNorm(_)
-        )
-    }
-}
-
 /// The roles that a model has.
 fn roles(config: &ModelConfig) -> Vec<Role> {
     use Role::*;
@@ -163,14 +127,6 @@ fn interleaved_row(row: usize, head_dim: usize) -> usize {
     let (head, row) = (row / head_dim, row % head_dim);
     let (half, pair) = (row / (head_dim / 2), row % (head_dim / 2));
     head * head_dim + 2 * pair + half
-}
-
-/// All numbers of a small tensor as float32.
-pub fn floats(checkpoint: &dyn Checkpoint, name: &str) -> Result<Vec<f32>> {
-    let view = checkpoint.tensor(name)?;
-    let mut out = vec![0.0; view.shape.iter().product()];
-    quant::dequantize(view.dtype, view.bytes, &mut out);
-    Ok(out)
 }
 
 /// Opens a `.gguf` file or a Hugging Face folder.

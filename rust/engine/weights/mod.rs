@@ -9,7 +9,7 @@ use std::path::Path;
 pub use self::gguf::{Gguf, Value};
 pub use self::safetensors::SafetensorsDir;
 use crate::error::Result;
-use crate::quant::DType;
+use crate::quant::{DType, dequantize};
 
 /// A tensor as it lies in its file.
 #[derive(Debug, Clone)]
@@ -33,6 +33,14 @@ pub trait Checkpoint: Send + Sync {
     /// `find`, or an error that names the file and the tensor.
     fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
         self.find(name).ok_or_else(|| crate::Error::corrupt(self.path(), format!("tensor '{name}' is missing")))
+    }
+
+    /// All numbers of a small tensor as float32.
+    fn floats(&self, name: &str) -> Result<Vec<f32>> {
+        let view = self.tensor(name)?;
+        let mut out = vec![0.0; view.shape.iter().product()];
+        dequantize(view.dtype, view.bytes, &mut out);
+        Ok(out)
     }
 
     /// Tells the system that a tensor's pages are not needed any more (it was repacked).

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ferrule_engine::handle::ModelInfo;
+use ferrule_engine::info::ModelInfo;
 use ferrule_engine::null::{NullConfig, NullModel};
 use ferrule_engine::{EngineConfig, EngineHandle, Result};
 use ferrule_server::progress::Downloads;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ferrule_engine::handle::ModelInfo as EngineModel;
+use ferrule_engine::info::ModelInfo as EngineModel;
 use ferrule_engine::{FinishReason, GenerateOutput, TokenId, metrics, output};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;

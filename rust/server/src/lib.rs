@@ -4,6 +4,7 @@ mod answer;
 mod args;
 mod bandwidth;
 mod commands;
+mod engine_args;
 mod facts;
 mod failure;
 mod interrupt;

@@ -5,13 +5,13 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use ferrule_engine::handle::ModelInfo;
+use ferrule_engine::info::ModelInfo;
 use ferrule_engine::null::{NullConfig, NullModel};
 use ferrule_engine::runner::ModelRunner;
 use ferrule_engine::{EngineConfig, EngineHandle, Event, GenerateRequest, Prompt, SamplingParams, TokenId};
 use serde_json::{Value, json};
 
-use crate::args::EngineArgs;
+use crate::engine_args::EngineArgs;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::machine::{Machine, peak_rss_bytes};

@@ -6,7 +6,7 @@ use clap::Args;
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateRequest, Prompt, SamplingParams, TokenId};
 use serde_json::json;
 
-use crate::args::EngineArgs;
+use crate::engine_args::EngineArgs;
 use crate::failure::{Failure, Result};
 use crate::{print, progress};
 

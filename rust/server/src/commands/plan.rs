@@ -6,8 +6,8 @@ use clap::Args;
 use ferrule_store::Store;
 use serde_json::json;
 
-use crate::args::EngineArgs;
 use crate::bandwidth::read_bandwidth;
+use crate::engine_args::EngineArgs;
 use crate::facts::Facts;
 use crate::failure::Result;
 use crate::machine::{Machine, meminfo};

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::chat::Chat;
 use crate::answer::{Answer, answer, to_stdout};
-use crate::args::EngineArgs;
+use crate::engine_args::EngineArgs;
 use crate::failure::{Failure, Result};
 use crate::print;
 

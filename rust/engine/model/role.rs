@@ -1,0 +1,36 @@
+//! What tensors are for.
+
+/// What a tensor is for. Layer indices count from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    Embedding,
+    FinalNorm,
+    /// Only if the embeddings are not tied.
+    Head,
+    AttnNorm(usize),
+    Query(usize),
+    Key(usize),
+    Value(usize),
+    QueryBias(usize),
+    KeyBias(usize),
+    ValueBias(usize),
+    QueryNorm(usize),
+    KeyNorm(usize),
+    AttnOutput(usize),
+    AttnPostNorm(usize),
+    FfnNorm(usize),
+    Gate(usize),
+    Up(usize),
+    Down(usize),
+    FfnPostNorm(usize),
+}
+
+impl Role {
+    pub fn is_norm(self) -> bool {
+        use Role::*;
+        matches!(
+            self,
+            FinalNorm | AttnNorm(_) | QueryNorm(_) | KeyNorm(_) | AttnPostNorm(_) | FfnNorm(_) | FfnPostNorm(_)
+        )
+    }
+}
