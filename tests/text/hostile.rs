@@ -1,11 +1,12 @@
-//! Tokenizer metadata that is broken on purpose ends in an error, or in a tokenizer that still answers.
+//! Tokenizers that are broken on purpose end in an error, or in a tokenizer that still answers.
 
 use ferrule_engine::Error;
+use ferrule_engine::text::Tokenizer;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::gguf_file::{self, Metadata};
-use crate::tokenizers::golden;
+use crate::tokenizers::{folder_json, golden};
 
 /// The error that a change of one key leads to.
 fn error_after(which: usize, key: &str, value: Option<Value>) -> Error {
@@ -102,5 +103,61 @@ fn long_texts_of_one_letter_take_no_quadratic_time() {
             assert!(!tokenizer.encode(&text, false, false).unwrap().is_empty());
         }
         assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+    }
+}
+
+/// Regular expressions give up on longer runs, and would leave the rest of the text uncut.
+#[test]
+fn endless_white_space_is_refused() {
+    let tokenizer = gguf_file::load(&golden().metadata()[BYTE_LEVEL]).unwrap();
+    assert!(tokenizer.encode(&" a".repeat(600_000), false, false).is_ok());
+    let error = tokenizer.encode(&" ".repeat(500_001), false, false).unwrap_err();
+    assert!(matches!(&error, Error::InvalidRequest(what) if what.contains("500001")), "{error}");
+}
+
+/// The error of a folder whose tokenizer.json says something else under one key.
+fn folder_error_after(key: &str, value: Value) -> Error {
+    let mut json: Value = serde_json::from_str(folder_json()).unwrap();
+    *json.pointer_mut(key).unwrap() = value;
+    folder_of(json.to_string().as_bytes()).expect_err(key)
+}
+
+fn folder_of(tokenizer_json: &[u8]) -> Result<Tokenizer, Error> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("tokenizer.json"), tokenizer_json).unwrap();
+    Tokenizer::from_dir(dir.path())
+}
+
+#[test]
+fn tokenizer_files_that_contradict_themselves_are_corrupt() {
+    for (key, value) in [
+        ("/post_processor/special_tokens", json!({})),
+        ("/decoder", json!(7)),
+        ("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("(")),
+        ("/model/merges/0", json!(["nobody", "knows"])),
+        ("/model/vocab", json!({})),
+    ] {
+        let error = folder_error_after(key, value);
+        assert!(matches!(error, Error::Corrupt { .. }), "{key}: {error}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn broken_tokenizer_files_are_refused_or_answer(
+        at in 0usize..1_000_000,
+        with in "[\\[\\]{}\",0-9a-z:]{0,3}",
+        gone in 0usize..40,
+    ) {
+        let json = folder_json();
+        let at = at % json.len();
+        let mut bytes = json.as_bytes().to_vec();
+        bytes.splice(at..(at + gone).min(json.len()), with.into_bytes());
+        if let Ok(tokenizer) = folder_of(&bytes) {
+            let tokens = tokenizer.encode("Hello <|im_end|> wörld 12", true, true).unwrap_or_default();
+            tokenizer.decode(&tokens, false);
+        }
     }
 }

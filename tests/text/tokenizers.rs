@@ -67,6 +67,17 @@ impl Golden {
     }
 }
 
+/// A tokenizer.json without its long lists, so that random changes hit what is around them.
+pub fn folder_json() -> &'static str {
+    static JSON: LazyLock<String> = LazyLock::new(|| {
+        let mut json = golden().byte_level.tokenizer_json;
+        json["model"]["merges"].as_array_mut().unwrap().truncate(4);
+        json["model"]["vocab"].as_object_mut().unwrap().retain(|_, id| id.as_u64().unwrap() < 275);
+        json.to_string()
+    });
+    &JSON
+}
+
 /// A tokenizer of each of the two kinds, loaded once.
 fn both() -> &'static [Arc<Tokenizer>; 2] {
     static BOTH: LazyLock<[Arc<Tokenizer>; 2]> =

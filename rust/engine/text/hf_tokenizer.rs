@@ -1,9 +1,11 @@
 //! The tokenizer of a Hugging Face folder.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokenizers::{AddedToken, DecoderWrapper, Encoding, ModelWrapper, PostProcessor, Token};
 
@@ -61,6 +63,15 @@ fn read_json(path: &Path) -> Result<Value> {
     }
 }
 
+/// Runs a part of the library that panics on some broken files.
+fn guarded<T>(path: &Path, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let corrupt = |what: String| Error::corrupt(path, format!("not a tokenizer that can be read: {what}"));
+    match std::panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|e| corrupt(e.to_string())),
+        Err(_) => Err(corrupt("a part of it contradicts another".into())),
+    }
+}
+
 impl Folder {
     fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
@@ -73,8 +84,9 @@ impl Folder {
             }
             bytes => bytes.map_err(|e| Error::io(&path, e))?,
         };
-        let tokenizer = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| Error::corrupt(&path, format!("not a tokenizer that can be read: {e}")))?;
+        serde_json::from_slice::<IgnoredAny>(&bytes)
+            .map_err(|e| Error::corrupt(&path, format!("not valid JSON: {e}")))?;
+        let tokenizer = guarded(&path, || tokenizers::Tokenizer::from_bytes(bytes))?;
         let mut vocabulary: Vec<_> = tokenizer.get_vocab(true).into_iter().map(|(text, id)| (id, text)).collect();
         vocabulary.sort_unstable();
         let mut added: Vec<_> = tokenizer.get_added_tokens_decoder().into_iter().map(|(id, t)| (t, id)).collect();
@@ -162,9 +174,7 @@ impl Folder {
         let mut ids = vec![MARK];
         if let Some(post_processor) = self.tokenizer.get_post_processor() {
             let text = Encoding::from_tokens(vec![Token::new(MARK, String::new(), (0, 0))], 0);
-            let around = post_processor
-                .process(text, None, true)
-                .map_err(|e| Error::corrupt(&self.path, format!("its post-processor fails: {e}")))?;
+            let around = guarded(&self.path, || post_processor.process(text, None, true))?;
             ids = around.get_ids().to_vec();
         }
         let Some(at) = ids.iter().position(|&id| id == MARK) else {

@@ -13,6 +13,10 @@ use super::bpe::Bpe;
 use crate::error::{Error, Result};
 use crate::ids::TokenId;
 
+/// Longest run of white space. The regular expressions of pre-tokenizers look ahead after it, and give up without a
+/// word where that takes them a million steps.
+const MAX_WHITE_SPACE: usize = 500_000;
+
 /// The way from text to ids, without the special tokens around it.
 #[derive(Debug)]
 pub(super) struct Segmenter {
@@ -65,6 +69,7 @@ impl Segmenter {
     }
 
     pub(super) fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<TokenId>> {
+        self.check(text)?;
         let added = if parse_special { &self.with_special } else { &self.without_special };
         let mut parts = added.extract_and_normalize(self.normalizer.as_ref(), text);
         let encoding = self
@@ -75,6 +80,18 @@ impl Segmenter {
             .and_then(|()| parts.into_encoding(None, 0, OffsetType::None))
             .map_err(|e| Error::Internal(format!("the tokenizer failed on a text of {} bytes: {e}", text.len())))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    fn check(&self, text: &str) -> Result<()> {
+        let runs = text.split(|c: char| !c.is_whitespace()).map(|run| run.chars().count());
+        match runs.max() {
+            Some(longest) if longest > MAX_WHITE_SPACE && self.pre_tokenizer.is_some() => {
+                Err(Error::InvalidRequest(format!(
+                    "the text has a run of {longest} white-space characters; at most {MAX_WHITE_SPACE} are tokenized"
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
