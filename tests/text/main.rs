@@ -2,6 +2,7 @@
 
 mod gguf_file;
 mod hostile;
+mod hostile_templates;
 mod real_models;
 mod templates;
 mod tokenizers;

@@ -79,3 +79,18 @@ fn templates_render_as_in_transformers() {
         differences.join("\n")
     );
 }
+
+/// What bounds hostile templates must leave room for the honest ones.
+#[test]
+fn models_templates_render_long_conversations() {
+    let golden: Golden = serde_json::from_str(include_str!("../golden/text/templates.json")).unwrap();
+    let said = "Lorem ipsum dolor sit amet. ".repeat(40);
+    let messages = (0..4000).map(|at| (["user", "assistant"][at % 2].to_owned(), said.clone())).collect::<Vec<_>>();
+    let one_turn: Vec<_> = golden.cases.into_iter().filter(|case| case.name.ends_with("/one")).collect();
+    assert!(!one_turn.is_empty());
+    for case in one_turn {
+        let case = Case { messages: messages.clone(), ..case };
+        let rendered = case.render().unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        assert_eq!(rendered.matches(said.trim()).count(), messages.len(), "{}", case.name);
+    }
+}

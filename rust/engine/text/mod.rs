@@ -9,6 +9,7 @@ mod hf_tokenizer;
 mod pieces;
 mod pre_tokenizers;
 mod python_json;
+mod python_methods;
 mod segmenter;
 mod stop;
 mod template_helpers;

@@ -1,9 +1,10 @@
-//! The functions and filters that Transformers gives to chat templates.
+//! The functions, filters and methods that chat templates find in Transformers and Jinja, beyond minijinja's own.
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja_contrib::{filters, globals};
 
-use super::{clock, python_json};
+use super::{clock, python_json, python_methods};
 
 /// What `raise_exception` was called with.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,11 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", tojson);
+    environment.add_function("joiner", globals::joiner);
+    environment.add_filter("wordcount", filters::wordcount);
+    environment.add_filter("center", python_methods::center);
+    environment.add_filter("truncate", python_methods::truncate);
+    environment.set_unknown_method_callback(python_methods::call);
 }
 
 fn raise_exception(message: &Value) -> Result<Value, Error> {

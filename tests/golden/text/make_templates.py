@@ -342,6 +342,21 @@ EXPRESSIONS = [
     "'A' < 'B'",
     "not nope",
     "'ß'.upper() ~ 'İ'.lower() | length",
+    "'<think>a</think>'.removeprefix('<think>').removesuffix('</think>') ~ 'ab'.removeprefix('x') ~ ''.removesuffix('')",
+    "'a.b.c'.rsplit('.', 1) ~ 'a.b.c'.rsplit('.') ~ 'a.b.c'.split('.', maxsplit=1) ~ 'a.b'.rsplit(sep='.')",
+    "'  a  b   c  '.split(none, 1) ~ '  a  b   c  '.rsplit(none, 1) ~ ' a b '.rsplit() ~ ''.split() ~ ''.split(',')",
+    "' a b '.split(none, 0) ~ ' a b '.rsplit(maxsplit=0) ~ 'a b'.split(none, 5) ~ 'a,b'.split(',', 0)",
+    "'a\u3000b\u00a0c\x1fd'.split() ~ 'ääöä'.rsplit('ä', 2)",
+    "'a b'.split('')",
+    "'k=v=w'.partition('=') ~ 'k=v=w'.rpartition('=') ~ 'k'.partition('=') ~ 'k'.rpartition('=')",
+    "'ab'.center(7) ~ '|' ~ 'ab'.center(6, '*') ~ '|' ~ 'abc'.center(6, 'ü') ~ '|' ~ 'abc'.center(2) ~ '|'",
+    "'ab'.ljust(5) ~ '|' ~ 'ab'.rjust(5, '.') ~ '|' ~ 'äb'.rjust(4) ~ '|'",
+    "'ab' | center(9) ~ '|' ~ 'abc' | center(width=8) ~ '|' ~ 'x' | center | length",
+    "'one two three four' | truncate(9) ~ '|' ~ 'one two three four' | truncate(9, true) ~ '|' ~ 'one two' | truncate(3)",
+    "'one two three four' | truncate(length=10, end='…', leeway=0) ~ 'one two' | truncate(5, false, '', 0)",
+    "'one two three' | truncate(8, true, '..', 0) ~ 'onetwothreefour' | truncate(8, leeway=1) ~ 'äöü äöü' | truncate(5, leeway=0)",
+    "('word ' * 80) | truncate | length",
+    "'one, two: it\\'s 3_4 über 日本' | wordcount ~ '' | wordcount",
 ]
 STATEMENTS = {
     "loop_variables": "{% for m in messages %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.cycle('a', 'b') }}{{ loop.previtem.role if loop.previtem is defined }}>{{ loop.nextitem.role if loop.nextitem is defined }};{% endfor %}",
@@ -379,6 +394,8 @@ STATEMENTS = {
     "json_schema": "{% set t = {'type': 'function', 'function': {'name': 'f', 'description': 'Gets <x> & \"y\"', 'parameters': {'type': 'object', 'properties': {'q': {'type': ['string', 'null'], 'enum': ['a', 'b'], 'default': none}}, 'required': ['q']}}} %}{{ t | tojson }}\n{{ t.function.parameters | tojson(indent=4) }}{% for k, v in t.function.parameters.properties.items() %}{{ k }}: {{ v.type | join(' | ') }}{% endfor %}",
     "loop_controls_nested": "{% for i in range(3) %}{% for j in range(3) %}{% if j == 1 %}{% continue %}{% endif %}{% if i == 1 %}{% break %}{% endif %}{{ i }}{{ j }} {% endfor %}{% endfor %}",
     "set_tuple": "{% set a, b = 1, 'x' %}{{ a }}{{ b }}",
+    "joiner": "{% set comma = joiner() %}{% set bar = joiner('|') %}{% for i in range(3) %}{{ comma() }}{{ bar() }}{{ i }}{% endfor %}",
+    "reasoning": "{% for m in messages %}{% set parts = m.content.partition('+') %}{% if parts[1] %}{{ parts[0].rsplit(' ', 1)[-1] }}{% else %}{{ m.content.removesuffix('.') }}{% endif %};{% endfor %}",
     "do_nothing": "{{ '' }}{{ none }}{{ nope }}",
 }
 
