@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ferrule_engine::config::{EngineConfig, Isa, KvDtype};
 use ferrule_engine::ids::BlockId;
-use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, Kernels, KvLayer, KvShape};
+use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, Kernels, KvLayer, KvShape};
 
 /// More than the caches that one core gets a fair share of.
 const CACHE_BYTES: usize = 384 << 20;
@@ -183,7 +183,13 @@ impl Queries {
     fn attend(&mut self, kernels: &Kernels, memory: &mut [Line], blocks: &[BlockId]) {
         let Self { shape, group, .. } = *self;
         let num_blocks = CACHE_BYTES / shape.block_bytes();
-        let kv = KvLayer { ptr: memory.as_mut_ptr().cast(), num_blocks, shape, _life: PhantomData };
+        let kv = KvLayer {
+            ptr: memory.as_mut_ptr().cast(),
+            extent_stride: EXTENT_BLOCKS * shape.block_bytes(),
+            num_blocks,
+            shape,
+            _life: PhantomData,
+        };
         let stride = shape.num_kv_heads * group * shape.head_dim;
         for first in (0..self.num).step_by(64) {
             for kv_head in 0..shape.num_kv_heads {

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use ferrule_engine::config::{Isa, KvDtype};
 use ferrule_engine::ids::BlockId;
 use ferrule_engine::kernels::threads::{Lane, Pool};
-use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, Kernels, KvLayer, KvShape};
+use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, Kernels, KvLayer, KvShape};
 use half::bf16;
 use proptest::prelude::*;
 
@@ -79,6 +79,11 @@ impl World {
         }
     }
 
+    /// Another layer's blocks lie between two extents.
+    fn extent_stride(&self) -> usize {
+        (EXTENT_BLOCKS + 1) * self.shape.block_bytes()
+    }
+
     fn first_seen(&self, position: usize) -> usize {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
@@ -128,7 +133,7 @@ impl Cache {
         let mut ids: Vec<u32> = (0..2 * num_used as u32 + 3).collect();
         ids.sort_by_key(|&id| noise(placement, id as usize).to_bits());
         let blocks = ids[..num_used].iter().map(|&id| BlockId(id)).collect();
-        let num_bytes = ids.len() * world.shape.block_bytes();
+        let num_bytes = ids.len().div_ceil(EXTENT_BLOCKS) * world.extent_stride();
         let lines = vec![Line([0xff; 64]); num_bytes.div_ceil(64)];
         let mut cache = Self { world: world.clone(), lines, blocks, first_block };
         for position in world.first_seen(start)..world.len {
@@ -138,9 +143,10 @@ impl Cache {
     }
 
     fn layer(&self) -> KvLayer<'_> {
-        let num_blocks = self.lines.len() * 64 / self.world.shape.block_bytes();
+        let extent_stride = self.world.extent_stride();
+        let num_blocks = self.lines.len() * 64 / extent_stride * EXTENT_BLOCKS;
         let ptr = self.lines.as_ptr().cast::<u8>().cast_mut();
-        KvLayer { ptr, num_blocks, shape: self.world.shape, _life: PhantomData }
+        KvLayer { ptr, extent_stride, num_blocks, shape: self.world.shape, _life: PhantomData }
     }
 
     fn store(&mut self, kernels: &Kernels, position: usize, k: &[f32], v: &[f32]) {

@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::{Kernels, dispatch};
 use crate::ids::BlockId;
 pub(super) use chunk::{CHUNK_LEN, Chunk};
-pub use kv::{BLOCK_SIZE, KvLayer, KvShape};
+pub use kv::{BLOCK_SIZE, EXTENT_BLOCKS, KvLayer, KvShape};
 
 /// Rows that share a pass over K and V: their scores and sums stay in the L2 cache.
 const ROWS_PER_TILE: usize = 48;

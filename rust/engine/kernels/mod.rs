@@ -15,7 +15,7 @@ mod scalar;
 mod simd;
 pub mod threads;
 
-pub use attention::{AttentionTask, BLOCK_SIZE, KvLayer, KvShape, partial_len};
+pub use attention::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, KvLayer, KvShape, partial_len};
 pub use matmul::{MatMut, QuantizedRows};
 
 use crate::config::Isa;

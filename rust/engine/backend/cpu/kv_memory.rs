@@ -5,12 +5,13 @@ use std::marker::PhantomData;
 use memmap2::{MmapMut, MmapOptions};
 
 use crate::error::{Error, Result};
-use crate::kernels::{KvLayer, KvShape};
+use crate::ids::BlockId;
+use crate::kernels::{EXTENT_BLOCKS, KvLayer, KvShape};
 use crate::kv::KvGeometry;
 use crate::sched::BlockCopy;
 
-/// (layers_per_block, num_blocks, shape.block_bytes()): adjacent blocks of a layer are adjacent in memory.
-/// Pages become real when they are first written.
+/// (num_blocks / 16, layers_per_block, 16, shape.block_bytes()): runs of adjacent blocks of a layer are
+/// adjacent in memory. Pages become real when they are first written.
 #[derive(Debug)]
 pub struct KvMemory {
     map: MmapMut,
@@ -29,7 +30,8 @@ pub struct LayerPlace {
 
 impl KvMemory {
     pub fn new(geometry: KvGeometry, shape: KvShape) -> Result<Self> {
-        let bytes = geometry.layers_per_block * geometry.num_blocks * shape.block_bytes();
+        let extents = geometry.num_blocks.div_ceil(EXTENT_BLOCKS);
+        let bytes = extents * geometry.layers_per_block * EXTENT_BLOCKS * shape.block_bytes();
         let map = MmapOptions::new().len(bytes).map_anon().map_err(|err| {
             Error::OutOfMemory(format!(
                 "the KV cache of {bytes} bytes could not be reserved: {err}; lower kv_cache_memory"
@@ -49,10 +51,11 @@ impl KvMemory {
     }
 
     pub fn layer(&self, layer: usize) -> KvLayer<'_> {
-        let offset = self.places[layer].slot * self.geometry.num_blocks * self.shape.block_bytes();
+        let run = EXTENT_BLOCKS * self.shape.block_bytes();
         KvLayer {
             // Lanes write through this pointer, each its own positions: see `CpuLane`.
-            ptr: self.map.as_ptr().wrapping_add(offset).cast_mut(),
+            ptr: self.map.as_ptr().wrapping_add(self.places[layer].slot * run).cast_mut(),
+            extent_stride: self.geometry.layers_per_block * run,
             num_blocks: self.geometry.num_blocks,
             shape: self.shape,
             _life: PhantomData,
@@ -62,11 +65,14 @@ impl KvMemory {
     /// Copies whole blocks, every layer slot of them.
     pub fn copy(&mut self, copies: &[BlockCopy]) {
         let block = self.shape.block_bytes();
-        for slot in 0..self.geometry.layers_per_block {
-            let base = slot * self.geometry.num_blocks * block;
-            for copy in copies {
-                let src = base + copy.src.index() * block;
-                self.map.copy_within(src..src + block, base + copy.dst.index() * block);
+        let layers = self.geometry.layers_per_block;
+        let place = |id: BlockId, slot: usize| {
+            (id.index() / EXTENT_BLOCKS * layers + slot) * EXTENT_BLOCKS * block + id.index() % EXTENT_BLOCKS * block
+        };
+        for copy in copies {
+            for slot in 0..layers {
+                let src = place(copy.src, slot);
+                self.map.copy_within(src..src + block, place(copy.dst, slot));
             }
         }
     }

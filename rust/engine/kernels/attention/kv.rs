@@ -52,11 +52,17 @@ impl KvShape {
     }
 }
 
-/// One layer slot of the KV memory: (num_blocks, shape.block_bytes()).
+/// Blocks of one layer that lie side by side: long enough for streaming reads, short enough that a short
+/// context touches little memory.
+pub const EXTENT_BLOCKS: usize = 16;
+
+/// One layer's part of the KV memory: extents of 16 blocks, (num_blocks / 16, 16, shape.block_bytes()).
 #[derive(Debug, Clone, Copy)]
 pub struct KvLayer<'a> {
     /// 64-byte aligned.
     pub ptr: *mut u8,
+    /// Bytes from one extent to the next: other layers' extents lie between them.
+    pub extent_stride: usize,
     pub num_blocks: usize,
     pub shape: KvShape,
     pub _life: PhantomData<&'a mut [u8]>,
@@ -67,7 +73,9 @@ impl KvLayer<'_> {
     pub(in crate::kernels) fn keys(&self, block: BlockId, head: usize) -> *mut u8 {
         assert!(block.index() < self.num_blocks, "block {block} of {}", self.num_blocks);
         assert!(head < self.shape.num_kv_heads, "KV head {head} of {}", self.shape.num_kv_heads);
-        self.ptr.wrapping_add(block.index() * self.shape.block_bytes() + head * self.shape.head_bytes())
+        let (extent, block) = (block.index() / EXTENT_BLOCKS, block.index() % EXTENT_BLOCKS);
+        let offset = extent * self.extent_stride + block * self.shape.block_bytes();
+        self.ptr.wrapping_add(offset + head * self.shape.head_bytes())
     }
 
     /// Where its values begin.
