@@ -62,7 +62,6 @@ impl Answer {
         let metrics = &mut self.metrics;
         metrics.num_generated_tokens = self.token_ids.len();
         let first = *metrics.time_to_first_token.get_or_insert(elapsed);
-        metrics.prefill_time.get_or_insert(elapsed);
         metrics.decode_time = elapsed - first;
         metrics.e2e_time = elapsed;
     }
