@@ -76,10 +76,10 @@ impl Estimate {
         self.facts.weight_bytes() + self.kv_bytes
     }
 
-    /// A step reads the weights once, and each sequence's keys and values: here at half the full length.
-    fn decode_tokens_per_s(&self) -> f64 {
-        let step = self.facts.weight_bytes() - self.facts.lookup_bytes + self.kv_bytes / 2;
-        self.num_seqs as f64 * self.bandwidth / step as f64
+    /// A step reads the weights once, and the keys and values of all sequences, `filled` of their full length.
+    fn decode_tokens_per_s(&self, filled: f64) -> f64 {
+        let weights = self.facts.weight_bytes() - self.facts.lookup_bytes;
+        self.num_seqs as f64 * self.bandwidth / (weights as f64 + self.kv_bytes as f64 * filled)
     }
 
     fn fits(&self) -> Option<bool> {
@@ -102,7 +102,7 @@ impl Estimate {
             "available_memory_bytes": self.available_memory,
             "fits": self.fits(),
             "bandwidth_bytes_per_s": self.bandwidth,
-            "decode_tokens_per_s_limit": self.decode_tokens_per_s(),
+            "decode_tokens_per_s": {"empty_context": self.decode_tokens_per_s(0.0), "full_context": self.decode_tokens_per_s(1.0)},
         })
     }
 
@@ -127,8 +127,9 @@ impl Estimate {
             (
                 "generation",
                 format!(
-                    "at most {} tokens/s: memory is read at that speed, half of the context filled",
-                    units::three_digits(self.decode_tokens_per_s())
+                    "about {} tokens/s at the start of the context, {} at its end; more where caches hold the weights",
+                    units::three_digits(self.decode_tokens_per_s(0.0)),
+                    units::three_digits(self.decode_tokens_per_s(1.0))
                 ),
             ),
         ]
