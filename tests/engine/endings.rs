@@ -100,7 +100,7 @@ fn a_panic_reaches_every_caller() {
 fn shutdown_ends_every_request_and_can_be_repeated() {
     let (engine, gate) = gated_engine(EngineConfig { max_num_seqs: 2, ..EngineConfig::default() });
     let streams: Vec<EventStream> = (0..5).map(|i| engine.stream(request(&[i], long())).unwrap()).collect();
-    wait_until(&engine, |stats| stats.num_running == 2);
+    wait_until(&engine, |stats| stats.num_running > 0);
     gate.send(Gate::Run).unwrap();
     let closing = engine.clone();
     let closer = std::thread::spawn(move || closing.shutdown());
