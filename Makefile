@@ -48,7 +48,7 @@ format: $(BIN)/.dev  ## Format Rust and Python
 
 .PHONY: bench
 bench: build  ## Measure kernels, the scheduler, and the default model end to end
-	cargo bench
+	cargo bench --workspace
 	$(BIN)/ferrule bench smollm2
 
 .PHONY: clean

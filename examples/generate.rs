@@ -1,4 +1,4 @@
-//! A prompt to a model in the local store, streamed: `cargo run --release --workspace --example generate`
+//! A prompt to a model in the local store, streamed: `cargo run --release --example generate`
 
 use std::io::Write;
 
