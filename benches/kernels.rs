@@ -1,10 +1,11 @@
 //! Matrix kernels beside the machine's limits, one thread: GB/s of weights for few rows, GOPS for many.
-//! `cargo bench -p ferrule-engine --bench kernels`
+//! `cargo bench -p ferrule-engine --bench kernels`; FERRULE_ISA chooses the tier.
 
 use std::hint::black_box;
 use std::marker::PhantomData;
 use std::time::Instant;
 
+use ferrule_engine::config::EngineConfig;
 use ferrule_engine::kernels::{Kernels, MatMut, QuantizedRows};
 use ferrule_engine::quant::{DType, PackedMatrix, WeightArena};
 use ferrule_engine::weights::TensorView;
@@ -170,7 +171,8 @@ fn report(kernels: Kernels, dtype: DType, shape: (&str, usize, usize), peak: Opt
 }
 
 fn main() {
-    let kernels = Kernels::new(None).expect("the best tier is there");
+    let isa = EngineConfig::default().isa().expect("FERRULE_ISA names a tier");
+    let kernels = Kernels::new(isa).expect("the machine has the tier");
     let peak = int8_peak();
     println!("tier {}, int8 peak {}", kernels.isa(), peak.map_or("unknown".into(), |p| format!("{p:.0} GOPS")));
     for dtype in [DType::Q4_1, DType::Q8_0, DType::Q5_0, DType::Q4_K, DType::Q6_K, DType::BF16] {

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 pub use self::quantize::QuantizedRows;
-pub(super) use self::quantize::{Int8Rows, RowMut, quantize_groups};
+pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, quantize_groups, scale_of};
 pub(super) use self::tier::{
     CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights, GroupShape, INT8_PANELS, Int8Sums, Lanes,
     MatmulTier, PanelChunk,
@@ -34,9 +34,14 @@ impl MatMut<'_> {
     /// `row` and columns below `cols` lie inside the matrix; nobody else touches them.
     unsafe fn write_panel(&self, row: usize, panel: usize, cols: usize, values: &[f32; PANEL_ROWS]) {
         let first = panel * PANEL_ROWS;
-        let count = PANEL_ROWS.min(cols - first);
         // SAFETY: columns first .. first + count are below `cols`.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.ptr.add(row * self.stride + first), count) };
+        unsafe {
+            let out = self.ptr.add(row * self.stride + first);
+            match cols - first {
+                PANEL_ROWS.. => out.cast::<[f32; PANEL_ROWS]>().write_unaligned(*values),
+                count => std::ptr::copy_nonoverlapping(values.as_ptr(), out, count),
+            }
+        }
     }
 }
 

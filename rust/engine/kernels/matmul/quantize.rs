@@ -5,6 +5,9 @@ use std::cell::UnsafeCell;
 /// Columns that share a scale.
 pub const GROUP: usize = 32;
 
+/// Scales, or sums, in a cache line.
+const LINE: usize = 16;
+
 /// Numbers that lanes write through a shared reference, each its own part.
 #[derive(Debug)]
 struct Shared<T>(Vec<UnsafeCell<T>>);
@@ -37,9 +40,9 @@ pub struct QuantizedRows {
     cols: usize,
     /// (rows, code_stride), in -127..=127.
     codes: Shared<i8>,
-    /// (rows, groups).
+    /// (groups, group_stride), so that a tile's rows lie together.
     scales: Shared<f32>,
-    /// Sums of codes, negated: per group of 32 (rows, groups), and per half group (rows, 2 groups).
+    /// Sums of codes, negated: per group of 32 (groups, group_stride), and per half group (2 groups, group_stride).
     neg_sums: [Shared<i32>; 2],
     /// The same sums times their scale, not negated: what weights' minima are multiplied with.
     scaled_sums: [Shared<f32>; 2],
@@ -50,10 +53,10 @@ impl QuantizedRows {
     pub fn resize(&mut self, rows: usize, cols: usize) {
         (self.rows, self.cols) = (rows, cols);
         self.codes.resize(rows * self.code_stride());
-        self.scales.resize(rows * self.groups());
+        self.scales.resize(self.groups() * self.group_stride());
         for (i, per_group) in [1, 2].into_iter().enumerate() {
-            self.neg_sums[i].resize(rows * per_group * self.groups());
-            self.scaled_sums[i].resize(rows * per_group * self.groups());
+            self.neg_sums[i].resize(per_group * self.groups() * self.group_stride());
+            self.scaled_sums[i].resize(per_group * self.groups() * self.group_stride());
         }
     }
 
@@ -75,30 +78,34 @@ impl QuantizedRows {
         64 * (lines | 1)
     }
 
+    /// An odd number of cache lines, as above.
+    fn group_stride(&self) -> usize {
+        LINE * (self.rows.div_ceil(LINE) | 1)
+    }
+
     pub(super) fn row(&self, row: usize) -> RowMut {
-        let (groups, index) = (self.groups(), row * self.groups());
         RowMut {
-            groups,
+            groups: self.groups(),
+            group_stride: self.group_stride(),
             codes: self.codes.at(row * self.code_stride()),
-            scales: self.scales.at(index),
-            neg_sums: [self.neg_sums[0].at(index), self.neg_sums[1].at(2 * index)],
-            scaled_sums: [self.scaled_sums[0].at(index), self.scaled_sums[1].at(2 * index)],
+            scales: self.scales.at(row),
+            neg_sums: [self.neg_sums[0].at(row), self.neg_sums[1].at(row)],
+            scaled_sums: [self.scaled_sums[0].at(row), self.scaled_sums[1].at(row)],
         }
     }
 
     /// Rows from `row` on and columns from `col` on, for weights in groups of `group` (16 or 32).
     pub(super) fn view(&self, row: usize, col: usize, group: usize) -> Int8Rows {
         let halves = usize::from(group == GROUP / 2);
-        let sum_stride = self.groups() << halves;
-        let sum = row * sum_stride + col / group;
+        let group_stride = self.group_stride();
+        let sum = col / group * group_stride + row;
         Int8Rows {
             codes: self.codes.at(row * self.code_stride() + col),
             code_stride: self.code_stride(),
-            scales: self.scales.at(row * self.groups() + col / GROUP),
-            scale_stride: self.groups(),
+            scales: self.scales.at(col / GROUP * group_stride + row),
             neg_sums: self.neg_sums[halves].at(sum),
             scaled_sums: self.scaled_sums[halves].at(sum),
-            sum_stride,
+            group_stride,
         }
     }
 }
@@ -107,10 +114,45 @@ impl QuantizedRows {
 #[derive(Clone, Copy)]
 pub struct RowMut {
     groups: usize,
+    /// Numbers from one group to the next.
+    group_stride: usize,
     codes: *mut i8,
     scales: *mut f32,
     neg_sums: [*mut i32; 2],
     scaled_sums: [*mut f32; 2],
+}
+
+impl RowMut {
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// Where a group's codes go.
+    #[inline(always)]
+    pub fn codes(&self, group: usize) -> *mut i8 {
+        debug_assert!(group < self.groups);
+        self.codes.wrapping_add(group * GROUP)
+    }
+
+    /// Writes what goes with a group's codes, from the sums of its halves.
+    ///
+    /// # Safety
+    /// `group` is below `groups`, and the row is the caller's alone.
+    #[inline(always)]
+    pub unsafe fn write_factors(&self, group: usize, scale: f32, sums: [i32; 2]) {
+        let (at, sum) = (group * self.group_stride, sums[0] + sums[1]);
+        // SAFETY: `resize` made room for every group of the row.
+        unsafe {
+            *self.scales.add(at) = scale;
+            *self.neg_sums[0].add(at) = -sum;
+            *self.scaled_sums[0].add(at) = scale * sum as f32;
+            for (half, sum) in sums.into_iter().enumerate() {
+                let at = 2 * at + half * self.group_stride;
+                *self.neg_sums[1].add(at) = -sum;
+                *self.scaled_sums[1].add(at) = scale * sum as f32;
+            }
+        }
+    }
 }
 
 /// Quantized rows as kernels read them, from some row and column on.
@@ -119,13 +161,12 @@ pub struct Int8Rows {
     /// (rows, code_stride).
     pub codes: *const i8,
     pub code_stride: usize,
-    /// (rows, scale_stride), one per 32 columns.
+    /// (groups of 32 columns, group_stride).
     pub scales: *const f32,
-    pub scale_stride: usize,
-    /// (rows, sum_stride), one per group of the weights, as are `scaled_sums`.
+    /// (groups of the weights, group_stride), as are `scaled_sums`.
     pub neg_sums: *const i32,
     pub scaled_sums: *const f32,
-    pub sum_stride: usize,
+    pub group_stride: usize,
 }
 
 impl Int8Rows {
@@ -138,9 +179,9 @@ impl Int8Rows {
         unsafe {
             Self {
                 codes: self.codes.add(rows * self.code_stride),
-                scales: self.scales.add(rows * self.scale_stride),
-                neg_sums: self.neg_sums.add(rows * self.sum_stride),
-                scaled_sums: self.scaled_sums.add(rows * self.sum_stride),
+                scales: self.scales.add(rows),
+                neg_sums: self.neg_sums.add(rows),
+                scaled_sums: self.scaled_sums.add(rows),
                 ..*self
             }
         }
@@ -182,23 +223,16 @@ unsafe fn quantize_group(x: &[f32; GROUP], group: usize, out: RowMut) {
         *code = (v * inverse + ROUND).to_bits() as i8;
     }
     let sum = |half: usize| codes[half * 16..][..16].iter().map(|&q| i32::from(q)).sum::<i32>();
-    let (low, high) = (sum(0), sum(1));
     // SAFETY: the caller's promise.
     unsafe {
-        std::ptr::copy_nonoverlapping(codes.as_ptr(), out.codes.add(group * GROUP), GROUP);
-        *out.scales.add(group) = scale;
-        *out.neg_sums[0].add(group) = -(low + high);
-        *out.scaled_sums[0].add(group) = scale * (low + high) as f32;
-        for (half, sum) in [low, high].into_iter().enumerate() {
-            *out.neg_sums[1].add(2 * group + half) = -sum;
-            *out.scaled_sums[1].add(2 * group + half) = scale * sum as f32;
-        }
+        std::ptr::copy_nonoverlapping(codes.as_ptr(), out.codes(group), GROUP);
+        out.write_factors(group, scale, [sum(0), sum(1)]);
     }
 }
 
 /// Scale and its inverse for the largest magnitude of a group (its bits compare as integers, NaN highest).
 #[inline(always)]
-fn scale_of(max: f32) -> (f32, f32) {
+pub fn scale_of(max: f32) -> (f32, f32) {
     if !max.is_finite() {
         return (f32::NAN, 0.0);
     }
@@ -219,7 +253,8 @@ mod tests {
             quantize_groups(x, rows.row(0));
             let view = rows.view(0, 0, 32);
             let codes = std::slice::from_raw_parts(view.codes, x.len().next_multiple_of(32)).to_vec();
-            (codes, std::slice::from_raw_parts(view.scales, x.len().div_ceil(32)).to_vec())
+            let scales = (0..x.len().div_ceil(32)).map(|g| *view.scales.add(g * view.group_stride)).collect();
+            (codes, scales)
         }
     }
 
@@ -246,7 +281,46 @@ mod tests {
         }
     }
 
+    /// Everything that a tier writes for one row, as bits.
+    fn written(kernels: crate::kernels::Kernels, x: &[f32]) -> Vec<u32> {
+        let mut rows = QuantizedRows::default();
+        rows.resize(1, x.len());
+        let groups = x.len().div_ceil(GROUP);
+        // SAFETY: one row, one thread; every group was written.
+        unsafe {
+            kernels.quantize_row(x, &rows, 0);
+            let (whole, half) = (rows.view(0, 0, 32), rows.view(0, 0, 16));
+            let stride = whole.group_stride;
+            let codes = (0..groups * GROUP).map(|i| *whole.codes.add(i) as u32);
+            let scales = (0..groups).map(|g| (*whole.scales.add(g * stride)).to_bits());
+            let sums = |view: Int8Rows, count| {
+                (0..count).flat_map(move |g| {
+                    [*view.neg_sums.add(g * stride) as u32, (*view.scaled_sums.add(g * stride)).to_bits()]
+                })
+            };
+            codes.chain(scales).chain(sums(whole, groups)).chain(sums(half, 2 * groups)).collect()
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn tiers_write_the_same_bits(mut x in proptest::collection::vec(-1e3f32..1e3, 1..200), bad: u8, power in -30i32..30) {
+            use crate::config::Isa;
+            use crate::kernels::Kernels;
+            x.iter_mut().for_each(|v| *v *= 2f32.powi(power));
+            if let Some(x) = x.get_mut(usize::from(bad)) {
+                *x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][usize::from(bad % 3)];
+            }
+            // Scales of NaN compare as numbers that are not one.
+            let tidy = |bits: Vec<u32>| -> Vec<u32> {
+                bits.into_iter().map(|b| if f32::from_bits(b).is_nan() { 0x7fc0_0000 } else { b }).collect()
+            };
+            let expected = tidy(written(Kernels::new(Some(Isa::Scalar)).unwrap(), &x));
+            for kernels in [Isa::Avx2, Isa::Avx512].into_iter().filter_map(|isa| Kernels::new(Some(isa)).ok()) {
+                proptest::prop_assert_eq!(&tidy(written(kernels, &x)), &expected, "{}", kernels.isa());
+            }
+        }
+
         #[test]
         fn error_is_at_most_half_a_step(x in proptest::collection::vec(-1e3f32..1e3, 1..200), power in -30i32..30) {
             let x: Vec<f32> = x.iter().map(|v| v * 2f32.powi(power)).collect();

@@ -3,13 +3,10 @@
 
 use std::arch::x86_64::*;
 
-use super::unpack::{group_min, group_scale, step_codes};
+use super::unpack::{group_min, group_scale, prefetch, step_codes};
 use super::{load16, opaque, store16};
 use crate::kernels::matmul::{GroupShape, Int8Rows, Int8Sums, Lanes, PanelChunk};
 use crate::quant::{Format, Layout, with_format};
-
-/// Bytes that panels are prefetched ahead.
-const PREFETCH: usize = 4096;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn int8_panel(layout: Layout, panel: *const u8, cols: usize, x: Int8Rows, rows: usize, out: &mut [Lanes]) {
@@ -72,29 +69,50 @@ pub unsafe fn int8_tile(chunks: &[PanelChunk], shape: GroupShape, cols: usize, x
         let sums = &mut sums[row..];
         // SAFETY: each call takes rows that exist.
         row += unsafe {
-            match (sums.len(), chunks) {
-                (6.., [a, b]) => tile_rows::<2, 6>([a, b], shape, cols, x, sums),
-                (4.., [a, b]) => tile_rows::<2, 4>([a, b], shape, cols, x, sums),
-                (2.., [a, b]) => tile_rows::<2, 2>([a, b], shape, cols, x, sums),
-                (_, [a, b]) => tile_rows::<2, 1>([a, b], shape, cols, x, sums),
-                (8.., _) => tile_rows::<1, 8>([&chunks[0]], shape, cols, x, sums),
-                (4.., _) => tile_rows::<1, 4>([&chunks[0]], shape, cols, x, sums),
-                (2.., _) => tile_rows::<1, 2>([&chunks[0]], shape, cols, x, sums),
-                _ => tile_rows::<1, 1>([&chunks[0]], shape, cols, x, sums),
+            match shape.min {
+                true => tile::<true>(chunks, shape, cols, x, sums),
+                false => tile::<false>(chunks, shape, cols, x, sums),
             }
         };
     }
 }
 
+/// As many rows as fit the registers; returns their number.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn tile<const MIN: bool>(
+    chunks: &[PanelChunk],
+    shape: GroupShape,
+    cols: usize,
+    x: Int8Rows,
+    sums: &mut [Int8Sums],
+) -> usize {
+    // SAFETY: the caller's promise; each call takes rows that exist.
+    unsafe {
+        match (sums.len(), chunks) {
+            (6.., [a, b]) => tile_rows::<2, 6, MIN>([a, b], shape, cols, x, sums),
+            (4.., [a, b]) => tile_rows::<2, 4, MIN>([a, b], shape, cols, x, sums),
+            (2.., [a, b]) => tile_rows::<2, 2, MIN>([a, b], shape, cols, x, sums),
+            (_, [a, b]) => tile_rows::<2, 1, MIN>([a, b], shape, cols, x, sums),
+            (8.., _) => tile_rows::<1, 8, MIN>([&chunks[0]], shape, cols, x, sums),
+            (4.., _) => tile_rows::<1, 4, MIN>([&chunks[0]], shape, cols, x, sums),
+            (2.., _) => tile_rows::<1, 2, MIN>([&chunks[0]], shape, cols, x, sums),
+            _ => tile_rows::<1, 1, MIN>([&chunks[0]], shape, cols, x, sums),
+        }
+    }
+}
+
 /// `T` rows against `P` unpacked panels; returns T. Sums of 12 tiles and as many accumulators are the registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn tile_rows<const P: usize, const T: usize>(
+unsafe fn tile_rows<const P: usize, const T: usize, const MIN: bool>(
     chunks: [&PanelChunk; P],
     shape: GroupShape,
     cols: usize,
     x: Int8Rows,
     sums: &mut [Int8Sums],
 ) -> usize {
+    // As a constant: no layout has both an offset and minima.
+    let shape = GroupShape { min: MIN, offset: if MIN { 0 } else { shape.offset }, ..shape };
     let mut totals = [[_mm512_setzero_ps(); P]; T];
     for t in 0..T {
         for p in 0..P {
@@ -140,15 +158,6 @@ unsafe fn tile_rows<const P: usize, const T: usize>(
     T
 }
 
-/// Asks for `bytes` bytes that come a page later: hardware prefetchers stop at pages, small matrices are few pages.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn prefetch(codes: *const u8, bytes: usize) {
-    for at in (0..bytes).step_by(64) {
-        _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH + at).cast());
-    }
-}
-
 /// Four activations in every lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -165,7 +174,7 @@ unsafe fn start(x: Int8Rows, row: usize, group: usize, shape: GroupShape) -> __m
         return _mm512_setzero_si512();
     }
     // SAFETY: the caller's row and group exist.
-    let neg_sum = unsafe { *x.neg_sums.add(row * x.sum_stride + group) };
+    let neg_sum = unsafe { *x.neg_sums.add(group * x.group_stride + row) };
     _mm512_set1_epi32(neg_sum * shape.offset)
 }
 
@@ -185,12 +194,12 @@ unsafe fn add_group(
 ) -> __m512 {
     // SAFETY: the caller's row and group exist.
     unsafe {
-        let x_scale = *x.scales.add(row * x.scale_stride + group * shape.group / 32);
+        let x_scale = *x.scales.add(group * shape.group / 32 * x.group_stride + row);
         let factor = _mm512_mul_ps(scale, _mm512_set1_ps(x_scale));
         let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), factor, sum);
         if !shape.min {
             return sum;
         }
-        _mm512_fmadd_ps(min, _mm512_set1_ps(*x.scaled_sums.add(row * x.sum_stride + group)), sum)
+        _mm512_fmadd_ps(min, _mm512_set1_ps(*x.scaled_sums.add(group * x.group_stride + row)), sum)
     }
 }

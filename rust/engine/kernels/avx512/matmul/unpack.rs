@@ -6,6 +6,9 @@ use super::store16;
 use crate::kernels::matmul::PanelChunk;
 use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
 
+/// Bytes that panels are prefetched ahead.
+const PREFETCH: usize = 4096;
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn unpack(layout: Layout, block: *const u8, cols: usize, out: &mut PanelChunk) {
     // SAFETY: the caller's columns are whole blocks of a panel.
@@ -22,6 +25,7 @@ unsafe fn unpack_blocks<F: Format>(first: *const u8, cols: usize, out: &mut Pane
             let block = first.add(b * spec.bytes());
             for g in 0..spec.groups() {
                 let at = b * spec.groups() + g;
+                prefetch(block.add(spec.codes_at() + g * spec.group_bytes()), spec.group_bytes());
                 store16(&mut out.scales[at], group_scale(block, spec, g));
                 if spec.min {
                     store16(&mut out.mins[at], group_min(block, spec, g));
@@ -79,5 +83,14 @@ pub unsafe fn step_codes(codes: *const u8, spec: BlockSpec, step: usize) -> __m5
         let line = _mm512_loadu_si512(codes.add(step / 2 * 64).cast());
         let nibbles = if step.is_multiple_of(2) { line } else { _mm512_srli_epi16::<4>(line) };
         _mm512_and_si512(nibbles, _mm512_set1_epi8(15))
+    }
+}
+
+/// Asks for `bytes` bytes that come a page later: hardware prefetchers stop at pages, small matrices are few pages.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub fn prefetch(codes: *const u8, bytes: usize) {
+    for at in (0..bytes).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH + at).cast());
     }
 }
