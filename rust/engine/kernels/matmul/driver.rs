@@ -51,11 +51,13 @@ pub unsafe fn int8(
         return;
     }
     let mut chunks = [PanelChunk::ZERO; INT8_PANELS];
+    let mut sums = Sums::<INT8_PANELS>::ZERO;
     for first in panels.clone().step_by(INT8_PANELS) {
         let count = INT8_PANELS.min(panels.end - first);
         for first_row in (0..rows).step_by(BLOCK_ROWS) {
             let block = first_row..rows.min(first_row + BLOCK_ROWS);
-            let mut sums = Sums::<INT8_PANELS>::ZERO;
+            let sums = &mut sums.0[..block.len()];
+            sums.fill([[0.0; PANEL_ROWS]; INT8_PANELS]);
             for col in (0..w.cols()).step_by(CHUNK_COLS) {
                 let cols = CHUNK_COLS.min(w.cols() - col);
                 for (i, chunk) in chunks[..count].iter_mut().enumerate() {
@@ -64,10 +66,10 @@ pub unsafe fn int8(
                 }
                 let view = x.view(block.start, col, shape.group);
                 // SAFETY: the view has the block's rows and at least `cols` columns.
-                unsafe { (tier.int8_tile)(&chunks[..count], shape, cols, view, &mut sums.0[..block.len()]) };
+                unsafe { (tier.int8_tile)(&chunks[..count], shape, cols, view, sums) };
             }
             // SAFETY: the caller's promise.
-            unsafe { write(out, block, first, count, w.rows(), &sums.0) };
+            unsafe { write(out, block, first, count, w.rows(), sums) };
         }
     }
 }
@@ -85,12 +87,14 @@ pub unsafe fn float32(
     out: MatMut<'_>,
 ) {
     let mut chunks = [PanelChunk::ZERO; F32_PANELS];
+    let mut sums = Sums::<F32_PANELS>::ZERO;
     let mut weights = Decoded([[[0.0; PANEL_ROWS]; F32_TILE_COLS]; F32_PANELS]);
     for first in panels.clone().step_by(F32_PANELS) {
         let count = F32_PANELS.min(panels.end - first);
         for first_row in (0..rows).step_by(BLOCK_ROWS) {
             let block = first_row..rows.min(first_row + BLOCK_ROWS);
-            let mut sums = Sums::<F32_PANELS>::ZERO;
+            let sums = &mut sums.0[..block.len()];
+            sums.fill([[0.0; PANEL_ROWS]; F32_PANELS]);
             for col in (0..w.cols()).step_by(F32_TILE_COLS) {
                 let cols = F32_TILE_COLS.min(w.cols() - col);
                 for panel in 0..count {
@@ -99,10 +103,10 @@ pub unsafe fn float32(
                 }
                 let rows = F32Rows { ptr: x[block.start * w.cols() + col..].as_ptr(), stride: w.cols() };
                 // SAFETY: `x` has the block's rows and columns.
-                unsafe { (tier.f32_tile)(&weights.0, rows, cols, count, &mut sums.0[..block.len()]) };
+                unsafe { (tier.f32_tile)(&weights.0, rows, cols, count, sums) };
             }
             // SAFETY: the caller's promise.
-            unsafe { write(out, block, first, count, w.rows(), &sums.0) };
+            unsafe { write(out, block, first, count, w.rows(), sums) };
         }
     }
 }
