@@ -129,7 +129,7 @@ unsafe fn int8_rows<const T: usize, const WIDE: bool>(
         unsafe {
             let mut acc = [[_mm256_setzero_si256(); 2]; T];
             for t in 0..T {
-                acc[t] = [_mm256_set1_epi32(*x.neg_sums.add(g * x.group_stride + t) * shape.offset); 2];
+                acc[t] = [_mm256_set1_epi32(*x.neg_sums.add(t * x.sum_stride + g) * shape.offset); 2];
             }
             for col in (g * shape.group..(g + 1) * shape.group).step_by(4) {
                 let codes = chunk.codes.as_ptr().add(col * PANEL_ROWS);
@@ -140,8 +140,8 @@ unsafe fn int8_rows<const T: usize, const WIDE: bool>(
                 }
             }
             for t in 0..T {
-                let scale = _mm256_set1_ps(*x.scales.add(g * shape.group / 32 * x.group_stride + t));
-                let scaled_sum = _mm256_set1_ps(*x.scaled_sums.add(g * x.group_stride + t));
+                let scale = _mm256_set1_ps(*x.scales.add(t * x.scale_stride + g * shape.group / 32));
+                let scaled_sum = _mm256_set1_ps(*x.scaled_sums.add(t * x.sum_stride + g));
                 for half in 0..2 {
                     let sum = &mut sums[t][panel];
                     let factor = _mm256_mul_ps(load8(&chunk.scales[g], half), scale);

@@ -5,9 +5,6 @@ use std::cell::UnsafeCell;
 /// Columns that share a scale.
 pub const GROUP: usize = 32;
 
-/// Scales, or sums, in a cache line.
-const LINE: usize = 16;
-
 /// Numbers that lanes write through a shared reference, each its own part.
 #[derive(Debug)]
 struct Shared<T>(Vec<UnsafeCell<T>>);
@@ -40,9 +37,9 @@ pub struct QuantizedRows {
     cols: usize,
     /// (rows, code_stride), in -127..=127.
     codes: Shared<i8>,
-    /// (groups, group_stride), so that a tile's rows lie together.
+    /// (rows, groups): lanes that write neighbouring rows would else share cache lines.
     scales: Shared<f32>,
-    /// Sums of codes, negated: per group of 32 (groups, group_stride), and per half group (2 groups, group_stride).
+    /// Sums of codes, negated: per group of 32 (rows, groups), and per half group (rows, 2 groups).
     neg_sums: [Shared<i32>; 2],
     /// The same sums times their scale, not negated: what weights' minima are multiplied with.
     scaled_sums: [Shared<f32>; 2],
@@ -53,10 +50,10 @@ impl QuantizedRows {
     pub fn resize(&mut self, rows: usize, cols: usize) {
         (self.rows, self.cols) = (rows, cols);
         self.codes.resize(rows * self.code_stride());
-        self.scales.resize(self.groups() * self.group_stride());
+        self.scales.resize(rows * self.groups());
         for (i, per_group) in [1, 2].into_iter().enumerate() {
-            self.neg_sums[i].resize(per_group * self.groups() * self.group_stride());
-            self.scaled_sums[i].resize(per_group * self.groups() * self.group_stride());
+            self.neg_sums[i].resize(rows * per_group * self.groups());
+            self.scaled_sums[i].resize(rows * per_group * self.groups());
         }
     }
 
@@ -78,34 +75,30 @@ impl QuantizedRows {
         64 * (lines | 1)
     }
 
-    /// An odd number of cache lines, as above.
-    fn group_stride(&self) -> usize {
-        LINE * (self.rows.div_ceil(LINE) | 1)
-    }
-
     pub(super) fn row(&self, row: usize) -> RowMut {
+        let (groups, index) = (self.groups(), row * self.groups());
         RowMut {
-            groups: self.groups(),
-            group_stride: self.group_stride(),
+            groups,
             codes: self.codes.at(row * self.code_stride()),
-            scales: self.scales.at(row),
-            neg_sums: [self.neg_sums[0].at(row), self.neg_sums[1].at(row)],
-            scaled_sums: [self.scaled_sums[0].at(row), self.scaled_sums[1].at(row)],
+            scales: self.scales.at(index),
+            neg_sums: [self.neg_sums[0].at(index), self.neg_sums[1].at(2 * index)],
+            scaled_sums: [self.scaled_sums[0].at(index), self.scaled_sums[1].at(2 * index)],
         }
     }
 
     /// Rows from `row` on and columns from `col` on, for weights in groups of `group` (16 or 32).
     pub(super) fn view(&self, row: usize, col: usize, group: usize) -> Int8Rows {
         let halves = usize::from(group == GROUP / 2);
-        let group_stride = self.group_stride();
-        let sum = col / group * group_stride + row;
+        let sum_stride = self.groups() << halves;
+        let sum = row * sum_stride + col / group;
         Int8Rows {
             codes: self.codes.at(row * self.code_stride() + col),
             code_stride: self.code_stride(),
-            scales: self.scales.at(col / GROUP * group_stride + row),
+            scales: self.scales.at(row * self.groups() + col / GROUP),
+            scale_stride: self.groups(),
             neg_sums: self.neg_sums[halves].at(sum),
             scaled_sums: self.scaled_sums[halves].at(sum),
-            group_stride,
+            sum_stride,
         }
     }
 }
@@ -114,8 +107,6 @@ impl QuantizedRows {
 #[derive(Clone, Copy)]
 pub struct RowMut {
     groups: usize,
-    /// Numbers from one group to the next.
-    group_stride: usize,
     codes: *mut i8,
     scales: *mut f32,
     neg_sums: [*mut i32; 2],
@@ -140,16 +131,15 @@ impl RowMut {
     /// `group` is below `groups`, and the row is the caller's alone.
     #[inline(always)]
     pub unsafe fn write_factors(&self, group: usize, scale: f32, sums: [i32; 2]) {
-        let (at, sum) = (group * self.group_stride, sums[0] + sums[1]);
+        let sum = sums[0] + sums[1];
         // SAFETY: `resize` made room for every group of the row.
         unsafe {
-            *self.scales.add(at) = scale;
-            *self.neg_sums[0].add(at) = -sum;
-            *self.scaled_sums[0].add(at) = scale * sum as f32;
+            *self.scales.add(group) = scale;
+            *self.neg_sums[0].add(group) = -sum;
+            *self.scaled_sums[0].add(group) = scale * sum as f32;
             for (half, sum) in sums.into_iter().enumerate() {
-                let at = 2 * at + half * self.group_stride;
-                *self.neg_sums[1].add(at) = -sum;
-                *self.scaled_sums[1].add(at) = scale * sum as f32;
+                *self.neg_sums[1].add(2 * group + half) = -sum;
+                *self.scaled_sums[1].add(2 * group + half) = scale * sum as f32;
             }
         }
     }
@@ -161,12 +151,13 @@ pub struct Int8Rows {
     /// (rows, code_stride).
     pub codes: *const i8,
     pub code_stride: usize,
-    /// (groups of 32 columns, group_stride).
+    /// (rows, scale_stride), one per 32 columns.
     pub scales: *const f32,
-    /// (groups of the weights, group_stride), as are `scaled_sums`.
+    pub scale_stride: usize,
+    /// (rows, sum_stride), one per group of the weights, as are `scaled_sums`.
     pub neg_sums: *const i32,
     pub scaled_sums: *const f32,
-    pub group_stride: usize,
+    pub sum_stride: usize,
 }
 
 impl Int8Rows {
@@ -179,9 +170,9 @@ impl Int8Rows {
         unsafe {
             Self {
                 codes: self.codes.add(rows * self.code_stride),
-                scales: self.scales.add(rows),
-                neg_sums: self.neg_sums.add(rows),
-                scaled_sums: self.scaled_sums.add(rows),
+                scales: self.scales.add(rows * self.scale_stride),
+                neg_sums: self.neg_sums.add(rows * self.sum_stride),
+                scaled_sums: self.scaled_sums.add(rows * self.sum_stride),
                 ..*self
             }
         }
@@ -253,7 +244,7 @@ mod tests {
             quantize_groups(x, rows.row(0));
             let view = rows.view(0, 0, 32);
             let codes = std::slice::from_raw_parts(view.codes, x.len().next_multiple_of(32)).to_vec();
-            let scales = (0..x.len().div_ceil(32)).map(|g| *view.scales.add(g * view.group_stride)).collect();
+            let scales = (0..x.len().div_ceil(32)).map(|g| *view.scales.add(g)).collect();
             (codes, scales)
         }
     }
@@ -290,13 +281,10 @@ mod tests {
         unsafe {
             kernels.quantize_row(x, &rows, 0);
             let (whole, half) = (rows.view(0, 0, 32), rows.view(0, 0, 16));
-            let stride = whole.group_stride;
             let codes = (0..groups * GROUP).map(|i| *whole.codes.add(i) as u32);
-            let scales = (0..groups).map(|g| (*whole.scales.add(g * stride)).to_bits());
+            let scales = (0..groups).map(|g| (*whole.scales.add(g)).to_bits());
             let sums = |view: Int8Rows, count| {
-                (0..count).flat_map(move |g| {
-                    [*view.neg_sums.add(g * stride) as u32, (*view.scaled_sums.add(g * stride)).to_bits()]
-                })
+                (0..count).flat_map(move |g| [*view.neg_sums.add(g) as u32, (*view.scaled_sums.add(g)).to_bits()])
             };
             codes.chain(scales).chain(sums(whole, groups)).chain(sums(half, 2 * groups)).collect()
         }

@@ -35,9 +35,9 @@ unsafe fn int8_tile(chunks: &[PanelChunk], shape: GroupShape, cols: usize, x: In
                 let (codes, scale, neg_sum, scaled_sum) = unsafe {
                     (
                         std::slice::from_raw_parts(x.codes.add(t * x.code_stride + g * shape.group), shape.group),
-                        *x.scales.add(g * shape.group / 32 * x.group_stride + t),
-                        *x.neg_sums.add(g * x.group_stride + t),
-                        *x.scaled_sums.add(g * x.group_stride + t),
+                        *x.scales.add(t * x.scale_stride + g * shape.group / 32),
+                        *x.neg_sums.add(t * x.sum_stride + g),
+                        *x.scaled_sums.add(t * x.sum_stride + g),
                     )
                 };
                 for row in 0..PANEL_ROWS {

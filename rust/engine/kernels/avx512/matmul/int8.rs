@@ -174,7 +174,7 @@ unsafe fn start(x: Int8Rows, row: usize, group: usize, shape: GroupShape) -> __m
         return _mm512_setzero_si512();
     }
     // SAFETY: the caller's row and group exist.
-    let neg_sum = unsafe { *x.neg_sums.add(group * x.group_stride + row) };
+    let neg_sum = unsafe { *x.neg_sums.add(row * x.sum_stride + group) };
     _mm512_set1_epi32(neg_sum * shape.offset)
 }
 
@@ -194,12 +194,12 @@ unsafe fn add_group(
 ) -> __m512 {
     // SAFETY: the caller's row and group exist.
     unsafe {
-        let x_scale = *x.scales.add(group * shape.group / 32 * x.group_stride + row);
+        let x_scale = *x.scales.add(row * x.scale_stride + group * shape.group / 32);
         let factor = _mm512_mul_ps(scale, _mm512_set1_ps(x_scale));
         let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), factor, sum);
         if !shape.min {
             return sum;
         }
-        _mm512_fmadd_ps(min, _mm512_set1_ps(*x.scaled_sums.add(group * x.group_stride + row)), sum)
+        _mm512_fmadd_ps(min, _mm512_set1_ps(*x.scaled_sums.add(row * x.sum_stride + group)), sum)
     }
 }
