@@ -19,7 +19,16 @@ BINARY = Path(__file__).parent.parent / "target" / "release" / "ferrule"
 
 def one_run(model: str, max_tokens: int) -> tuple[float, float]:
     """Milliseconds to the first byte of text, and peak resident MiB."""
-    command = [BINARY, "run", model, "The capital of France is", "--max-tokens", str(max_tokens), "--temperature", "0"]
+    command = [
+        str(BINARY),
+        "run",
+        model,
+        "The capital of France is",
+        "--max-tokens",
+        str(max_tokens),
+        "--temperature",
+        "0",
+    ]
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
@@ -29,7 +38,7 @@ def one_run(model: str, max_tokens: int) -> tuple[float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0 or not first:
-        raise SystemExit(f"{' '.join(map(str, command))} failed with {process.returncode}")
+        raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
     return first_ms, usage.ru_maxrss / 1024
 
 

