@@ -66,7 +66,7 @@ pub unsafe fn int8(
                 }
                 let view = x.view(block.start, col, shape.group);
                 // SAFETY: the view has the block's rows and at least `cols` columns.
-                unsafe { (tier.int8_tile)(&chunks[..count], shape, cols, view, sums) };
+                unsafe { (tier.int8_tile)(w.layout(), &chunks[..count], cols, view, sums) };
             }
             // SAFETY: the caller's promise.
             unsafe { write(out, block, first, count, w.rows(), sums) };

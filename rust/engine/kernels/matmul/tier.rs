@@ -69,7 +69,7 @@ pub struct MatmulTier {
     /// Unpacks `cols` columns, whole blocks, of a quantized panel.
     pub unpack: unsafe fn(Layout, block: *const u8, cols: usize, out: &mut PanelChunk),
     /// Adds `cols` columns' products to `sums` (rows, INT8_PANELS, 16); one or two chunks.
-    pub int8_tile: unsafe fn(&[PanelChunk], GroupShape, cols: usize, Int8Rows, sums: &mut [Int8Sums]),
+    pub int8_tile: unsafe fn(Layout, &[PanelChunk], cols: usize, Int8Rows, sums: &mut [Int8Sums]),
     /// For few rows, where weights are read once. None: they go through chunks too.
     pub int8_panel: Option<Int8Panel>,
     /// Decodes columns of a chunk, whole groups, to (cols, 16).

@@ -27,7 +27,8 @@ unsafe fn unpack(layout: Layout, block: *const u8, cols: usize, out: &mut PanelC
     }
 }
 
-unsafe fn int8_tile(chunks: &[PanelChunk], shape: GroupShape, cols: usize, x: Int8Rows, sums: &mut [Int8Sums]) {
+unsafe fn int8_tile(layout: Layout, chunks: &[PanelChunk], cols: usize, x: Int8Rows, sums: &mut [Int8Sums]) {
+    let shape = GroupShape::from(layout.block().expect("dense panels have no codes"));
     for (t, sums) in sums.iter_mut().enumerate() {
         for (chunk, sums) in chunks.iter().zip(sums) {
             for g in 0..cols / shape.group {

@@ -86,3 +86,13 @@ pub(super) fn prefetch(p: *const u8, bytes: usize) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(at).cast()) };
     }
 }
+
+/// Hides where a pointer came from. LLVM would otherwise hoist the loads of all steps of an unrolled loop
+/// above it, and spill the accumulators.
+#[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written")]
+pub(super) fn opaque<T>(mut ptr: *const T) -> *const T {
+    // SAFETY: the assembly is empty.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) ptr, options(pure, nomem, nostack, preserves_flags)) };
+    ptr
+}

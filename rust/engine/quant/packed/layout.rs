@@ -24,7 +24,9 @@ pub enum Layout {
     Q4,
     /// Q4_1.
     Q4Min,
-    /// Q8_0, Q5_0.
+    /// Q5_0.
+    Q5,
+    /// Q8_0.
     Q8,
     /// Q5_1.
     Q8Min,
@@ -50,8 +52,10 @@ pub struct BlockSpec {
     pub cols: usize,
     /// Columns that share a scale: 16 or 32.
     pub group: usize,
-    /// Bits of a code: 4 or 8.
+    /// Bits that a code takes: 4 or 8.
     pub bits: usize,
+    /// Bits that a code has: the highest ones of those that it takes are zero.
+    pub code_bits: usize,
     /// Subtracted from codes: 0 or a power of two.
     pub offset: i32,
     pub min: bool,
@@ -100,8 +104,8 @@ pub trait Format {
 }
 
 macro_rules! formats {
-    ($($name:ident { cols: $cols:literal, group: $group:literal, bits: $bits:literal, offset: $offset:literal,
-                     min: $min:literal, sub_scales: $sub:literal }),+ $(,)?) => {
+    ($($name:ident { cols: $cols:literal, group: $group:literal, bits: $bits:literal, code_bits: $code_bits:literal,
+                     offset: $offset:literal, min: $min:literal, sub_scales: $sub:literal }),+ $(,)?) => {
         /// The quantized layouts as types, named as their [`Layout`].
         pub mod format {
             use super::{BlockSpec, Format};
@@ -109,7 +113,8 @@ macro_rules! formats {
                 pub struct $name;
                 impl Format for $name {
                     const SPEC: BlockSpec = BlockSpec {
-                        cols: $cols, group: $group, bits: $bits, offset: $offset, min: $min, sub_scales: $sub,
+                        cols: $cols, group: $group, bits: $bits, code_bits: $code_bits, offset: $offset, min: $min,
+                        sub_scales: $sub,
                     };
                 }
             )+
@@ -142,15 +147,16 @@ macro_rules! formats {
 }
 
 formats! {
-    Q4      { cols: 32,  group: 32, bits: 4, offset: 8,   min: false, sub_scales: false },
-    Q4Min   { cols: 32,  group: 32, bits: 4, offset: 0,   min: true,  sub_scales: false },
-    Q8      { cols: 32,  group: 32, bits: 8, offset: 128, min: false, sub_scales: false },
-    Q8Min   { cols: 32,  group: 32, bits: 8, offset: 0,   min: true,  sub_scales: false },
-    K4Min   { cols: 256, group: 32, bits: 4, offset: 0,   min: true,  sub_scales: true },
-    K8Min   { cols: 256, group: 32, bits: 8, offset: 0,   min: true,  sub_scales: true },
-    K4Min16 { cols: 256, group: 16, bits: 4, offset: 0,   min: true,  sub_scales: true },
-    K4Sub16 { cols: 256, group: 16, bits: 4, offset: 4,   min: false, sub_scales: true },
-    K8Sub16 { cols: 256, group: 16, bits: 8, offset: 32,  min: false, sub_scales: true },
+    Q4      { cols: 32,  group: 32, bits: 4, code_bits: 4, offset: 8,   min: false, sub_scales: false },
+    Q4Min   { cols: 32,  group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  sub_scales: false },
+    Q5      { cols: 32,  group: 32, bits: 8, code_bits: 5, offset: 16,  min: false, sub_scales: false },
+    Q8      { cols: 32,  group: 32, bits: 8, code_bits: 8, offset: 128, min: false, sub_scales: false },
+    Q8Min   { cols: 32,  group: 32, bits: 8, code_bits: 5, offset: 0,   min: true,  sub_scales: false },
+    K4Min   { cols: 256, group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  sub_scales: true },
+    K8Min   { cols: 256, group: 32, bits: 8, code_bits: 5, offset: 0,   min: true,  sub_scales: true },
+    K4Min16 { cols: 256, group: 16, bits: 4, code_bits: 2, offset: 0,   min: true,  sub_scales: true },
+    K4Sub16 { cols: 256, group: 16, bits: 4, code_bits: 3, offset: 4,   min: false, sub_scales: true },
+    K8Sub16 { cols: 256, group: 16, bits: 8, code_bits: 6, offset: 32,  min: false, sub_scales: true },
 }
 
 const _: () = {
@@ -169,7 +175,8 @@ impl Layout {
             DType::BF16 => Self::Bf16,
             DType::Q4_0 => Self::Q4,
             DType::Q4_1 => Self::Q4Min,
-            DType::Q5_0 | DType::Q8_0 => Self::Q8,
+            DType::Q5_0 => Self::Q5,
+            DType::Q8_0 => Self::Q8,
             DType::Q5_1 => Self::Q8Min,
             DType::Q2_K => Self::K4Min16,
             DType::Q3_K => Self::K4Sub16,

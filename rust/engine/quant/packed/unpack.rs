@@ -54,10 +54,8 @@ impl Parts {
         let rest = self.header(block, min);
         let high = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
         split_nibbles(&rest[4..20], &mut self.codes[..32]);
-        // Q5_0 is stored as int8 around 128: 128 - 16.
-        let shift = if min { 0 } else { 112 };
         for (i, code) in self.codes[..32].iter_mut().enumerate() {
-            *code = (*code | (((high >> i) & 1) << 4) as u8) + shift;
+            *code |= (((high >> i) & 1) << 4) as u8;
         }
     }
 

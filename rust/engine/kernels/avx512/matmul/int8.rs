@@ -4,8 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::unpack::{group_min, group_scale, prefetch, step_codes};
-use super::{load16, opaque, store16};
+use super::{load16, store16};
 use crate::kernels::matmul::{GroupShape, Int8Rows, Int8Sums, Lanes, PanelChunk};
+use crate::kernels::simd::opaque;
 use crate::quant::{Format, Layout, with_format};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -26,7 +27,7 @@ pub unsafe fn int8_panel(layout: Layout, panel: *const u8, cols: usize, x: Int8R
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn panel_rows<F: Format, const T: usize>(panel: *const u8, cols: usize, x: Int8Rows, out: &mut [Lanes]) {
     let spec = const { F::SPEC };
-    let shape = GroupShape { group: spec.group, offset: spec.offset, min: spec.min };
+    let shape = GroupShape::from(spec);
     let mut sums = [_mm512_setzero_ps(); T];
     for b in 0..cols / spec.cols {
         // SAFETY: block b lies inside the panel; `x` has T rows of `cols` columns.
@@ -61,7 +62,8 @@ unsafe fn panel_rows<F: Format, const T: usize>(panel: *const u8, cols: usize, x
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn int8_tile(chunks: &[PanelChunk], shape: GroupShape, cols: usize, x: Int8Rows, sums: &mut [Int8Sums]) {
+pub unsafe fn int8_tile(layout: Layout, chunks: &[PanelChunk], cols: usize, x: Int8Rows, sums: &mut [Int8Sums]) {
+    let shape = GroupShape::from(layout.block().expect("dense panels have no codes"));
     let mut row = 0;
     while row < sums.len() {
         // SAFETY: `x` has sums.len() rows.

@@ -61,13 +61,3 @@ fn store16(lanes: &mut Lanes, v: __m512) {
     // SAFETY: 16 floats.
     unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), v) }
 }
-
-/// Hides where a pointer came from. LLVM would otherwise hoist the loads of all steps of an unrolled loop
-/// above it, and spill the accumulators.
-#[inline]
-#[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written")]
-fn opaque<T>(mut ptr: *const T) -> *const T {
-    // SAFETY: the assembly is empty.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) ptr, options(pure, nomem, nostack, preserves_flags)) };
-    ptr
-}

@@ -1,0 +1,90 @@
+//! Packed blocks to codes, one byte each, and float32 scales.
+
+use std::arch::x86_64::*;
+
+use super::store8;
+use crate::kernels::matmul::PanelChunk;
+use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
+
+/// Bytes that panels are prefetched ahead.
+const PREFETCH: usize = 4096;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn unpack(layout: Layout, block: *const u8, cols: usize, out: &mut PanelChunk) {
+    // SAFETY: the caller's columns are whole blocks of a panel.
+    with_format!(layout, F => unsafe { unpack_blocks::<F>(block, cols, out) }).expect("dense panels have no blocks")
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn unpack_blocks<F: Format>(first: *const u8, cols: usize, out: &mut PanelChunk) {
+    let spec = const { F::SPEC };
+    for b in 0..cols / spec.cols {
+        // SAFETY: block b lies inside the panel, and its columns inside the chunk.
+        unsafe {
+            let block = first.add(b * spec.bytes());
+            for g in 0..spec.groups() {
+                let at = b * spec.groups() + g;
+                for half in 0..2 {
+                    store8(&mut out.scales[at], half, group_factor(block, spec, 0, spec.sub_scales_at(), g, half));
+                    if spec.min {
+                        let min = group_factor(block, spec, spec.min_at(), spec.sub_mins_at(), g, half);
+                        store8(&mut out.mins[at], half, min);
+                    }
+                }
+            }
+            unpack_codes(block.add(spec.codes_at()), spec, out.codes.as_mut_ptr().add(b * spec.cols * PANEL_ROWS));
+        }
+    }
+}
+
+/// Eight rows' scale or minimum of a group: f16, times an i8 if there are sub-scales.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn group_factor(
+    block: *const u8,
+    spec: BlockSpec,
+    at: usize,
+    sub: usize,
+    group: usize,
+    half: usize,
+) -> __m256 {
+    // SAFETY: offsets of the block's own layout.
+    unsafe {
+        let factor = _mm256_cvtph_ps(_mm_loadu_si128(block.add(at + 16 * half).cast()));
+        if !spec.sub_scales {
+            return factor;
+        }
+        let sub = _mm_loadl_epi64(block.add(sub + group * PANEL_ROWS + 8 * half).cast());
+        _mm256_mul_ps(factor, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(sub)))
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn unpack_codes(codes: *const u8, spec: BlockSpec, out: *mut u8) {
+    let bytes = spec.groups() * spec.group_bytes();
+    // SAFETY: `codes` has that many bytes, and `out` room for their columns.
+    unsafe {
+        if spec.bits == 8 {
+            return std::ptr::copy_nonoverlapping(codes, out, bytes);
+        }
+        let low_mask = _mm256_set1_epi8(15);
+        for at in (0..bytes).step_by(32) {
+            let v = _mm256_loadu_si256(codes.add(at).cast());
+            // The second half of a line follows its first; a line of nibbles becomes two of bytes.
+            let to = out.add(at / 64 * 128 + at % 64);
+            _mm256_storeu_si256(to.cast(), _mm256_and_si256(v, low_mask));
+            _mm256_storeu_si256(to.add(64).cast(), _mm256_and_si256(_mm256_srli_epi16::<4>(v), low_mask));
+        }
+    }
+}
+
+/// Asks for `bytes` bytes that come a page later: hardware prefetchers stop at pages, small matrices are few pages.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn prefetch(codes: *const u8, bytes: usize) {
+    for at in (0..bytes).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(PREFETCH + at).cast());
+    }
+}
