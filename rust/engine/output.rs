@@ -56,7 +56,7 @@ impl Delta {
     }
 
     /// What came next of the same choice.
-    fn extend(&mut self, next: Delta) {
+    pub fn extend(&mut self, next: Delta) {
         self.text += &next.text;
         self.token_ids.extend(next.token_ids);
         self.logprobs.extend(next.logprobs);

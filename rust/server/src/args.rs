@@ -26,6 +26,8 @@ pub struct Cli {
 pub enum Command {
     /// Answer a prompt, or chat
     Run(commands::run::Run),
+    /// Serve models over HTTP
+    Serve(commands::serve::Serve),
     /// Measure speed: prompt and generation tokens per second by batch size
     Bench(commands::bench::Bench),
     /// Measure how well a model predicts a text

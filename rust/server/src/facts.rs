@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
+use ferrule_engine::Result;
 use ferrule_engine::model::{self, ModelConfig};
 use ferrule_engine::quant::DType;
-
-use crate::failure::Result;
 
 #[derive(Debug)]
 pub struct Facts {

@@ -11,6 +11,7 @@ mod interrupt;
 mod machine;
 mod print;
 pub mod progress;
+mod serve;
 pub mod units;
 
 use std::ffi::OsString;

@@ -9,6 +9,7 @@ pub mod plan;
 pub mod pull;
 pub mod rm;
 pub mod run;
+pub mod serve;
 pub mod show;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use crate::progress::Downloads;
 pub fn run(command: Command) -> Result {
     match command {
         Command::Run(run) => run.execute(),
+        Command::Serve(serve) => serve.execute(),
         Command::Bench(bench) => bench.execute(),
         Command::Perplexity(perplexity) => perplexity.execute(),
         Command::Plan(plan) => plan.execute(),

@@ -1,0 +1,44 @@
+//! What all requests share.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::access_log::AccessLog;
+use super::drain::Drain;
+use super::metrics::Metrics;
+use super::models::Registry;
+
+/// What no request may exceed.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub max_body_bytes: usize,
+    /// For a request to arrive whole.
+    pub read_timeout: Duration,
+    pub max_connections: usize,
+}
+
+pub struct Shared {
+    pub registry: Registry,
+    pub metrics: Arc<Metrics>,
+    pub drain: Arc<Drain>,
+    pub limits: Limits,
+    pub log: AccessLog,
+}
+
+#[derive(Clone)]
+pub struct App(Arc<Shared>);
+
+impl App {
+    pub fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}

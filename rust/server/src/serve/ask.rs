@@ -1,0 +1,146 @@
+//! From a dialect's request to an answer that streams.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use ferrule_engine::output::Collector;
+use ferrule_engine::{Event, GenerateOutput, GenerateRequest, Prompt, RequestId, SamplingParams, TokenId};
+
+use super::app::App;
+use super::drain::{Drain, Phase, shutting_down};
+use super::error::{Kind, Result, ServeError};
+use super::events::{self, EventReceiver};
+use super::meter::Meter;
+use super::models::{KeepAlive, Lease};
+use super::visit::Visit;
+
+/// What a dialect wants of a model.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    pub prompt: Prompt,
+    pub params: SamplingParams,
+    /// Higher runs earlier.
+    pub priority: i32,
+    /// Prefixes are shared only between requests with the same salt.
+    pub cache_salt: Option<String>,
+}
+
+impl App {
+    /// The model that a request names, in memory. None: the only one that is served.
+    pub async fn model(&self, visit: &Visit, name: Option<&str>, keep_alive: Option<KeepAlive>) -> Result<Lease> {
+        // Refused before anything is loaded for it.
+        let _in_flight = self.drain.enter()?;
+        let lease = self.registry.acquire(name, keep_alive).await?;
+        visit.record.update().model = Some(lease.served.name.clone());
+        Ok(lease)
+    }
+
+    /// Tokenizes, checks and enqueues.
+    pub async fn ask(&self, visit: &Visit, model: &Lease, ask: Ask) -> Result<Answer> {
+        let in_flight = self.drain.enter()?;
+        let prompt = tokens(model, ask.prompt).await?;
+        ask.params.validate(model.engine.model().vocab_size)?;
+        check_length(model, prompt.len(), ask.params.max_tokens)?;
+        let n = ask.params.n;
+        let room = model.engine.model().max_model_len - prompt.len();
+        model.metrics.begin(n, ask.params.max_tokens.min(room));
+        visit.record.update().prompt_tokens += prompt.len();
+
+        let (sender, receiver) = events::channel();
+        let mut meter = Meter::new(model.clone(), visit.record.clone(), visit.started, n, in_flight);
+        let sink = move |event: Event| -> ControlFlow<()> {
+            meter.see(&event);
+            sender.send(event)
+        };
+        let request = GenerateRequest {
+            priority: ask.priority,
+            cache_salt: ask.cache_salt,
+            ..GenerateRequest::new(Prompt::Tokens(prompt.clone()), ask.params)
+        };
+        let id = model.engine.submit(request, sink).map_err(|error| self.refused(model, error))?;
+        Ok(Answer { model: model.clone(), drain: self.drain.clone(), id, prompt, events: receiver, ended: false })
+    }
+
+    /// An engine that fails to take a request at all is broken, unless it is being shut down.
+    fn refused(&self, model: &Lease, error: ferrule_engine::Error) -> ServeError {
+        if matches!(error, ferrule_engine::Error::Internal(_)) {
+            model.discard();
+        }
+        explain(&self.drain, error)
+    }
+}
+
+/// The prompt's tokens; away from the threads that serve connections, since long prompts take a while.
+pub async fn tokens(model: &Lease, prompt: Prompt) -> Result<Vec<TokenId>> {
+    let engine = model.engine.clone();
+    let tokens = tokio::task::spawn_blocking(move || engine.tokenize(prompt)).await;
+    tokens.map_err(|_| ServeError::new(Kind::Internal, "tokenizing the prompt panicked"))?.map_err(ServeError::from)
+}
+
+/// The engine would refuse it too; dialects have a code for this.
+fn check_length(model: &Lease, prompt_len: usize, max_tokens: usize) -> Result<()> {
+    let limit = model.engine.model().max_model_len;
+    if prompt_len + max_tokens.min(1) <= limit {
+        return Ok(());
+    }
+    let message = format!(
+        "the prompt has {prompt_len} tokens, and the longest sequence of the model '{}' (prompt and answer) is {limit} \
+         tokens: shorten the prompt",
+        model.served.name
+    );
+    Err(ServeError::new(Kind::ContextLength, message))
+}
+
+fn explain(drain: &Drain, error: ferrule_engine::Error) -> ServeError {
+    match error {
+        ferrule_engine::Error::Cancelled(_) if drain.phase() == Phase::Stopping => shutting_down(),
+        error => error.into(),
+    }
+}
+
+/// An answer as it is made. Dropping it cancels what is left of it: its blocks are free after the engine's step.
+pub struct Answer {
+    pub model: Lease,
+    pub prompt: Vec<TokenId>,
+    drain: Arc<Drain>,
+    id: RequestId,
+    events: EventReceiver,
+    ended: bool,
+}
+
+impl Answer {
+    /// Moves the events that wait to `events`, which is empty; pending if there are none.
+    pub fn poll_batch(&mut self, cx: &mut Context<'_>, events: &mut Vec<Event>) -> Poll<()> {
+        let polled = self.events.poll_batch(cx, events);
+        self.ended |= events.iter().any(|event| matches!(event, Event::Done(_) | Event::Error(_)));
+        polled
+    }
+
+    /// The whole answer.
+    pub async fn collect(mut self) -> Result<GenerateOutput> {
+        let mut collector = Collector::new(std::mem::take(&mut self.prompt));
+        let mut batch = Vec::new();
+        loop {
+            std::future::poll_fn(|cx| self.poll_batch(cx, &mut batch)).await;
+            for event in batch.drain(..) {
+                if let Some(output) = collector.push(event) {
+                    return output.map_err(|error| self.explain(error));
+                }
+            }
+        }
+    }
+
+    /// What a dialect says about `error`.
+    pub fn explain(&self, error: ferrule_engine::Error) -> ServeError {
+        explain(&self.drain, error)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.model.engine.cancel(self.id);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What must happen for every request to an engine, however it ends: figures, and giving back what it holds.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ferrule_engine::metrics::RequestMetrics;
+use ferrule_engine::output::Delta;
+use ferrule_engine::{Event, FinishReason};
+
+use super::drain::InFlight;
+use super::metrics::End;
+use super::models::Lease;
+use super::record::Record;
+
+/// Lives in the request's sink, so on the engine's thread: it sees tokens when they are made, not when a client
+/// reads them, and it is dropped when the engine has let go of the request.
+pub struct Meter {
+    lease: Lease,
+    record: Arc<Record>,
+    arrived: Instant,
+    /// The last token's time, by choice.
+    last_token: Vec<Option<Instant>>,
+    ended: bool,
+    _in_flight: InFlight,
+}
+
+impl Meter {
+    pub fn new(lease: Lease, record: Arc<Record>, arrived: Instant, n: usize, in_flight: InFlight) -> Self {
+        Self { lease, record, arrived, last_token: vec![None; n], ended: false, _in_flight: in_flight }
+    }
+
+    pub fn see(&mut self, event: &Event) {
+        match event {
+            Event::Delta(delta) => self.token(delta),
+            Event::Done(metrics) => self.done(metrics),
+            Event::Error(_) => self.end(End::Error),
+            Event::PromptLogprobs(_) | Event::Embedding(_) => {}
+        }
+    }
+
+    fn token(&mut self, delta: &Delta) {
+        // An answer of no tokens has one delta, with its finish reason alone.
+        if !delta.token_ids.is_empty() {
+            self.time_token(delta.index);
+        }
+        if let Some(reason) = delta.finish_reason {
+            let end = match reason {
+                FinishReason::Stop => End::Stop,
+                FinishReason::Length => End::Length,
+            };
+            self.end(end);
+        }
+    }
+
+    fn time_token(&mut self, choice: usize) {
+        let now = Instant::now();
+        let is_first = self.last_token.iter().all(Option::is_none);
+        let gap = self.last_token[choice].replace(now).map(|last| now - last);
+        let mut cost = self.record.update();
+        cost.generated_tokens += 1;
+        match is_first {
+            true => {
+                let ttft = now - self.arrived;
+                cost.time_to_first_token.get_or_insert(ttft);
+                self.lease.metrics.first_token(ttft);
+            }
+            false => self.lease.metrics.next_token(gap),
+        }
+    }
+
+    fn done(&mut self, metrics: &RequestMetrics) {
+        self.ended = true;
+        self.lease.metrics.done(metrics, self.arrived.elapsed());
+        let mut cost = self.record.update();
+        cost.cached_tokens += metrics.num_cached_tokens;
+        cost.queue_time.get_or_insert(metrics.queue_time);
+    }
+
+    fn end(&mut self, end: End) {
+        self.ended |= end == End::Error;
+        self.lease.metrics.end(end);
+        self.record.update().end = Some(end.as_str());
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(End::Abort);
+        }
+    }
+}

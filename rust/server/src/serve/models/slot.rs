@@ -1,0 +1,120 @@
+//! One model in memory, and who uses it.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use ferrule_engine::EngineHandle;
+use tokio::sync::watch;
+
+use super::catalog::Served;
+use super::keep_alive::KeepAlive;
+use super::registry::Shared;
+use crate::serve::error::ServeError;
+use crate::serve::metrics::ModelMetrics;
+
+pub struct LoadedModel {
+    pub served: Served,
+    pub engine: EngineHandle,
+    pub metrics: Arc<ModelMetrics>,
+    /// Weights and KV cache.
+    pub bytes: u64,
+    pub load_time: Duration,
+    /// Names everything that may change an answer.
+    pub fingerprint: String,
+}
+
+/// What became of loading; None while it goes on.
+pub type Outcome = Option<Result<(), ServeError>>;
+
+/// The state of a model that is in memory, on its way there, or on its way out.
+pub enum Slot {
+    Loading { reserved: u64, outcome: watch::Sender<Outcome> },
+    Loaded(Loaded),
+    Unloading { bytes: u64 },
+}
+
+pub struct Loaded {
+    pub model: Arc<LoadedModel>,
+    pub leases: usize,
+    pub keep_alive: KeepAlive,
+    pub last_used: Instant,
+    /// Nobody has used it yet: until then it waits for those who had it loaded.
+    pub first_use_by: Option<Instant>,
+}
+
+/// How long a model that was just loaded waits for its first use.
+const FIRST_USE: Duration = Duration::from_secs(5);
+
+impl Loaded {
+    pub fn new(model: LoadedModel, keep_alive: KeepAlive) -> Self {
+        let now = Instant::now();
+        Self { model: Arc::new(model), leases: 0, keep_alive, last_used: now, first_use_by: Some(now + FIRST_USE) }
+    }
+
+    pub fn lease(&mut self) {
+        self.leases += 1;
+        self.first_use_by = None;
+    }
+
+    /// When it is to be unloaded, if nobody asks for it before.
+    pub fn expires(&self) -> Option<Instant> {
+        match self.keep_alive {
+            KeepAlive::For(time) if self.leases == 0 => self.last_used.checked_add(time).max(self.first_use_by),
+            _ => None,
+        }
+    }
+
+    /// Since when it may make room for others.
+    pub fn idle_since(&self, now: Instant) -> Option<Instant> {
+        let is_awaited = self.first_use_by.is_some_and(|by| now < by);
+        (self.leases == 0 && !is_awaited).then_some(self.last_used)
+    }
+}
+
+impl Slot {
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Loading { reserved, .. } => *reserved,
+            Self::Loaded(loaded) => loaded.model.bytes,
+            Self::Unloading { bytes } => *bytes,
+        }
+    }
+}
+
+/// The right to use a model; while it lives, the model stays.
+#[derive(Clone)]
+pub struct Lease(Arc<LeaseInner>);
+
+struct LeaseInner {
+    model: Arc<LoadedModel>,
+    registry: Weak<Shared>,
+}
+
+impl Lease {
+    pub(super) fn new(model: Arc<LoadedModel>, registry: Weak<Shared>) -> Self {
+        Self(Arc::new(LeaseInner { model, registry }))
+    }
+
+    /// The engine is broken: the next request loads the model again.
+    pub fn discard(&self) {
+        if let Some(registry) = self.0.registry.upgrade() {
+            registry.discard(&self.0.model);
+        }
+    }
+}
+
+impl std::ops::Deref for Lease {
+    type Target = LoadedModel;
+
+    fn deref(&self) -> &LoadedModel {
+        &self.0.model
+    }
+}
+
+impl Drop for LeaseInner {
+    fn drop(&mut self) {
+        if let Some(registry) = self.registry.upgrade() {
+            registry.release(&self.model);
+        }
+    }
+}

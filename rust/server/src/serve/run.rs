@@ -1,0 +1,158 @@
+//! From settings to a server that runs, and to its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrule_engine::EngineConfig;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::access_log::AccessLog;
+use super::app::{App, Limits, Shared};
+use super::drain::{Drain, Phase};
+use super::metrics::Metrics;
+use super::models::{Catalog, KeepAlive, Registry, RegistryConfig};
+use super::{front_door, listen};
+use crate::failure::{Failure, Result};
+use crate::print;
+
+#[derive(Debug)]
+pub struct ServeConfig {
+    /// As typed; none: the whole store.
+    pub models: Vec<String>,
+    pub address: String,
+    pub port: u16,
+    pub engine: EngineConfig,
+    pub memory_budget: Option<u64>,
+    pub keep_alive: KeepAlive,
+    /// How long running answers may go on after a signal to stop.
+    pub drain_timeout: Duration,
+    pub limits: Limits,
+    pub log: AccessLog,
+}
+
+/// Longest that a request waits for its model.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Serves until a signal says stop.
+pub fn serve(config: ServeConfig) -> Result {
+    let catalog = Catalog::open(&config.models)?;
+    // The kernels want the cores; HTTP needs little.
+    let threads = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 4).clamp(1, 4));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = runtime.map_err(|err| Failure::machine(format!("the server's threads: {err}")))?;
+    let served = runtime.block_on(run(config, catalog));
+    // What still runs was told to stop, and had its time.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
+}
+
+async fn run(config: ServeConfig, catalog: Catalog) -> Result {
+    let listener = bind(&config).await?;
+    let address = listener.local_addr()?;
+    let metrics = Arc::new(Metrics::default());
+    let registry_config = RegistryConfig {
+        engine: config.engine.clone(),
+        memory_budget: config.memory_budget,
+        keep_alive: config.keep_alive,
+        patience: PATIENCE,
+    };
+    let registry = Registry::new(catalog, registry_config, metrics.clone());
+    let app = App::new(Shared {
+        registry: registry.clone(),
+        metrics,
+        drain: Drain::new(),
+        limits: config.limits.clone(),
+        log: config.log,
+    });
+    let signals = Signals::install()?;
+    let server = tokio::spawn(listen::listen(listener, app.clone(), front_door::router(app.clone())));
+    tokio::spawn(registry.clone().reap());
+    announce(&config, &registry, address)?;
+    tokio::select! {
+        loaded = preload(&config, &registry) => loaded?,
+        () = signals.stop.notified() => return Ok(()),
+    }
+    signals.stop.notified().await;
+    stop(&app, &signals, config.drain_timeout).await;
+    let _ = server.await;
+    Ok(())
+}
+
+async fn bind(config: &ServeConfig) -> Result<TcpListener> {
+    let to = (config.address.as_str(), config.port);
+    TcpListener::bind(to).await.map_err(|err| {
+        Failure::machine(format!(
+            "cannot listen on {}:{}: {err}; --port takes another one",
+            config.address, config.port
+        ))
+    })
+}
+
+/// Where the server is and what it has, for people and for scripts that started it.
+fn announce(config: &ServeConfig, registry: &Registry, address: SocketAddr) -> Result {
+    let models: Vec<_> = registry.catalog().list().into_iter().map(|model| model.name).collect();
+    let models = match (models.is_empty(), config.models.is_empty()) {
+        (true, _) => "none yet: ferrule pull smollm2".into(),
+        (false, true) => format!("{} (from the store, loaded when asked for)", models.join(", ")),
+        (false, false) => models.join(", "),
+    };
+    print::line(&format!("listening on http://{address}"))?;
+    print::fields(&[("models", models)])
+}
+
+/// Models that were named are there before anybody asks.
+async fn preload(config: &ServeConfig, registry: &Registry) -> Result {
+    if config.models.is_empty() {
+        return print::line("ready");
+    }
+    let mut took = Duration::ZERO;
+    for model in registry.catalog().list() {
+        let lease = registry.acquire(Some(&model.name), None).await.map_err(|err| Failure::machine(err.message))?;
+        took += lease.load_time;
+    }
+    print::line(&format!("ready; loading took {:.0} ms", took.as_secs_f64() * 1e3))
+}
+
+/// Running answers finish, or their time is over, or a second signal comes.
+async fn stop(app: &App, signals: &Signals, drain_timeout: Duration) {
+    app.drain.advance(Phase::Draining);
+    let num_running = app.drain.num_in_flight();
+    if num_running > 0 {
+        print::note(&format!(
+            "stopping: {num_running} requests are being answered and have {} s; a second signal ends them",
+            drain_timeout.as_secs()
+        ));
+    }
+    tokio::select! {
+        () = app.drain.wait_idle() => {}
+        () = tokio::time::sleep(drain_timeout) => {}
+        () = signals.stop.notified() => {}
+    }
+    app.drain.advance(Phase::Stopping);
+    let registry = app.registry.clone();
+    // Requests that still run get an error that says why.
+    let _ = tokio::task::spawn_blocking(move || registry.shutdown()).await;
+}
+
+/// SIGINT and SIGTERM, counted.
+struct Signals {
+    stop: Arc<tokio::sync::Notify>,
+}
+
+impl Signals {
+    fn install() -> Result<Self> {
+        let stop = Arc::new(tokio::sync::Notify::new());
+        for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+            let mut signals = signal(kind).map_err(|err| Failure::machine(format!("signals: {err}")))?;
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                while signals.recv().await.is_some() {
+                    stop.notify_one();
+                }
+            });
+        }
+        Ok(Self { stop })
+    }
+}
