@@ -9,6 +9,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod elementwise;
+pub mod limits;
 mod matmul;
 mod scalar;
 #[cfg(target_arch = "x86_64")]

@@ -1,7 +1,7 @@
 //! The thread pool: one job per step, run by all lanes, which meet at barriers (SPMD).
 
 mod barrier;
-mod topology;
+pub(super) mod topology;
 
 use std::any::Any;
 use std::cell::UnsafeCell;

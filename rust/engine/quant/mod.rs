@@ -6,5 +6,6 @@ mod packed;
 
 pub use blocks::dequantize;
 pub use dtype::DType;
+pub(crate) use packed::Region;
 pub use packed::{BlockSpec, Format, Layout, PANEL_ROWS, PackedMatrix, WeightArena, format};
 pub(crate) use packed::{code, group_scales, with_format};

@@ -2,7 +2,6 @@
 
 mod answer;
 mod args;
-mod bandwidth;
 mod commands;
 mod engine_args;
 mod facts;

@@ -9,16 +9,45 @@ pub(super) fn allowed_cpus() -> usize {
 
 /// Distinct cores among the logical CPUs of the affinity mask; None where the system does not tell.
 pub(super) fn physical_cores() -> Option<usize> {
-    count_cores(&affinity()?, |cpu| {
-        std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).ok()
-    })
+    one_cpu_per_core(&affinity()?, siblings).map(|cpus| cpus.len())
 }
 
-/// CPUs with the same list of siblings are one core.
-fn count_cores(cpus: &[usize], siblings: impl Fn(usize) -> Option<String>) -> Option<usize> {
-    let cores: Option<BTreeSet<String>> = cpus.iter().map(|&cpu| siblings(cpu)).collect();
-    cores.map(|cores| cores.len()).filter(|&n| n > 0)
+/// Keeps the calling thread on the `nth` core, counted round and round. Does nothing where the system does not tell
+/// or does not let.
+pub(in crate::kernels) fn stay_on_core(nth: usize) {
+    if let Some(cpus) = affinity().and_then(|cpus| one_cpu_per_core(&cpus, siblings)) {
+        stay_on_cpu(cpus[nth % cpus.len()]);
+    }
 }
+
+fn siblings(cpu: usize) -> Option<String> {
+    std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).ok()
+}
+
+/// The first CPU of each core, at least one: CPUs with the same list of siblings are one core.
+fn one_cpu_per_core(cpus: &[usize], siblings: impl Fn(usize) -> Option<String>) -> Option<Vec<usize>> {
+    let mut seen = BTreeSet::new();
+    let mut firsts = Vec::new();
+    for &cpu in cpus {
+        if seen.insert(siblings(cpu)?) {
+            firsts.push(cpu);
+        }
+    }
+    (!firsts.is_empty()).then_some(firsts)
+}
+
+#[cfg(target_os = "linux")]
+fn stay_on_cpu(cpu: usize) {
+    // SAFETY: cpu_set_t is plain bits, for which zero is a value.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `affinity` gave the CPU, whose number is below the set's size.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the pointer and the size are those of `set`; pid 0 is the calling thread. A refusal changes nothing.
+    unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stay_on_cpu(_: usize) {}
 
 #[cfg(target_os = "linux")]
 fn affinity() -> Option<Vec<usize>> {
@@ -43,14 +72,14 @@ mod tests {
     #[test]
     fn hyperthreads_count_once() {
         let pairs = |cpu: usize| Some(format!("{},{}\n", cpu % 4, cpu % 4 + 4));
-        assert_eq!(count_cores(&[0, 1, 2, 3, 4, 5, 6, 7], pairs), Some(4));
-        assert_eq!(count_cores(&[1, 5, 6], pairs), Some(2));
+        assert_eq!(one_cpu_per_core(&[0, 1, 2, 3, 4, 5, 6, 7], pairs), Some(vec![0, 1, 2, 3]));
+        assert_eq!(one_cpu_per_core(&[1, 5, 6], pairs), Some(vec![1, 6]));
     }
 
     #[test]
     fn silence_is_not_a_count() {
-        assert_eq!(count_cores(&[0, 1], |cpu| (cpu == 0).then(|| "0".into())), None);
-        assert_eq!(count_cores(&[], |_| None), None);
+        assert_eq!(one_cpu_per_core(&[0, 1], |cpu| (cpu == 0).then(|| "0".into())), None);
+        assert_eq!(one_cpu_per_core(&[], |_| None), None);
     }
 
     #[test]

@@ -8,12 +8,12 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use self::buffer::Region;
 use self::unpack::Parts;
 use super::DType;
 use crate::error::Result;
 use crate::weights::TensorView;
 
+pub(crate) use self::buffer::Region;
 pub use self::buffer::WeightArena;
 pub(crate) use self::layout::with_format;
 pub use self::layout::{BlockSpec, Format, Layout, format};

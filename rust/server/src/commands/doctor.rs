@@ -1,12 +1,12 @@
 //! `ferrule doctor`
 
-use std::time::Duration;
-
 use clap::Args;
+use ferrule_engine::EngineConfig;
+use ferrule_engine::kernels::Kernels;
+use ferrule_engine::kernels::limits::{Limits, Rates};
 use ferrule_store::Store;
 use serde_json::{Value, json};
 
-use crate::bandwidth::read_bandwidth;
 use crate::failure::Result;
 use crate::machine::{Machine, cpu_features, find_library, huge_pages};
 use crate::{print, units};
@@ -24,8 +24,7 @@ pub struct Doctor {
 
 struct Findings {
     machine: Machine,
-    /// Bytes per second: one thread, and as many as the kernels use.
-    bandwidth: (f64, f64),
+    limits: Limits,
     features: Vec<String>,
     huge_pages: Option<String>,
     cuda: Option<String>,
@@ -42,20 +41,22 @@ struct StoreFindings {
 
 impl Doctor {
     pub fn execute(self) -> Result {
-        let findings = Findings::collect();
+        let findings = Findings::collect()?;
         match self.json {
             true => print::json(&findings.json()),
-            false => print::fields(&findings.lines()),
+            false => {
+                print::fields(&[findings.machine_lines(), findings.limit_lines(), findings.other_lines()].concat())
+            }
         }
     }
 }
 
 impl Findings {
-    fn collect() -> Self {
+    fn collect() -> Result<Self> {
         let machine = Machine::look();
-        let time = Duration::from_millis(200);
-        Self {
-            bandwidth: (read_bandwidth(1, time), read_bandwidth(machine.default_threads, time)),
+        let kernels = Kernels::new(EngineConfig::default().isa()?)?;
+        Ok(Self {
+            limits: Limits::measure(kernels, machine.default_threads),
             machine,
             features: cpu_features(),
             huge_pages: huge_pages(),
@@ -63,7 +64,7 @@ impl Findings {
             mpi: find_library(&MPI),
             nccl: find_library(&NCCL),
             store: look_at_store(),
-        }
+        })
     }
 
     fn json(&self) -> Value {
@@ -72,7 +73,14 @@ impl Findings {
             "version": env!("CARGO_PKG_VERSION"),
             "machine": self.machine.json(),
             "cpu_features": self.features,
-            "read_bandwidth_bytes_per_s": { "one_thread": self.bandwidth.0, "all_threads": self.bandwidth.1 },
+            "read_bandwidth_bytes_per_s": rates_json(self.limits.dram),
+            "l3_bytes_per_s": self.limits.l3.map(rates_json),
+            "l2_bytes_per_s": self.limits.l2.map(rates_json),
+            "int8_ops_per_s": self.limits.int8.map(rates_json),
+            "int4_ops_per_s": self.limits.int4.map(rates_json),
+            "bf16_flops_per_s": self.limits.bf16.map(rates_json),
+            "f32_flops_per_s": self.limits.f32.map(rates_json),
+            "core_round_trip_ns": self.limits.round_trip.map(|time| time.as_nanos() as u64),
             "huge_pages": self.huge_pages,
             "libcuda": self.cuda,
             "libmpi": self.mpi,
@@ -81,12 +89,44 @@ impl Findings {
         })
     }
 
-    fn lines(&self) -> Vec<(&'static str, String)> {
+    fn machine_lines(&self) -> Vec<(&'static str, String)> {
         let machine = &self.machine;
         let isa = machine.isa.map_or("none".into(), |isa| isa.to_string());
         let quota = machine.cpu_quota.map_or("no quota".into(), |quota| format!("quota {quota}"));
         let memory = |bytes: Option<u64>| bytes.map_or("?".into(), units::bytes);
-        let gigabytes = |rate: f64| units::three_digits(rate / 1e9);
+        vec![
+            ("ferrule", env!("CARGO_PKG_VERSION").into()),
+            ("CPU", machine.cpu.clone()),
+            ("kernels", format!("{isa} (the CPU has {})", self.features.join(" "))),
+            ("threads", format!("{} of {} CPUs, {quota}", machine.default_threads, machine.allowed_cpus)),
+            ("memory", format!("{}, {} available", memory(machine.total_memory), memory(machine.available_memory))),
+            ("huge pages", self.huge_pages.clone().unwrap_or("unknown".into())),
+        ]
+    }
+
+    /// What one thread reaches, and all together.
+    fn limit_lines(&self) -> Vec<(&'static str, String)> {
+        let threads = self.machine.default_threads;
+        let line = |rates: Rates, unit: &str| {
+            let [one, all] = [rates.one_thread, rates.all_threads].map(|rate| units::three_digits(rate / 1e9));
+            format!("{one} {unit} with one thread, {all} {unit} with {threads}")
+        };
+        let limits = &self.limits;
+        let given = [
+            ("memory read", Some(limits.dram), "GB/s"),
+            ("L3 read", limits.l3, "GB/s"),
+            ("L2 read", limits.l2, "GB/s"),
+            ("int8", limits.int8, "GOPS"),
+            ("int8 x int4", limits.int4, "GOPS"),
+            ("bf16", limits.bf16, "GFLOP/s"),
+            ("f32", limits.f32, "GFLOP/s"),
+        ];
+        let rates = given.into_iter().filter_map(|(name, rates, unit)| Some((name, line(rates?, unit))));
+        let round_trip = limits.round_trip.map(|time| ("core to core", format!("{} ns and back", time.as_nanos())));
+        rates.chain(round_trip).collect()
+    }
+
+    fn other_lines(&self) -> Vec<(&'static str, String)> {
         let library = |found: &Option<String>| found.clone().unwrap_or("not found".into());
         let store = match &self.store {
             Ok(store) => {
@@ -95,27 +135,16 @@ impl Findings {
             Err(_) => "out of reach: set FERRULE_HOME to a folder that can be written".into(),
         };
         vec![
-            ("ferrule", env!("CARGO_PKG_VERSION").into()),
-            ("CPU", machine.cpu.clone()),
-            ("kernels", format!("{isa} (the CPU has {})", self.features.join(" "))),
-            ("threads", format!("{} of {} CPUs, {quota}", machine.default_threads, machine.allowed_cpus)),
-            ("memory", format!("{}, {} available", memory(machine.total_memory), memory(machine.available_memory))),
-            (
-                "bandwidth",
-                format!(
-                    "{} GB/s with one thread, {} GB/s with {}",
-                    gigabytes(self.bandwidth.0),
-                    gigabytes(self.bandwidth.1),
-                    machine.default_threads
-                ),
-            ),
-            ("huge pages", self.huge_pages.clone().unwrap_or("unknown".into())),
             ("CUDA driver", library(&self.cuda)),
             ("MPI", library(&self.mpi)),
             ("NCCL", library(&self.nccl)),
             ("store", store),
         ]
     }
+}
+
+fn rates_json(rates: Rates) -> Value {
+    json!({ "one_thread": rates.one_thread, "all_threads": rates.all_threads })
 }
 
 fn look_at_store() -> Result<StoreFindings> {

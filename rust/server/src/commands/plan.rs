@@ -1,12 +1,11 @@
 //! `ferrule plan`
 
-use std::time::Duration;
-
 use clap::Args;
+use ferrule_engine::kernels::Kernels;
+use ferrule_engine::kernels::limits::read_bandwidth;
 use ferrule_store::Store;
 use serde_json::json;
 
-use crate::bandwidth::read_bandwidth;
 use crate::engine_args::EngineArgs;
 use crate::facts::Facts;
 use crate::failure::Result;
@@ -54,7 +53,8 @@ impl Plan {
         let positions = |window: Option<usize>| window.map_or(max_model_len, |window| window.min(max_model_len));
         let kept: usize = facts.config.layers.iter().map(|layer| positions(layer.window)).sum();
         let threads = config.threads.unwrap_or_else(|| Machine::look().default_threads);
-        let measured = || read_bandwidth(threads, Duration::from_millis(300));
+        let kernels = Kernels::new(config.isa()?)?;
+        let measured = || read_bandwidth(kernels, threads);
         let estimate = Estimate {
             max_model_len,
             num_seqs: self.max_num_seqs.max(1),
