@@ -155,7 +155,7 @@ fn time(kernels: Kernels, copies: &[PackedMatrix], rows: usize, int8: bool) -> f
     quantized.resize(rows, w.cols());
     for (row, x) in x.chunks_exact(w.cols()).enumerate() {
         // SAFETY: one thread.
-        unsafe { kernels.quantize_row(x, &quantized, row) };
+        unsafe { kernels.quantize(x, &quantized, row, 0) };
     }
     let mut out = vec![0f32; rows * w.rows()];
     let seconds = best(|| {

@@ -123,7 +123,7 @@ fn int8(kernels: Kernels, w: &PackedMatrix, x: &[f32], splits: &[Range<usize>]) 
     quantized.resize(rows, w.cols());
     for (row, x) in x.chunks_exact(w.cols()).enumerate() {
         // SAFETY: one thread.
-        unsafe { kernels.quantize_row(x, &quantized, row) };
+        unsafe { kernels.quantize(x, &quantized, row, 0) };
     }
     product(w, rows, |out| {
         for panels in splits {
@@ -321,21 +321,27 @@ fn float_products(dtype: DType, rows: usize, cols: usize, m: usize, seed: u64) {
 
 #[test]
 fn int8_sums_are_exact_at_the_extremes() {
-    // Every code and every activation at its largest magnitude: a saturating instruction would show.
-    let mut bytes = Vec::new();
-    for row in 0..16 {
-        for _ in 0..2 {
-            bytes.extend(f16::ONE.to_le_bytes());
-            bytes.extend([if row % 2 == 0 { 0x80 } else { 0x7f }; 32]);
-        }
-    }
-    let view = TensorView { name: "w", dtype: DType::Q8_0, shape: vec![16, 64], bytes: &bytes };
-    let w = PackedMatrix::pack(&view, 16, &|row| row).unwrap();
-    for sign in [1.0, -1.0] {
-        for kernels in tiers() {
-            for (row, &y) in int8(kernels, &w, &[127.0 * sign; 64], &whole(&w)).iter().enumerate() {
-                let code = if row % 2 == 0 { -128.0 } else { 127.0 };
-                assert_eq!(y, code * 127.0 * 64.0 * sign, "{} row {row}", kernels.isa());
+    // Every code and every activation at its largest magnitude: a saturating instruction, or a sum that does not
+    // fit, would show. Scales are powers of two, so that all sums are exact.
+    for dtype in QUANTIZED {
+        for fill in [0x00, 0x7f, 0x80, 0xff] {
+            let mut bytes = vec![fill; dtype.row_bytes(512).unwrap() * 16];
+            for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+                for &at in f16_fields(dtype) {
+                    block[at..at + 2].copy_from_slice(&f16::ONE.to_le_bytes());
+                }
+            }
+            let view = TensorView { name: "w", dtype, shape: vec![16, 512], bytes: &bytes };
+            let w = PackedMatrix::pack(&view, 16, &|row| row).unwrap();
+            let mut weights = vec![0.0; 16 * 512];
+            dequantize(dtype, &bytes, &mut weights);
+            for (sign, rows) in [(1.0, 1), (-1.0, 4), (1.0, 7)] {
+                let expected = sign * 127.0 * weights[..512].iter().sum::<f32>();
+                for kernels in tiers() {
+                    for y in int8(kernels, &w, &vec![127.0 * sign; rows * 512], &whole(&w)) {
+                        assert_eq!(y, expected, "{dtype} of {fill:#x}, {rows} rows, {}", kernels.isa());
+                    }
+                }
             }
         }
     }

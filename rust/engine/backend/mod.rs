@@ -15,7 +15,7 @@ pub enum Act {
     Qkv,
     /// Attention's output, (num_tokens, q_dim).
     Attended,
-    /// (num_tokens, intermediate_size); the gated product after `Backend::gate`.
+    /// (num_tokens, intermediate_size): the gated product.
     Gate,
     /// (num_tokens, intermediate_size).
     Up,
@@ -59,8 +59,8 @@ pub trait Backend {
     /// Attended = softmax(q · Kᵀ) · V over the cache of `layer`.
     fn attend(&self, layer: usize);
 
-    /// Gate = activation(Gate) * Up.
-    fn gate(&self, activation: Activation);
+    /// Gate = activation(Normed · Gate's rowsᵀ) * (Normed · Up's rowsᵀ), with the rows of both in `weight`.
+    fn gated_linear(&self, weight: &Self::Linear, activation: Activation);
 
     /// Residual += Projected (through `post`, where a family norms it first); then Normed = norm(Residual)
     /// with `next`, unless this was the last layer.

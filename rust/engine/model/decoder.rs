@@ -61,8 +61,7 @@ pub fn forward<B: Backend>(backend: &B, config: &ModelConfig, weights: &DecoderW
 fn feed_forward<B: Backend>(backend: &B, activation: Activation, ffn: &FeedForward<B::Linear>) {
     match ffn {
         FeedForward::Dense { gate_up, down } => {
-            backend.linear(gate_up, Act::Normed);
-            backend.gate(activation);
+            backend.gated_linear(gate_up, activation);
             backend.linear(down, Act::Gate);
         }
     }

@@ -43,7 +43,7 @@ pub struct CpuParts {
 
 impl CpuRunner {
     pub fn new(parts: CpuParts) -> Self {
-        let acts = Activations::new(&parts.config, parts.max_tokens, parts.activations);
+        let acts = Activations::new(&parts.config, parts.max_tokens, parts.pool.num_lanes(), parts.activations);
         let scratch = (0..parts.pool.num_lanes()).map(|_| Mutex::default()).collect();
         let ropes = parts.config.ropes.iter().map(RopeTable::new).collect();
         Self {
@@ -77,6 +77,7 @@ impl ModelRunner for CpuRunner {
     fn execute(&mut self, step: &SchedulerOutput, out: &mut ModelOutput) -> Result<()> {
         self.kv.copy(&step.copies);
         self.plan.fill(step, self.kv.geometry(), self.config.num_kv_heads, self.pool.num_lanes());
+        self.plan.fill_angles(&self.ropes);
         out.vocab_size = self.config.vocab_size;
         out.hidden_size = self.config.hidden_size;
         out.logits.resize(self.plan.logit_rows.len() * out.vocab_size, 0.0);
@@ -86,7 +87,6 @@ impl ModelRunner for CpuRunner {
         let shared = CpuStep {
             kernels: self.kernels,
             config: &self.config,
-            ropes: &self.ropes,
             kv: &self.kv,
             acts: &self.acts,
             step,

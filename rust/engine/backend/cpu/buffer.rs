@@ -2,6 +2,7 @@
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::kernels::MatMut;
 
@@ -44,6 +45,17 @@ impl Shared {
         assert!(row < self.rows);
         // SAFETY: inside the allocation; the caller rules out other users.
         unsafe { std::slice::from_raw_parts_mut(self.ptr().add(row * self.cols), self.cols) }
+    }
+
+    /// Columns of a row.
+    ///
+    /// # Safety
+    /// No other lane touches them before the next barrier.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn part_mut(&self, row: usize, cols: Range<usize>) -> &mut [f32] {
+        assert!(row < self.rows && cols.start <= cols.end && cols.end <= self.cols);
+        // SAFETY: inside the allocation; the caller rules out other users.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr().add(row * self.cols + cols.start), cols.len()) }
     }
 
     /// The first `rows` rows as one slice.

@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use activations::Activations;
+use activations::{PRIVATE_TOKENS, Stream};
 pub use buffer::Shared;
 pub use kv_memory::KvMemory;
 pub use linear::{CpuLinear, Segment};
@@ -20,15 +21,21 @@ pub use plan::{AttentionWork, StepPlan};
 
 use crate::backend::{Act, Backend, HeadTransform};
 use crate::kernels::threads::Lane;
-use crate::kernels::{AttentionTask, Kernels, MatMut};
-use crate::model::{Activation, ModelConfig, RopeTable};
+use crate::kernels::{AttentionTask, Kernels, MatMut, QuantizedRows};
+use crate::model::{Activation, ModelConfig};
+use crate::quant::PANEL_ROWS;
 use crate::sched::SchedulerOutput;
+
+/// Panels whose outputs are one group of int8 activations.
+const GROUP_PANELS: usize = QuantizedRows::GROUP / PANEL_ROWS;
+
+/// Floats of Gate, and as many of Up, that a lane computes before it multiplies them: a part of its L2.
+const GATED_FLOATS: usize = 16 << 10;
 
 /// What all lanes share during a step.
 pub struct CpuStep<'a> {
     pub kernels: Kernels,
     pub config: &'a ModelConfig,
-    pub ropes: &'a [RopeTable],
     pub kv: &'a KvMemory,
     pub acts: &'a Activations,
     pub step: &'a SchedulerOutput,
@@ -59,41 +66,35 @@ impl Backend for CpuLane<'_> {
     type Vector = Vec<f32>;
 
     fn embed(&self, table: &CpuLinear, scale: Option<f32>) {
-        let CpuStep { acts, step, kernels, .. } = self.shared;
-        for token in self.tokens() {
+        let CpuStep { step, kernels, .. } = self.shared;
+        for token in self.stream_tokens() {
             // SAFETY: this lane's token.
-            let row = unsafe { acts.residual.row_mut(token) };
+            let row = unsafe { self.stream().residual.row_mut(token) };
             table.segments[0].matrix.decode_row(step.tokens[token] as usize, row);
             if let Some(scale) = scale {
                 kernels.scale(row, scale);
             }
         }
-        self.lane.barrier();
+        self.meet_unless_private();
     }
 
     fn norm(&self, weight: &Vec<f32>) {
-        for token in self.tokens() {
+        for token in self.stream_tokens() {
             self.norm_row(token, weight);
         }
-        self.lane.barrier();
+        self.meet_unless_private();
     }
 
     fn linear(&self, weight: &CpuLinear, input: Act) {
-        let rows = self.shared.plan.num_tokens();
         for (segment, panels) in weight.within(self.lane.share(weight.num_panels())) {
-            let out = self.shared.acts.get(segment.output).columns_from(segment.col);
-            self.multiply(segment, panels, input, rows, out);
+            self.multiply(segment, panels, input);
         }
         self.lane.barrier();
     }
 
     fn rotate_and_store(&self, layer: usize, heads: &HeadTransform<Vec<f32>>) {
-        let table = &self.shared.ropes[heads.rope];
-        let mut angles = vec![0.0; 2 * table.inv_freq.len()];
-        let (cos, sin) = angles.split_at_mut(table.inv_freq.len());
         for token in self.shared.plan.store_share(self.tokens()) {
-            table.fill(self.shared.plan.positions[token], cos, sin);
-            self.transform_heads(token, heads, cos, sin);
+            self.transform_heads(token, heads);
             self.store(layer, token);
         }
         self.lane.barrier();
@@ -107,43 +108,57 @@ impl Backend for CpuLane<'_> {
             self.attend_by_chunk(layer, group);
         }
         self.lane.barrier();
-        self.quantize(Act::Attended);
+        if !self.attended_in_groups() {
+            self.quantize_attended();
+        }
     }
 
-    fn gate(&self, activation: Activation) {
-        let CpuStep { acts, kernels, .. } = self.shared;
-        for token in self.tokens() {
-            // SAFETY: this lane's token.
-            let (gate, up) = unsafe { (acts.gate.row_mut(token), acts.up.row(token)) };
-            kernels.gated_activation(activation, gate, up);
-            self.quantize_row(Act::Gate, token);
+    fn gated_linear(&self, weight: &CpuLinear, activation: Activation) {
+        let [gate, up] = &weight.segments[..] else { panic!("a gated linear has two matrices") };
+        let rows = self.shared.plan.num_tokens();
+        let panels_at_once = GROUP_PANELS * (GATED_FLOATS / (rows * QuantizedRows::GROUP)).max(1);
+        let share = self.lane.share(gate.matrix.num_panels().div_ceil(GROUP_PANELS));
+        let end = gate.matrix.num_panels().min(share.end * GROUP_PANELS);
+        for first in (share.start * GROUP_PANELS..end).step_by(panels_at_once) {
+            let panels = first..end.min(first + panels_at_once);
+            self.multiply(gate, panels.clone(), Act::Normed);
+            self.multiply(up, panels.clone(), Act::Normed);
+            let cols = panels.start * PANEL_ROWS..gate.matrix.rows().min(panels.end * PANEL_ROWS);
+            for token in 0..rows {
+                self.gate(activation, token, cols.clone());
+            }
         }
         self.lane.barrier();
     }
 
     fn add_and_norm(&self, post: Option<&Vec<f32>>, next: Option<&Vec<f32>>) {
         let CpuStep { acts, kernels, config, .. } = self.shared;
-        for token in self.tokens() {
+        for token in self.stream_tokens() {
+            // SAFETY: this lane's token; Projected lies behind a barrier.
+            let (stream, projected) = unsafe { (self.stream(), acts.projected.row(token)) };
             // SAFETY: this lane's token.
-            let (residual, projected) = unsafe { (acts.residual.row_mut(token), acts.projected.row_mut(token)) };
-            if let Some(weight) = post {
-                kernels.rms_norm_inplace(projected, weight, config.norm_eps);
+            let (residual, normed) = unsafe { (stream.residual.row_mut(token), stream.normed.row_mut(token)) };
+            match post {
+                Some(weight) => {
+                    kernels.rms_norm(projected, weight, config.norm_eps, normed);
+                    kernels.add(residual, normed);
+                }
+                None => kernels.add(residual, projected),
             }
-            kernels.add(residual, projected);
             if let Some(weight) = next {
                 self.norm_row(token, weight);
             }
         }
-        self.lane.barrier();
+        self.meet_unless_private();
     }
 
     fn head(&self, norm: &Vec<f32>, head: &CpuLinear, softcap: Option<f32>) {
         self.final_norm(norm);
-        self.lane.barrier();
+        self.meet_unless_private();
         let rows = self.shared.plan.logit_rows.len();
         if rows > 0 {
             for (segment, panels) in head.within(self.lane.share(head.num_panels())) {
-                self.multiply(segment, panels, Act::Normed, rows, self.shared.logits);
+                self.multiply_rows(segment, panels, Act::Normed, rows, self.shared.logits);
             }
             self.lane.barrier();
         }
@@ -162,46 +177,137 @@ impl CpuLane<'_> {
         self.lane.share(self.shared.plan.num_tokens())
     }
 
-    /// Normed row = norm of the residual row, ready for the next product.
-    fn norm_row(&self, token: usize, weight: &[f32]) {
-        let CpuStep { acts, kernels, config, .. } = self.shared;
-        // SAFETY: this lane's token.
-        let (residual, normed) = unsafe { (acts.residual.row(token), acts.normed.row_mut(token)) };
-        kernels.rms_norm(residual, weight, config.norm_eps, normed);
-        self.quantize_row(Act::Normed, token);
+    /// Whether this lane has the residual stream for itself.
+    fn is_private(&self) -> bool {
+        self.lane.count > 1 && self.shared.plan.num_tokens() <= PRIVATE_TOKENS
     }
 
-    /// Makes a row ready for int8 products, where the mode has them.
-    fn quantize_row(&self, act: Act, token: usize) {
-        if let Some(quantized) = self.shared.acts.quantized(act) {
-            // SAFETY: this lane's token, of which both forms are its own.
-            unsafe { self.shared.kernels.quantize_row(self.shared.acts.get(act).row(token), quantized, token) };
+    fn stream(&self) -> &Stream {
+        match self.is_private() {
+            true => &self.shared.acts.private[self.lane.id],
+            false => &self.shared.acts.stream,
         }
     }
 
-    fn quantize(&self, act: Act) {
-        if self.shared.acts.quantized(act).is_some() {
-            for token in self.tokens() {
-                self.quantize_row(act, token);
-            }
+    /// This lane's share of `n` rows of the residual stream.
+    fn stream_share(&self, n: usize) -> Range<usize> {
+        if self.is_private() { 0..n } else { self.lane.share(n) }
+    }
+
+    fn stream_tokens(&self) -> Range<usize> {
+        self.stream_share(self.shared.plan.num_tokens())
+    }
+
+    fn meet_unless_private(&self) {
+        if !self.is_private() {
             self.lane.barrier();
         }
     }
 
-    fn multiply(&self, segment: &Segment, panels: Range<usize>, input: Act, rows: usize, out: MatMut<'_>) {
-        let CpuStep { acts, kernels, .. } = self.shared;
-        match acts.quantized(input).filter(|_| segment.matrix.layout().is_quantized()) {
-            // SAFETY: the columns of these panels are this lane's; the input lies behind a barrier.
-            Some(x) => unsafe { kernels.matmul_int8(&segment.matrix, panels, x, rows, out) },
-            // SAFETY: as above.
-            None => unsafe {
-                kernels.matmul_f32(&segment.matrix, panels, acts.get(input).first_rows(rows), rows, out);
-            },
+    /// Normed row = norm of the residual row, ready for the next product.
+    fn norm_row(&self, token: usize, weight: &[f32]) {
+        // SAFETY: this lane's token.
+        let residual = unsafe { self.stream().residual.row(token) };
+        self.norm_to(residual, weight, token);
+    }
+
+    /// Row `row` of Normed = norm of `x`, ready for the next product.
+    fn norm_to(&self, x: &[f32], weight: &[f32], row: usize) {
+        let CpuStep { kernels, config, .. } = self.shared;
+        // SAFETY: this lane's row.
+        let normed = unsafe { self.stream().normed.row_mut(row) };
+        kernels.rms_norm(x, weight, config.norm_eps, normed);
+        if let Some(int8) = &self.stream().normed_int8 {
+            // SAFETY: this lane's row.
+            unsafe { kernels.quantize(normed, int8, row, 0) };
         }
     }
 
-    fn transform_heads(&self, token: usize, heads: &HeadTransform<Vec<f32>>, cos: &[f32], sin: &[f32]) {
-        let CpuStep { acts, kernels, config, .. } = self.shared;
+    /// Whether the heads of a KV head are whole groups of int8 activations, for the lane that computes them.
+    fn attended_in_groups(&self) -> bool {
+        let config = self.shared.config;
+        (config.q_dim() / config.num_kv_heads).is_multiple_of(QuantizedRows::GROUP)
+    }
+
+    /// Makes a task's outputs ready for the next product.
+    fn quantize_heads(&self, work: AttentionWork) {
+        let CpuStep { acts, kernels, config, step, .. } = self.shared;
+        let Some(int8) = acts.attended_int8.as_ref().filter(|_| self.attended_in_groups()) else { return };
+        let width = config.q_dim() / config.num_kv_heads;
+        let cols = work.kv_head * width..(work.kv_head + 1) * width;
+        let first = step.sequences[work.sequence].tokens.start + work.first;
+        for token in first..first + work.num_queries {
+            // SAFETY: the task is this lane's, and so are its outputs in both forms.
+            unsafe { kernels.quantize(acts.attended.part_mut(token, cols.clone()), int8, token, cols.start) };
+        }
+    }
+
+    /// The same for all heads, where groups straddle KV heads.
+    fn quantize_attended(&self) {
+        let CpuStep { acts, kernels, .. } = self.shared;
+        let Some(int8) = &acts.attended_int8 else { return };
+        for token in self.tokens() {
+            // SAFETY: this lane's token.
+            unsafe { kernels.quantize(acts.attended.row(token), int8, token, 0) };
+        }
+        self.lane.barrier();
+    }
+
+    /// Gate = activation(Gate) * Up in columns of a row, ready for the next product.
+    fn gate(&self, activation: Activation, token: usize, cols: Range<usize>) {
+        let CpuStep { acts, kernels, .. } = self.shared;
+        let first = cols.start;
+        // SAFETY: this lane's columns, which it has just computed.
+        let (gate, up) = unsafe { (acts.gate.part_mut(token, cols.clone()), acts.up.part_mut(token, cols)) };
+        kernels.gated_activation(activation, gate, up);
+        if let Some(int8) = &acts.gate_int8 {
+            // SAFETY: as above.
+            unsafe { kernels.quantize(gate, int8, token, first) };
+        }
+    }
+
+    /// An activation as float32, and as int8 where the mode has it.
+    fn input(&self, act: Act) -> (&Shared, Option<&QuantizedRows>) {
+        let acts = self.shared.acts;
+        match act {
+            Act::Normed => (&self.stream().normed, self.stream().normed_int8.as_ref()),
+            Act::Attended => (&acts.attended, acts.attended_int8.as_ref()),
+            Act::Gate => (&acts.gate, acts.gate_int8.as_ref()),
+            Act::Residual | Act::Qkv | Act::Up | Act::Projected => panic!("{act:?} is no input of products"),
+        }
+    }
+
+    fn output(&self, act: Act) -> &Shared {
+        let acts = self.shared.acts;
+        match act {
+            Act::Qkv => &acts.qkv,
+            Act::Gate => &acts.gate,
+            Act::Up => &acts.up,
+            Act::Projected => &acts.projected,
+            Act::Residual | Act::Normed | Act::Attended => panic!("{act:?} is no output of products"),
+        }
+    }
+
+    /// The segment's outputs of these panels, for all tokens.
+    fn multiply(&self, segment: &Segment, panels: Range<usize>, input: Act) {
+        let out = self.output(segment.output).columns_from(segment.col);
+        self.multiply_rows(segment, panels, input, self.shared.plan.num_tokens(), out);
+    }
+
+    fn multiply_rows(&self, segment: &Segment, panels: Range<usize>, input: Act, rows: usize, out: MatMut<'_>) {
+        let kernels = self.shared.kernels;
+        let (float32, int8) = self.input(input);
+        match int8.filter(|_| segment.matrix.layout().is_quantized()) {
+            // SAFETY: the columns of these panels are this lane's; the input lies behind a barrier.
+            Some(x) => unsafe { kernels.matmul_int8(&segment.matrix, panels, x, rows, out) },
+            // SAFETY: as above.
+            None => unsafe { kernels.matmul_f32(&segment.matrix, panels, float32.first_rows(rows), rows, out) },
+        }
+    }
+
+    fn transform_heads(&self, token: usize, heads: &HeadTransform<Vec<f32>>) {
+        let CpuStep { acts, kernels, config, plan, .. } = self.shared;
+        let (cos, sin) = plan.angles(heads.rope, token);
         // SAFETY: this lane's token.
         let qkv = unsafe { acts.qkv.row_mut(token) };
         if let Some(bias) = &heads.bias {
@@ -241,6 +347,7 @@ impl CpuLane<'_> {
             // SAFETY: the queries lie behind a barrier, the outputs are this lane's work, and the keys and
             // values of all positions up to the last query were stored in this step or before.
             unsafe { self.shared.kernels.attention(&task, &mut scratch) };
+            self.quantize_heads(work);
         }
     }
 
@@ -260,6 +367,7 @@ impl CpuLane<'_> {
             let task = self.attention_task(layer, group, work);
             // SAFETY: the partials lie behind a barrier; this task's rows and outputs are this lane's.
             unsafe { kernels.attention_merge(&task, rows_of(partials, rows)) };
+            self.quantize_heads(work);
         }
     }
 
@@ -295,16 +403,15 @@ impl CpuLane<'_> {
     /// The wanted rows of the residual stream through the final norm: to the first rows of Normed (for the
     /// head) or straight to the output (hidden states).
     fn final_norm(&self, weight: &[f32]) {
-        let CpuStep { acts, kernels, config, plan, .. } = self.shared;
-        for i in self.lane.share(plan.logit_rows.len()) {
-            // SAFETY: row i of Normed is this lane's; nobody reads Normed before the barrier.
-            let (residual, normed) = unsafe { (acts.residual.row(plan.logit_rows[i]), acts.normed.row_mut(i)) };
-            kernels.rms_norm(residual, weight, config.norm_eps, normed);
-            self.quantize_row(Act::Normed, i);
+        let CpuStep { kernels, config, plan, .. } = self.shared;
+        for i in self.stream_share(plan.logit_rows.len()) {
+            // SAFETY: no lane writes the residual stream any more.
+            self.norm_to(unsafe { self.stream().residual.row(plan.logit_rows[i]) }, weight, i);
         }
         for i in self.lane.share(plan.hidden_rows.len()) {
             // SAFETY: row i of the output is this lane's.
-            let (residual, hidden) = unsafe { (acts.residual.row(plan.hidden_rows[i]), row_of(self.shared.hidden, i)) };
+            let (residual, hidden) =
+                unsafe { (self.stream().residual.row(plan.hidden_rows[i]), row_of(self.shared.hidden, i)) };
             kernels.rms_norm(residual, weight, config.norm_eps, hidden);
         }
     }

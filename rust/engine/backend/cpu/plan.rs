@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use crate::kernels::AttentionTask;
 use crate::kv::KvGeometry;
+use crate::model::RopeTable;
 use crate::sched::{RowsWanted, ScheduledSequence, SchedulerOutput};
 
 /// Queries that one attention task takes at most: enough to share K and V reads, few enough to balance.
@@ -57,6 +58,8 @@ pub struct StepPlan {
     pub logit_rows: Vec<usize>,
     /// Tokens whose hidden state is wanted.
     pub hidden_rows: Vec<usize>,
+    /// Per rope, (num_tokens, 2, dims / 2): cosines, then sines.
+    angles: Vec<Vec<f32>>,
     groups: Vec<GroupWork>,
 }
 
@@ -67,6 +70,26 @@ impl StepPlan {
         for (work, group) in self.groups.iter_mut().zip(&geometry.groups) {
             work.fill(step, group.window, num_kv_heads, num_lanes);
         }
+    }
+
+    /// Computes the rotations of the step's tokens: once for all layers.
+    pub fn fill_angles(&mut self, ropes: &[RopeTable]) {
+        self.angles.resize_with(ropes.len(), Vec::new);
+        for (rope, angles) in ropes.iter().zip(&mut self.angles) {
+            let half = rope.inv_freq.len();
+            angles.resize(2 * half * self.positions.len(), 0.0);
+            for (&position, angles) in self.positions.iter().zip(angles.chunks_exact_mut(2 * half)) {
+                let (cos, sin) = angles.split_at_mut(half);
+                rope.fill(position, cos, sin);
+            }
+        }
+    }
+
+    /// Cosines and sines of a token's rotation, (dims / 2,) each.
+    pub fn angles(&self, rope: usize, token: usize) -> (&[f32], &[f32]) {
+        let angles = &self.angles[rope];
+        let len = angles.len() / self.num_tokens();
+        angles[token * len..][..len].split_at(len / 2)
     }
 
     fn fill_tokens(&mut self, step: &SchedulerOutput) {

@@ -58,15 +58,18 @@ impl Kernels {
         }
     }
 
-    /// Quantizes row `row` of `out` from `x` (cols,). Columns past a whole group of 32 are padded with zeros.
-    /// The same bits in every tier. A group with a NaN or an infinity decodes to NaN.
+    /// Quantizes columns of row `row` of `out`, from `first_col` on, from `x`. They are whole groups of 32, but for
+    /// the end of the row, which is padded with zeros to a whole group. The same bits in every tier. A group with
+    /// a NaN or an infinity decodes to NaN.
     ///
     /// # Safety
-    /// `row` is below the rows of the last `resize`; no other lane touches this row meanwhile.
-    pub unsafe fn quantize_row(&self, x: &[f32], out: &QuantizedRows, row: usize) {
-        assert!(row < out.rows() && x.len() == out.cols(), "row {row} of {}, {} columns", out.rows(), x.len());
-        // SAFETY: this machine has the tier, and the row is the caller's.
-        unsafe { (self.matmul_tier().quantize)(x, out.row(row)) }
+    /// `row` is below the rows of the last `resize`; no other lane touches these columns meanwhile.
+    pub unsafe fn quantize(&self, x: &[f32], out: &QuantizedRows, row: usize, first_col: usize) {
+        let end = first_col + x.len();
+        assert!(row < out.rows() && end <= out.cols(), "row {row} of {}, column {end} of {}", out.rows(), out.cols());
+        assert!(first_col.is_multiple_of(GROUP) && (end.is_multiple_of(GROUP) || end == out.cols()));
+        // SAFETY: this machine has the tier, and the columns are the caller's.
+        unsafe { (self.matmul_tier().quantize)(x, out.part(row, first_col, x.len())) }
     }
 
     /// out[r][16 p ..] = rows of `x` times panels `panels` of `w`, for the first `rows` rows.

@@ -46,6 +46,9 @@ pub struct QuantizedRows {
 }
 
 impl QuantizedRows {
+    /// Columns that share a scale.
+    pub const GROUP: usize = GROUP;
+
     /// Makes room for (rows, cols); keeps its memory when it has enough. The contents are unspecified.
     pub fn resize(&mut self, rows: usize, cols: usize) {
         (self.rows, self.cols) = (rows, cols);
@@ -75,11 +78,12 @@ impl QuantizedRows {
         64 * (lines | 1)
     }
 
-    pub(super) fn row(&self, row: usize) -> RowMut {
-        let (groups, index) = (self.groups(), row * self.groups());
+    /// The groups of `cols` columns of a row, from `first_col` on.
+    pub(super) fn part(&self, row: usize, first_col: usize, cols: usize) -> RowMut {
+        let index = row * self.groups() + first_col / GROUP;
         RowMut {
-            groups,
-            codes: self.codes.at(row * self.code_stride()),
+            groups: cols.div_ceil(GROUP),
+            codes: self.codes.at(row * self.code_stride() + first_col),
             scales: self.scales.at(index),
             neg_sums: [self.neg_sums[0].at(index), self.neg_sums[1].at(2 * index)],
             scaled_sums: [self.scaled_sums[0].at(index), self.scaled_sums[1].at(2 * index)],
@@ -103,7 +107,7 @@ impl QuantizedRows {
     }
 }
 
-/// Where one row is written.
+/// Where groups of a row are written.
 #[derive(Clone, Copy)]
 pub struct RowMut {
     groups: usize,
@@ -128,7 +132,7 @@ impl RowMut {
     /// Writes what goes with a group's codes, from the sums of its halves.
     ///
     /// # Safety
-    /// `group` is below `groups`, and the row is the caller's alone.
+    /// `group` is below `groups`, and the groups are the caller's alone.
     #[inline(always)]
     pub unsafe fn write_factors(&self, group: usize, scale: f32, sums: [i32; 2]) {
         let sum = sums[0] + sums[1];
@@ -241,7 +245,7 @@ mod tests {
         rows.resize(1, x.len());
         // SAFETY: one row, one thread.
         unsafe {
-            quantize_groups(x, rows.row(0));
+            quantize_groups(x, rows.part(0, 0, x.len()));
             let view = rows.view(0, 0, 32);
             let codes = std::slice::from_raw_parts(view.codes, x.len().next_multiple_of(32)).to_vec();
             let scales = (0..x.len().div_ceil(32)).map(|g| *view.scales.add(g)).collect();
@@ -279,7 +283,7 @@ mod tests {
         let groups = x.len().div_ceil(GROUP);
         // SAFETY: one row, one thread; every group was written.
         unsafe {
-            kernels.quantize_row(x, &rows, 0);
+            kernels.quantize(x, &rows, 0, 0);
             let (whole, half) = (rows.view(0, 0, 32), rows.view(0, 0, 16));
             let codes = (0..groups * GROUP).map(|i| *whole.codes.add(i) as u32);
             let scales = (0..groups).map(|g| (*whole.scales.add(g)).to_bits());

@@ -6,7 +6,7 @@ mod unpack;
 
 use std::arch::x86_64::*;
 
-use crate::kernels::matmul::{Lanes, MatmulTier, RowMut, quantize_groups};
+use crate::kernels::matmul::{GROUP, Lanes, MatmulTier, RowMut, scale_of};
 
 pub static TIER: MatmulTier = MatmulTier {
     quantize,
@@ -20,8 +20,67 @@ pub static TIER: MatmulTier = MatmulTier {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn quantize(x: &[f32], out: RowMut) {
-    // SAFETY: the caller's promise.
-    unsafe { quantize_groups(x, out) }
+    for group in 0..out.groups() {
+        let values = load_group(&x[(group * GROUP).min(x.len())..]);
+        // As integers, magnitudes compare as the numbers do, infinity and NaN highest.
+        let magnitude = |v| _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fff_ffff));
+        let max = values.map(magnitude).into_iter().reduce(|a, b| _mm256_max_epu32(a, b));
+        let max = f32::from_bits(greatest(max.unwrap_or(_mm256_setzero_si256())));
+        let (scale, inverse) = scale_of(max);
+        let keep = _mm256_set1_epi32(if max.is_finite() { !0 } else { 0 });
+        let inverse = _mm256_set1_ps(inverse);
+        let codes = values.map(|v| _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(v, inverse)), keep));
+        // SAFETY: the caller's promise; a group's codes are 32 bytes.
+        unsafe {
+            _mm256_storeu_si256(out.codes(group).cast(), narrow(codes));
+            out.write_factors(group, scale, half_sums(codes));
+        }
+    }
+}
+
+/// The first 32 of `x`; where there are fewer, zeros follow.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_group(x: &[f32]) -> [__m256; 4] {
+    let mut tail = [0.0; GROUP];
+    let whole = match x.first_chunk::<GROUP>() {
+        Some(whole) => whole,
+        None => {
+            tail[..x.len()].copy_from_slice(x);
+            &tail
+        }
+    };
+    // SAFETY: 32 floats.
+    [0, 8, 16, 24].map(|at| unsafe { _mm256_loadu_ps(whole.as_ptr().add(at)) })
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn greatest(v: __m256i) -> u32 {
+    let v = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+    let v = _mm_max_epu32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
+    _mm_cvtsi128_si32(_mm_max_epu32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v))) as u32
+}
+
+/// 32 numbers that fit bytes, as bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn narrow(codes: [__m256i; 4]) -> __m256i {
+    let [a, b, c, d] = codes;
+    // Packing works in halves of a register: quadruples come out as a0 b0 c0 d0 a1 b1 c1 d1.
+    let bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+}
+
+/// The sums of the first and of the last sixteen.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn half_sums(codes: [__m256i; 4]) -> [i32; 2] {
+    let [a, b, c, d] = codes;
+    let pairs = _mm256_hadd_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
+    let sums = _mm256_hadd_epi32(pairs, pairs);
+    let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+    [_mm_cvtsi128_si32(sums), _mm_extract_epi32::<1>(sums)]
 }
 
 #[inline]
