@@ -2,6 +2,7 @@
 
 mod checks;
 mod config;
+mod cost;
 mod decoder;
 mod families;
 mod fields;

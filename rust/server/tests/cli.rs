@@ -169,7 +169,8 @@ fn bench_reports_every_batch() {
         "2",
         "--json",
     ]);
-    assert_has(&report, &["machine", "model", "results"]);
+    assert_has(&report, &["machine", "limits", "model", "results"]);
+    assert!(report["limits"]["read_bytes_per_s"].as_f64().unwrap() > 1e6);
     let results = report["results"].as_array().unwrap();
     assert_eq!(results.iter().map(|result| result["batch"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3]);
     for result in results {
