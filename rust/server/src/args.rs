@@ -28,6 +28,8 @@ pub enum Command {
     Run(commands::run::Run),
     /// Serve models over HTTP
     Serve(commands::serve::Serve),
+    /// Make an API key for the server
+    Key(commands::key::Key),
     /// Measure speed: prompt and generation tokens per second by batch size
     Bench(commands::bench::Bench),
     /// Measure how well a model predicts a text

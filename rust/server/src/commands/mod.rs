@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod chat;
 pub mod doctor;
+pub mod key;
 pub mod list;
 pub mod perplexity;
 pub mod plan;
@@ -24,6 +25,7 @@ pub fn run(command: Command) -> Result {
     match command {
         Command::Run(run) => run.execute(),
         Command::Serve(serve) => serve.execute(),
+        Command::Key(key) => key.execute(),
         Command::Bench(bench) => bench.execute(),
         Command::Perplexity(perplexity) => perplexity.execute(),
         Command::Plan(plan) => plan.execute(),

@@ -1,5 +1,6 @@
 //! `ferrule serve`
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -52,6 +53,12 @@ pub struct Serve {
     /// Access log on stderr: human, json or off
     #[arg(long, value_name = "FORMAT", default_value = "human")]
     log: AccessLog,
+    /// File with the hashes of API keys (see ferrule key); it is read again when it changes
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Serve other machines without keys
+    #[arg(long, conflicts_with = "api_key_file")]
+    no_auth: bool,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -83,6 +90,8 @@ impl Serve {
                 max_connections: self.max_connections as usize,
             },
             log: self.log,
+            api_key_file: self.api_key_file,
+            no_auth: self.no_auth,
         })
     }
 }

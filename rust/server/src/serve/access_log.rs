@@ -63,6 +63,9 @@ impl Line<'_> {
             }
             line += &format!(", {}", cost.end.unwrap_or("abort"));
         }
+        if let Some(key) = &visit.caller.key {
+            line += &format!(" | {}", key.name);
+        }
         line + &format!(" | {}\n", visit.id)
     }
 
@@ -72,6 +75,7 @@ impl Line<'_> {
         let line = json!({
             "time": SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             "request_id": visit.id,
+            "key": visit.caller.key.as_ref().map(|key| &key.name),
             "method": visit.method,
             "path": visit.path,
             "status": status,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access_log::AccessLog;
+use super::auth::Auth;
 use super::drain::Drain;
 use super::metrics::Metrics;
 use super::models::Registry;
@@ -21,6 +22,7 @@ pub struct Limits {
 pub struct Shared {
     pub registry: Registry,
     pub metrics: Arc<Metrics>,
+    pub auth: Arc<Auth>,
     pub drain: Arc<Drain>,
     pub limits: Limits,
     pub log: AccessLog,

@@ -2,16 +2,19 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use ferrule_engine::output::Collector;
-use ferrule_engine::{Event, GenerateOutput, GenerateRequest, Prompt, RequestId, SamplingParams, TokenId};
+use ferrule_engine::{
+    EngineHandle, Event, GenerateOutput, GenerateRequest, Prompt, RequestId, SamplingParams, TokenId,
+};
 
 use super::app::App;
 use super::drain::{Drain, Phase, shutting_down};
 use super::error::{Kind, Result, ServeError};
 use super::events::{self, EventReceiver};
-use super::meter::Meter;
+use super::meter::{Holds, Meter};
 use super::models::{KeepAlive, Lease};
 use super::visit::Visit;
 
@@ -43,23 +46,34 @@ impl App {
         ask.params.validate(model.engine.model().vocab_size)?;
         check_length(model, prompt.len(), ask.params.max_tokens)?;
         let n = ask.params.n;
-        let room = model.engine.model().max_model_len - prompt.len();
-        model.metrics.begin(n, ask.params.max_tokens.min(room));
+        let max_tokens = ask.params.max_tokens.min(model.engine.model().max_model_len - prompt.len());
+        let reservation = self.auth.reserve(&visit.caller, (prompt.len() + n * max_tokens) as u64)?;
+        model.metrics.begin(n, max_tokens);
         visit.record.update().prompt_tokens += prompt.len();
 
         let (sender, receiver) = events::channel();
-        let mut meter = Meter::new(model.clone(), visit.record.clone(), visit.started, n, in_flight);
+        let taken = Arc::<AtomicBool>::default();
+        let holds = Holds { lease: model.clone(), reservation, _in_flight: in_flight };
+        let mut meter = Meter::new(holds, visit, prompt.len(), n, taken.clone());
         let sink = move |event: Event| -> ControlFlow<()> {
             meter.see(&event);
             sender.send(event)
         };
         let request = GenerateRequest {
             priority: ask.priority,
-            cache_salt: ask.cache_salt,
+            cache_salt: visit.caller.cache_salt(ask.cache_salt),
             ..GenerateRequest::new(Prompt::Tokens(prompt.clone()), ask.params)
         };
         let id = model.engine.submit(request, sink).map_err(|error| self.refused(model, error))?;
-        Ok(Answer { model: model.clone(), drain: self.drain.clone(), id, prompt, events: receiver, ended: false })
+        taken.store(true, Ordering::Release);
+        Ok(Answer {
+            engine: model.engine.clone(),
+            drain: self.drain.clone(),
+            id,
+            prompt,
+            events: receiver,
+            ended: false,
+        })
     }
 
     /// An engine that fails to take a request at all is broken, unless it is being shut down.
@@ -101,8 +115,9 @@ fn explain(drain: &Drain, error: ferrule_engine::Error) -> ServeError {
 
 /// An answer as it is made. Dropping it cancels what is left of it: its blocks are free after the engine's step.
 pub struct Answer {
-    pub model: Lease,
     pub prompt: Vec<TokenId>,
+    /// No lease: a model need not stay for a client that has yet to read what it said.
+    engine: EngineHandle,
     drain: Arc<Drain>,
     id: RequestId,
     events: EventReceiver,
@@ -140,7 +155,7 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         if !self.ended {
-            self.model.engine.cancel(self.id);
+            self.engine.cancel(self.id);
         }
     }
 }

@@ -15,12 +15,18 @@ pub enum Kind {
     InvalidRequest,
     /// The prompt leaves no room for an answer.
     ContextLength,
+    /// No key, or an unknown one.
+    Unauthorized,
     ModelNotFound,
     NoSuchPath,
     MethodNotAllowed,
     /// The request did not arrive in time.
     Timeout,
     BodyTooLarge,
+    /// A limit of the caller's key, which time alone lifts.
+    RateLimited,
+    /// The key's budget is spent.
+    QuotaExhausted,
     /// The server's own queues are full.
     Overloaded,
     /// The server is shutting down, or a model cannot be loaded now.
@@ -33,11 +39,12 @@ impl Kind {
         match self {
             Self::InvalidRequest | Self::ContextLength => StatusCode::BAD_REQUEST,
 
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ModelNotFound | Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited | Self::QuotaExhausted | Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -6,12 +6,14 @@ use std::panic::AssertUnwindSafe;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderValue, Response, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use axum::middleware::{self, Next};
+use axum::response::IntoResponse;
 use futures_util::FutureExt;
 use tower_service::Service;
 
 use super::app::App;
+use super::auth::{Caller, Standing};
 use super::error::{Kind, ServeError};
 use super::visit::Visit;
 use super::{admin, native, openai};
@@ -45,20 +47,48 @@ fn visit(request: &Request) -> Option<&std::sync::Arc<Visit>> {
 
 /// Answers one request. A panic on the way is that request's alone.
 pub async fn front_door(app: App, mut router: Router, mut request: Request) -> Result<Response<Body>, Infallible> {
-    let visit = Visit::begin(&request);
+    let identified = match is_open(request.uri().path()) {
+        true => Ok(Caller::default()),
+        false => app.auth.identify(request.headers()),
+    };
+    let visit = Visit::begin(&request, identified.clone().unwrap_or_default());
     request.extensions_mut().insert(visit.clone());
-    let answered = AssertUnwindSafe(router.call(request)).catch_unwind().await;
+    let answered = match identified {
+        Ok(_) => AssertUnwindSafe(router.call(request)).catch_unwind().await,
+        Err(error) => Ok(Ok(error.into_response())),
+    };
     let mut response = match answered {
         Ok(Ok(response)) => response,
         Err(_) => {
-            let error = ServeError::new(Kind::Internal, "a defect of the server ended this request; others go on");
-            axum::response::IntoResponse::into_response(error)
+            ServeError::new(Kind::Internal, "a defect of the server ended this request; others go on").into_response()
         }
     };
     if let Some(error) = response.extensions_mut().remove::<ServeError>() {
         response = shaped(&visit.path, &error);
     }
+    if let Some(standing) = app.auth.standing(&visit.caller) {
+        tell_standing(&standing, response.headers_mut());
+    }
     Ok(visit.finish(&app, response))
+}
+
+/// What anybody may see: whether the server is there, and the page, which asks for a key.
+fn is_open(path: &str) -> bool {
+    path == "/" || path == "/health" || path.starts_with("/health/")
+}
+
+/// OpenAI's headers about what is left of a key's limits.
+fn tell_standing(standing: &Standing, headers: &mut HeaderMap) {
+    for (what, left) in [("requests", &standing.requests), ("tokens", &standing.tokens)] {
+        let Some(left) = left else { continue };
+        let reset = format!("{:.3}s", left.reset.as_secs_f64());
+        for (name, value) in
+            [("limit", left.limit.to_string()), ("remaining", left.remaining.to_string()), ("reset", reset)]
+        {
+            let name = HeaderName::try_from(format!("x-ratelimit-{name}-{what}")).expect("letters and dashes");
+            headers.insert(name, HeaderValue::try_from(value).expect("digits and letters"));
+        }
+    }
 }
 
 /// The error as the path's dialect writes it.

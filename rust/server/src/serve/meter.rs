@@ -1,32 +1,48 @@
 //! What must happen for every request to an engine, however it ends: figures, and giving back what it holds.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use ferrule_engine::metrics::RequestMetrics;
 use ferrule_engine::output::Delta;
 use ferrule_engine::{Event, FinishReason};
 
+use super::auth::Reservation;
 use super::drain::InFlight;
 use super::metrics::End;
 use super::models::Lease;
 use super::record::Record;
+use super::visit::Visit;
 
 /// Lives in the request's sink, so on the engine's thread: it sees tokens when they are made, not when a client
 /// reads them, and it is dropped when the engine has let go of the request.
 pub struct Meter {
-    lease: Lease,
+    holds: Holds,
     record: Arc<Record>,
     arrived: Instant,
+    prompt_len: usize,
+    num_generated: usize,
     /// The last token's time, by choice.
     last_token: Vec<Option<Instant>>,
+    /// The engine took the request; no event comes before that, but nothing may come after it either.
+    taken: Arc<AtomicBool>,
     ended: bool,
-    _in_flight: InFlight,
+}
+
+/// What a request holds until its end.
+pub struct Holds {
+    pub lease: Lease,
+    pub reservation: Option<Reservation>,
+    /// Counted while it lives.
+    pub _in_flight: InFlight,
 }
 
 impl Meter {
-    pub fn new(lease: Lease, record: Arc<Record>, arrived: Instant, n: usize, in_flight: InFlight) -> Self {
-        Self { lease, record, arrived, last_token: vec![None; n], ended: false, _in_flight: in_flight }
+    pub fn new(holds: Holds, visit: &Visit, prompt_len: usize, n: usize, taken: Arc<AtomicBool>) -> Self {
+        let (record, arrived) = (visit.record.clone(), visit.started);
+        let last_token = vec![None; n];
+        Self { holds, record, arrived, prompt_len, num_generated: 0, last_token, taken, ended: false }
     }
 
     pub fn see(&mut self, event: &Event) {
@@ -56,21 +72,22 @@ impl Meter {
         let now = Instant::now();
         let is_first = self.last_token.iter().all(Option::is_none);
         let gap = self.last_token[choice].replace(now).map(|last| now - last);
+        self.num_generated += 1;
         let mut cost = self.record.update();
         cost.generated_tokens += 1;
         match is_first {
             true => {
                 let ttft = now - self.arrived;
                 cost.time_to_first_token.get_or_insert(ttft);
-                self.lease.metrics.first_token(ttft);
+                self.holds.lease.metrics.first_token(ttft);
             }
-            false => self.lease.metrics.next_token(gap),
+            false => self.holds.lease.metrics.next_token(gap),
         }
     }
 
     fn done(&mut self, metrics: &RequestMetrics) {
         self.ended = true;
-        self.lease.metrics.done(metrics, self.arrived.elapsed());
+        self.holds.lease.metrics.done(metrics, self.arrived.elapsed());
         let mut cost = self.record.update();
         cost.cached_tokens += metrics.num_cached_tokens;
         cost.queue_time.get_or_insert(metrics.queue_time);
@@ -78,15 +95,19 @@ impl Meter {
 
     fn end(&mut self, end: End) {
         self.ended |= end == End::Error;
-        self.lease.metrics.end(end);
+        self.holds.lease.metrics.end(end);
         self.record.update().end = Some(end.as_str());
     }
 }
 
 impl Drop for Meter {
     fn drop(&mut self) {
+        let was_taken = self.ended || self.num_generated > 0 || self.taken.load(Ordering::Acquire);
         if !self.ended {
-            self.end(End::Abort);
+            self.end(if was_taken { End::Abort } else { End::Error });
+        }
+        if let Some(reservation) = self.holds.reservation.take() {
+            reservation.settle(was_taken.then_some((self.prompt_len + self.num_generated) as u64));
         }
     }
 }

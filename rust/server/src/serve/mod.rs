@@ -17,6 +17,7 @@ mod access_log;
 mod admin;
 mod app;
 mod ask;
+pub mod auth;
 mod body;
 mod drain;
 mod error;

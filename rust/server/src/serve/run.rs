@@ -1,6 +1,7 @@
 //! From settings to a server that runs, and to its end.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::access_log::AccessLog;
 use super::app::{App, Limits, Shared};
+use super::auth::Auth;
 use super::drain::{Drain, Phase};
 use super::metrics::Metrics;
 use super::models::{Catalog, KeepAlive, Registry, RegistryConfig};
@@ -30,6 +32,10 @@ pub struct ServeConfig {
     pub drain_timeout: Duration,
     pub limits: Limits,
     pub log: AccessLog,
+    /// None: no keys.
+    pub api_key_file: Option<PathBuf>,
+    /// Without keys, listen on addresses that others reach.
+    pub no_auth: bool,
 }
 
 /// Longest that a request waits for its model.
@@ -49,8 +55,16 @@ pub fn serve(config: ServeConfig) -> Result {
 }
 
 async fn run(config: ServeConfig, catalog: Catalog) -> Result {
+    let auth = match &config.api_key_file {
+        Some(file) => Auth::from_file(file.clone()).map_err(Failure::usage)?,
+        None => Auth::open(),
+    };
     let listener = bind(&config).await?;
     let address = listener.local_addr()?;
+    if config.api_key_file.is_none() && !config.no_auth && !address.ip().is_loopback() {
+        let message = "without --api-key-file only this machine is served; --no-auth serves everybody";
+        return Err(Failure::usage(format!("{address} can be reached by others: {message}")));
+    }
     let metrics = Arc::new(Metrics::default());
     let registry_config = RegistryConfig {
         engine: config.engine.clone(),
@@ -62,6 +76,7 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
     let app = App::new(Shared {
         registry: registry.clone(),
         metrics,
+        auth: Arc::new(auth),
         drain: Drain::new(),
         limits: config.limits.clone(),
         log: config.log,
@@ -69,7 +84,8 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
     let signals = Signals::install()?;
     let server = tokio::spawn(listen::listen(listener, app.clone(), front_door::router(app.clone())));
     tokio::spawn(registry.clone().reap());
-    announce(&config, &registry, address)?;
+    tokio::spawn(app.auth.clone().watch());
+    announce(&config, &app, address)?;
     tokio::select! {
         loaded = preload(&config, &registry) => loaded?,
         () = signals.stop.notified() => return Ok(()),
@@ -91,15 +107,22 @@ async fn bind(config: &ServeConfig) -> Result<TcpListener> {
 }
 
 /// Where the server is and what it has, for people and for scripts that started it.
-fn announce(config: &ServeConfig, registry: &Registry, address: SocketAddr) -> Result {
-    let models: Vec<_> = registry.catalog().list().into_iter().map(|model| model.name).collect();
+fn announce(config: &ServeConfig, app: &App, address: SocketAddr) -> Result {
+    let models: Vec<_> = app.registry.catalog().list().into_iter().map(|model| model.name).collect();
     let models = match (models.is_empty(), config.models.is_empty()) {
         (true, _) => "none yet: ferrule pull smollm2".into(),
         (false, true) => format!("{} (from the store, loaded when asked for)", models.join(", ")),
         (false, false) => models.join(", "),
     };
     print::line(&format!("listening on http://{address}"))?;
-    print::fields(&[("models", models)])
+    let keys = match app.auth.num_keys() {
+        None => "off: whoever reaches this address may use it".into(),
+        Some(count) => format!(
+            "{count}, from {}",
+            config.api_key_file.iter().map(|file| file.display().to_string()).collect::<String>()
+        ),
+    };
+    print::fields(&[("models", models), ("keys", keys)])
 }
 
 /// Models that were named are there before anybody asks.

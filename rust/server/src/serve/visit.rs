@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::access_log::Line;
 use super::app::App;
+use super::auth::Caller;
 use super::record::Record;
 
 pub const REQUEST_ID: &str = "x-request-id";
@@ -23,6 +24,7 @@ pub struct Visit {
     /// The caller's `x-request-id`, or one of ours.
     pub id: String,
     pub started: Instant,
+    pub caller: Caller,
     pub record: Arc<Record>,
     pub method: String,
     pub path: String,
@@ -31,12 +33,13 @@ pub struct Visit {
 }
 
 impl Visit {
-    pub fn begin<B>(request: &Request<B>) -> Arc<Self> {
+    pub fn begin<B>(request: &Request<B>, caller: Caller) -> Arc<Self> {
         let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
         let is_sound = |id: &&str| (1..=MAX_ID_LEN).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
         Arc::new(Self {
             id: given.filter(is_sound).map_or_else(|| format!("req-{}", random_hex()), str::to_owned),
             started: Instant::now(),
+            caller,
             record: Arc::default(),
             method: request.method().to_string(),
             path: request.uri().path().to_owned(),

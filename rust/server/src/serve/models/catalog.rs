@@ -1,7 +1,7 @@
 //! Which models a server offers, under which names.
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ferrule_store::{Name, Store};
 
@@ -12,7 +12,8 @@ use crate::serve::error::ServeError;
 /// What an engine is started from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    Null,
+    /// The model without weights; a step takes this long.
+    Null(Duration),
     Files(PathBuf),
 }
 
@@ -111,8 +112,13 @@ fn listed(model: &str, store: &Store) -> Result<Served> {
         _ => (None, model),
     };
     let named = |name: String| alias.map_or(name, str::to_owned);
-    if model == "null" {
-        return Ok(Served { name: named("null".into()), stored: None, source: Source::Null, created: now() });
+    if let Some(step_time) = null_step(model)? {
+        return Ok(Served {
+            name: named("null".into()),
+            stored: None,
+            source: Source::Null(step_time),
+            created: now(),
+        });
     }
     let files = store.locate(model, &mut Downloads::default())?;
     let stored = store.parse(model)?.canonical();
@@ -121,6 +127,19 @@ fn listed(model: &str, store: &Store) -> Result<Served> {
         None => files.file_stem().map_or(model.to_owned(), |stem| stem.to_string_lossy().into_owned()),
     };
     Ok(Served { name: named(name), stored, source: Source::Files(files), created: now() })
+}
+
+/// `null` takes no time; `null:20` takes 20 ms per step, so that tests and demonstrations see requests wait.
+fn null_step(model: &str) -> Result<Option<Duration>> {
+    match model.strip_prefix("null") {
+        Some("") => Ok(Some(Duration::ZERO)),
+        Some(rest) => match rest.strip_prefix(':').map(str::parse) {
+            None => Ok(None),
+            Some(Ok(millis)) => Ok(Some(Duration::from_millis(millis))),
+            Some(Err(_)) => Err(Failure::usage(format!("'{model}': write null:N, N milliseconds per step"))),
+        },
+        None => Ok(None),
+    }
 }
 
 fn of_store(model: &ferrule_store::Model) -> Served {

@@ -31,11 +31,11 @@ impl Need {
 /// What `served` needs under a budget.
 pub fn need(served: &Served, config: &EngineConfig) -> Result<Need, Error> {
     let weight_bytes = match &served.source {
-        Source::Null => 0,
+        Source::Null(_) => 0,
         Source::Files(path) => Facts::open(path)?.weight_bytes(),
     };
     let kv_bytes = match (&served.source, config.kv_cache_memory) {
-        (Source::Null, _) => 0,
+        (Source::Null(_), _) => 0,
         (_, Some(asked)) => asked,
         (_, None) => weight_bytes.max(LEAST_KV_BYTES),
     };
@@ -53,7 +53,7 @@ pub fn load(
     let config =
         EngineConfig { kv_cache_memory: need.map(|need| need.kv_bytes).or(config.kv_cache_memory), ..config.clone() };
     let engine = match &served.source {
-        Source::Null => null::engine(config)?,
+        Source::Null(step_time) => null::engine(config, *step_time)?,
         Source::Files(path) => EngineHandle::load(path, config)?,
     };
     let info = engine.model();

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferrule_engine::info::ModelInfo;
-use ferrule_engine::null::{NullConfig, NullModel};
+use ferrule_engine::null::{NullConfig, NullCost, NullModel};
 use ferrule_engine::text::{ChatTemplate, Tokenizer};
 use ferrule_engine::{EngineConfig, EngineHandle, Error, Result};
 use serde_json::{Map, Value, json};
@@ -18,9 +19,11 @@ const END_OF_TURN: &str = "<|im_end|>";
 const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
     {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-pub fn engine(config: EngineConfig) -> Result<EngineHandle> {
+pub fn engine(config: EngineConfig, step_time: Duration) -> Result<EngineHandle> {
     let (tokenizer, chat_template) = text()?;
-    let null = NullConfig { vocab_size: VOCAB_SIZE, num_blocks: NUM_BLOCKS, ..NullConfig::default() };
+    let cost = NullCost { fixed: step_time, ..NullCost::default() };
+    let cost = (!step_time.is_zero()).then_some(cost);
+    let null = NullConfig { vocab_size: VOCAB_SIZE, num_blocks: NUM_BLOCKS, cost, ..NullConfig::default() };
     let info = ModelInfo {
         config: None,
         tokenizer: Some(Arc::new(tokenizer)),

@@ -47,9 +47,12 @@ fn names(kind: Kind) -> (&'static str, Option<&'static str>) {
     match kind {
         Kind::InvalidRequest | Kind::MethodNotAllowed | Kind::NoSuchPath => ("invalid_request_error", None),
         Kind::ContextLength => ("invalid_request_error", Some("context_length_exceeded")),
+        Kind::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
         Kind::ModelNotFound => ("invalid_request_error", Some("model_not_found")),
         Kind::Timeout => ("invalid_request_error", Some("request_timeout")),
         Kind::BodyTooLarge => ("invalid_request_error", Some("request_too_large")),
+        Kind::RateLimited => ("rate_limit_error", Some("rate_limit_exceeded")),
+        Kind::QuotaExhausted => ("insufficient_quota", Some("insufficient_quota")),
         Kind::Overloaded => ("rate_limit_error", Some("queue_full")),
         Kind::Unavailable => ("service_unavailable_error", Some("service_unavailable")),
         Kind::Internal => ("server_error", None),

@@ -1,0 +1,164 @@
+//! Who asks, and how much they may.
+
+mod key_file;
+mod quota;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::http::{HeaderMap, header};
+
+pub use self::key_file::{Key, KeyFile, KeyLimits, hex, sha256};
+use self::quota::Quota;
+pub use self::quota::Standing;
+use super::error::{Kind, Result, ServeError};
+use crate::print;
+
+/// How often the file is looked at for changes.
+const RELOAD_EVERY: Duration = Duration::from_secs(1);
+
+/// Who sent a request.
+#[derive(Debug, Clone, Default)]
+pub struct Caller {
+    /// None: the server has no keys.
+    pub key: Option<Arc<Key>>,
+}
+
+impl Caller {
+    /// Keys do not share cached prefixes: whether a prompt was quick would tell what others asked.
+    pub fn cache_salt(&self, own: Option<String>) -> Option<String> {
+        match &self.key {
+            None => own,
+            Some(key) => Some(format!("{}\0{}", key.name, own.unwrap_or_default())),
+        }
+    }
+}
+
+/// The keys, and what each has used.
+#[derive(Debug)]
+pub struct Auth {
+    /// None: everybody may.
+    file: Option<PathBuf>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    by_hash: HashMap<[u8; 32], Arc<Key>>,
+    /// By name, so that a key that is replaced takes over what was used.
+    quotas: HashMap<String, Quota>,
+}
+
+impl State {
+    fn set_keys(&mut self, keys: KeyFile) {
+        self.by_hash = keys.keys.into_iter().map(|key| (key.sha256, Arc::new(key))).collect();
+    }
+}
+
+impl Auth {
+    /// Everybody may do everything.
+    pub fn open() -> Self {
+        Self { file: None, state: Mutex::default() }
+    }
+
+    pub fn from_file(file: PathBuf) -> Result<Self, String> {
+        let mut state = State::default();
+        state.set_keys(KeyFile::read(&file)?);
+        Ok(Self { file: Some(file), state: Mutex::new(state) })
+    }
+
+    /// How many keys there are. None: none are needed.
+    pub fn num_keys(&self) -> Option<usize> {
+        self.file.as_ref().map(|_| self.lock().by_hash.len())
+    }
+
+    /// The caller whose key is in `headers`: `Authorization: Bearer`, `x-api-key` or `api-key`.
+    pub fn identify(&self, headers: &HeaderMap) -> Result<Caller> {
+        if self.file.is_none() {
+            return Ok(Caller::default());
+        }
+        let Some(secret) = presented(headers) else {
+            return Err(ServeError::new(
+                Kind::Unauthorized,
+                "this server needs an API key: send it as 'Authorization: Bearer KEY'",
+            ));
+        };
+        // Only hashes are compared, so times tell nothing about keys.
+        let key = self.lock().by_hash.get(&sha256(secret)).cloned();
+        match key {
+            Some(key) => Ok(Caller { key: Some(key) }),
+            None => Err(ServeError::new(Kind::Unauthorized, "the API key is not one of this server's")),
+        }
+    }
+
+    /// Takes one request and `tokens` from the caller's limits, or says when to come again.
+    pub fn reserve(self: &Arc<Self>, caller: &Caller, tokens: u64) -> Result<Option<Reservation>> {
+        let Some(key) = &caller.key else { return Ok(None) };
+        let mut state = self.lock();
+        let quota = state.quotas.entry(key.name.clone()).or_default();
+        quota.reserve(&key.limits, tokens, Instant::now())?;
+        Ok(Some(Reservation { auth: self.clone(), key: key.clone(), tokens }))
+    }
+
+    /// What is left of the caller's limits.
+    pub fn standing(&self, caller: &Caller) -> Option<Standing> {
+        let key = caller.key.as_ref()?;
+        let mut state = self.lock();
+        Some(state.quotas.entry(key.name.clone()).or_default().standing(&key.limits, Instant::now()))
+    }
+
+    /// Reads the file again whenever it changes. Never returns; a file that is broken changes nothing.
+    pub async fn watch(self: Arc<Self>) {
+        let Some(file) = &self.file else { return };
+        let stamp = || std::fs::metadata(file).and_then(|meta| Ok((meta.modified()?, meta.len()))).ok();
+        let mut seen: Option<(SystemTime, u64)> = stamp();
+        loop {
+            tokio::time::sleep(RELOAD_EVERY).await;
+            let now = stamp();
+            if now == seen {
+                continue;
+            }
+            seen = now;
+            match KeyFile::read(file) {
+                Ok(keys) => {
+                    print::note(&format!("{}: {} keys", file.display(), keys.keys.len()));
+                    self.lock().set_keys(keys);
+                }
+                Err(why) => print::note(&format!("the keys stay as they were: {why}")),
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // Every change under the lock is complete at once.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn presented(headers: &HeaderMap) -> Option<&str> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = || {
+        let (scheme, key) = text(header::AUTHORIZATION.as_str())?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+    };
+    bearer().or_else(|| text("x-api-key")).or_else(|| text("api-key"))
+}
+
+/// Tokens that a request may use; it is settled when it has ended.
+#[derive(Debug)]
+pub struct Reservation {
+    auth: Arc<Auth>,
+    key: Arc<Key>,
+    tokens: u64,
+}
+
+impl Reservation {
+    /// The request used `used` tokens. None: it was not taken after all.
+    pub fn settle(self, used: Option<u64>) {
+        let mut state = self.auth.lock();
+        let quota = state.quotas.entry(self.key.name.clone()).or_default();
+        quota.settle(&self.key.limits, self.tokens, used, Instant::now());
+    }
+}
