@@ -1,6 +1,9 @@
 //! Every setting of the engine. The only module that reads environment variables.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
+use crate::profile::Profile;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {
@@ -75,6 +78,8 @@ pub struct EngineConfig {
     pub max_queue_len: usize,
     /// Force a lower tier than the machine has. Default: FERRULE_ISA (scalar, avx2, avx512).
     pub isa: Option<Isa>,
+    /// Is told where the time of steps goes. None: nothing is timed.
+    pub profile: Option<Arc<Profile>>,
 }
 
 impl Default for EngineConfig {
@@ -93,6 +98,7 @@ impl Default for EngineConfig {
             enable_prefix_caching: true,
             max_queue_len: 1024,
             isa: None,
+            profile: None,
         }
     }
 }

@@ -37,6 +37,7 @@ pub mod metrics;
 pub mod model;
 pub mod null;
 pub mod output;
+pub mod profile;
 pub mod quant;
 pub mod request;
 pub mod runner;

@@ -50,6 +50,7 @@ pub(crate) fn load(path: &Path, config: &EngineConfig) -> Result<(Box<dyn ModelR
         kv: KvMemory::new(kv.geometry, kv.shape)?,
         max_tokens: config.max_num_batched_tokens,
         activations: config.activations,
+        profile: config.profile.clone(),
     });
     Ok((Box::new(runner), info))
 }

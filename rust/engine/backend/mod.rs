@@ -1,6 +1,7 @@
 //! What a decoder is computed with: a handful of operations over a step's activations.
 
 pub mod cpu;
+pub mod profiled;
 
 use crate::model::Activation;
 

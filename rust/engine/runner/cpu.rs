@@ -1,16 +1,18 @@
 //! The CPU's model runner: weights, KV memory, activations and a pool of lanes.
 
 use std::marker::PhantomData;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::{ModelOutput, ModelRunner};
 use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, KvMemory, StepPlan};
+use crate::backend::profiled::{Profiled, StepCosts};
 use crate::config;
 use crate::error::Result;
 use crate::kernels::threads::Pool;
 use crate::kernels::{Kernels, MatMut, partial_len};
 use crate::kv::KvGeometry;
 use crate::model::{DecoderWeights, ModelConfig, RopeTable, forward};
+use crate::profile::{Phase, Profile};
 use crate::sched::SchedulerOutput;
 
 /// A decoder on the CPU.
@@ -27,6 +29,7 @@ pub struct CpuRunner {
     partials: Vec<f32>,
     /// One per lane.
     scratch: Vec<Mutex<Vec<f32>>>,
+    profile: Option<Arc<Profile>>,
 }
 
 /// What a runner is made of.
@@ -39,6 +42,7 @@ pub struct CpuParts {
     /// Most tokens in one step.
     pub max_tokens: usize,
     pub activations: config::Activations,
+    pub profile: Option<Arc<Profile>>,
 }
 
 impl CpuRunner {
@@ -57,8 +61,31 @@ impl CpuRunner {
             plan: StepPlan::default(),
             partials: Vec::new(),
             scratch,
+            profile: parts.profile,
         }
     }
+}
+
+/// The step by all lanes, timed if there is a profile.
+fn run(
+    pool: &Pool,
+    shared: &CpuStep<'_>,
+    weights: &DecoderWeights<CpuLinear, Vec<f32>>,
+    profile: Option<&Profile>,
+) -> Result<()> {
+    let Some(profile) = profile else {
+        return pool.run(&|lane| forward(&CpuLane { lane, shared }, shared.config, weights));
+    };
+    let costs = &StepCosts::new(shared.step, shared.config, shared.kv.layer(0).shape.dtype.bytes());
+    pool.run(&|lane| {
+        let profile = (lane.id == 0).then_some(profile);
+        forward(&Profiled { inner: CpuLane { lane, shared }, costs, profile }, shared.config, weights);
+    })
+}
+
+/// A step in which every sequence has one token only decodes.
+fn phase(step: &SchedulerOutput) -> Phase {
+    if step.num_tokens() > step.sequences.len() { Phase::Prefill } else { Phase::Decode }
 }
 
 impl ModelRunner for CpuRunner {
@@ -75,6 +102,9 @@ impl ModelRunner for CpuRunner {
     }
 
     fn execute(&mut self, step: &SchedulerOutput, out: &mut ModelOutput) -> Result<()> {
+        if let Some(profile) = &self.profile {
+            profile.begin_step(phase(step));
+        }
         self.kv.copy(&step.copies);
         self.plan.fill(step, self.kv.geometry(), self.config.num_kv_heads, self.pool.num_lanes());
         self.plan.fill_angles(&self.ropes);
@@ -96,8 +126,11 @@ impl ModelRunner for CpuRunner {
             partials: matrix(&mut self.partials, partial_len),
             scratch: &self.scratch,
         };
-        let (config, weights) = (&self.config, &self.weights);
-        self.pool.run(&|lane| forward(&CpuLane { lane, shared: &shared }, config, weights))
+        let done = run(&self.pool, &shared, &self.weights, self.profile.as_deref());
+        if let Some(profile) = &self.profile {
+            profile.end_step();
+        }
+        done
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::backend::Act;
+use crate::backend::profiled::Weights;
 use crate::quant::PackedMatrix;
 
 /// A matrix and the place of its outputs.
@@ -38,5 +39,15 @@ impl CpuLinear {
             let panels = share.start.clamp(begin, first) - begin..share.end.clamp(begin, first) - begin;
             (!panels.is_empty()).then_some((segment, panels))
         })
+    }
+}
+
+impl Weights for CpuLinear {
+    fn num_bytes(&self) -> usize {
+        self.num_bytes()
+    }
+
+    fn num_weights(&self) -> usize {
+        self.segments.iter().map(|Segment { matrix, .. }| matrix.rows() * matrix.cols()).sum()
     }
 }

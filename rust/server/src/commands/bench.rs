@@ -1,21 +1,24 @@
 //! `ferrule bench`
 
 mod limits;
+mod profile;
 mod result;
 mod sample;
 
 use std::ops::ControlFlow;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use clap::Args;
 use ferrule_engine::info::ModelInfo;
 use ferrule_engine::null::{NullConfig, NullModel};
+use ferrule_engine::profile::{Phase, PhaseTotals, Profile};
 use ferrule_engine::runner::ModelRunner;
 use ferrule_engine::{EngineConfig, EngineHandle, Event, GenerateRequest, Prompt, SamplingParams, TokenId};
 use serde_json::json;
 
 use limits::{Ceilings, Workload};
+use profile::PROFILE_HEADER;
 use result::{BatchResult, HEADER};
 use sample::Sample;
 
@@ -48,6 +51,9 @@ pub struct Bench {
     /// Measurements per batch size
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
+    /// Time every operation: a table per batch size
+    #[arg(long)]
+    profile: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -64,6 +70,7 @@ impl Bench {
         let mut results = Vec::new();
         for &batch in &self.batch {
             let mut samples = Vec::new();
+            Self::take_profile(&engine);
             for repetition in 0..self.repetitions {
                 samples.push(self.measure(&engine, batch, repetition)?);
                 bar.inc(1);
@@ -71,7 +78,8 @@ impl Bench {
                     return Err(Failure::interrupted());
                 }
             }
-            results.push(BatchResult::new(self.workload(&engine, weight_bytes, batch), samples));
+            let workload = self.workload(&engine, weight_bytes, batch);
+            results.push(BatchResult::new(workload, samples, Self::take_profile(&engine)));
         }
         bar.finish_and_clear();
         self.report(&engine, &results)
@@ -84,6 +92,7 @@ impl Bench {
             max_num_seqs: largest,
             max_queue_len: largest.max(EngineConfig::default().max_queue_len),
             enable_prefix_caching: false,
+            profile: self.profile.then(Arc::<Profile>::default),
             ..self.engine.config()
         };
         config.validate()?;
@@ -94,6 +103,12 @@ impl Bench {
         let engine = EngineHandle::load(&path, config)?;
         let weight_bytes = engine.model().weight_bytes.saturating_sub(Facts::open(&path)?.lookup_bytes);
         Ok((engine, weight_bytes))
+    }
+
+    /// What was counted since the last call.
+    fn take_profile(engine: &EngineHandle) -> Vec<(Phase, PhaseTotals)> {
+        let taken = engine.config().profile.as_ref().map(|profile| profile.take().to_vec());
+        taken.unwrap_or_default().into_iter().filter(|(_, totals)| totals.num_steps > 0).collect()
     }
 
     fn workload<'a>(&self, engine: &'a EngineHandle, weight_bytes: u64, batch: u32) -> Workload<'a> {
@@ -137,12 +152,22 @@ impl Bench {
         Load { batch, prompt_len: self.prompt_len, gen_len: self.gen_len }.run(engine, repetition)
     }
 
+    fn print_profile(result: &BatchResult<'_>, ceilings: &Ceilings) -> Result {
+        let rows = result.profile_rows(ceilings);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        print::line("")?;
+        print::table(&PROFILE_HEADER, &[0, 3, 4, 5, 6, 7, 8, 9], &rows)
+    }
+
     fn report(&self, engine: &EngineHandle, results: &[BatchResult<'_>]) -> Result {
         let (machine, ceilings, info) = (Machine::look(), Ceilings::measure(engine)?, engine.model());
         if !self.json {
             print::note(&format!("{}, {}\n{}", machine.cpu, info.backend, ceilings.line()));
             let rows: Vec<_> = results.iter().map(|result| result.row(&ceilings)).collect();
-            return print::table(&HEADER, &std::array::from_fn::<_, { HEADER.len() }, _>(|i| i), &rows);
+            print::table(&HEADER, &std::array::from_fn::<_, { HEADER.len() }, _>(|i| i), &rows)?;
+            return results.iter().try_for_each(|result| Self::print_profile(result, &ceilings));
         }
         print::json(&json!({
             "machine": machine.json(),

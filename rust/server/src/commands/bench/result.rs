@@ -1,8 +1,10 @@
 //! A batch size's figures, beside what the machine can give.
 
+use ferrule_engine::profile::{Phase, PhaseTotals};
 use serde_json::{Value, json};
 
 use super::limits::{Ceilings, Workload};
+use super::profile;
 use super::sample::{Sample, median};
 use crate::machine::peak_rss_bytes;
 use crate::units::{bytes, three_digits};
@@ -11,6 +13,8 @@ pub struct BatchResult<'a> {
     workload: Workload<'a>,
     samples: Vec<Sample>,
     peak_rss: Option<u64>,
+    /// Over all samples; empty if nothing was timed.
+    profile: Vec<(Phase, PhaseTotals)>,
 }
 
 pub const HEADER: [&str; 11] = [
@@ -29,8 +33,8 @@ pub const HEADER: [&str; 11] = [
 
 impl<'a> BatchResult<'a> {
     /// Of at least one sample.
-    pub fn new(workload: Workload<'a>, samples: Vec<Sample>) -> Self {
-        Self { workload, samples, peak_rss: peak_rss_bytes() }
+    pub fn new(workload: Workload<'a>, samples: Vec<Sample>, profile: Vec<(Phase, PhaseTotals)>) -> Self {
+        Self { workload, samples, peak_rss: peak_rss_bytes(), profile }
     }
 
     fn median(&self, of: fn(&Sample) -> f64) -> f64 {
@@ -82,6 +86,7 @@ impl<'a> BatchResult<'a> {
             "total_tokens_per_s": self.median(|sample| sample.total_tokens_per_s),
             "ttft_ms": self.median(|sample| sample.ttft_ms),
             "peak_rss_bytes": self.peak_rss,
+            "profile": self.profile.iter().map(|phase| profile::json(phase)).collect::<Vec<_>>(),
             "spread": {
                 "prefill_tokens_per_s": self.spread(|sample| sample.prefill_tokens_per_s),
                 "decode_tokens_per_s": self.spread(|sample| sample.decode_tokens_per_s),
@@ -89,6 +94,11 @@ impl<'a> BatchResult<'a> {
                 "ttft_ms": self.spread(|sample| sample.ttft_ms),
             },
         })
+    }
+
+    pub fn profile_rows(&self, ceilings: &Ceilings) -> Vec<Vec<String>> {
+        let rows = self.profile.iter().flat_map(|phase| profile::rows(phase, ceilings));
+        rows.map(|row| [vec![self.workload.batch.to_string()], row].concat()).collect()
     }
 
     pub fn row(&self, ceilings: &Ceilings) -> Vec<String> {
