@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::kernels::threads::topology::stay_on_core;
 
 /// Enough to meet a moment without disturbance.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 6;
 
 /// Units of work per second of `threads` threads together, in the best of a few rounds of `time`. Each makes its own
 /// worker with `make`; a call of the worker should take less than a tenth of `time`, and says how much it did.

@@ -33,7 +33,7 @@ use crate::{print, progress};
 /// all prompt tokens over the time until every request has its first token; generation speed is the tokens after
 /// that moment over the time they took. Figures are medians over the repetitions. GOPS count a product and its
 /// addition as two, attention included; GB/s count the weights once per step, and every sequence's keys and values.
-/// Limits are measured right after.
+/// Limits are measured before and after.
 #[derive(Debug, Args)]
 pub struct Bench {
     /// A .gguf file, a Hugging Face folder, a name such as smollm2, or null (the engine without a model)
@@ -66,6 +66,7 @@ impl Bench {
         let (engine, weight_bytes) = self.start()?;
         let bar = progress::steps("measuring", (self.batch.len() as u32 * self.repetitions) as u64);
         let interrupt = Interrupt::watch();
+        let ceilings = Ceilings::measure(&engine)?;
         self.warm_up(&engine)?;
         let mut results = Vec::new();
         for &batch in &self.batch {
@@ -82,7 +83,7 @@ impl Bench {
             results.push(BatchResult::new(workload, samples, Self::take_profile(&engine)));
         }
         bar.finish_and_clear();
-        self.report(&engine, &results)
+        self.report(&engine, &results, &ceilings.or(Ceilings::measure(&engine)?))
     }
 
     /// The engine, and the bytes of weights that a step reads.
@@ -161,13 +162,13 @@ impl Bench {
         print::table(&PROFILE_HEADER, &[0, 3, 4, 5, 6, 7, 8, 9], &rows)
     }
 
-    fn report(&self, engine: &EngineHandle, results: &[BatchResult<'_>]) -> Result {
-        let (machine, ceilings, info) = (Machine::look(), Ceilings::measure(engine)?, engine.model());
+    fn report(&self, engine: &EngineHandle, results: &[BatchResult<'_>], ceilings: &Ceilings) -> Result {
+        let (machine, info) = (Machine::look(), engine.model());
         if !self.json {
             print::note(&format!("{}, {}\n{}", machine.cpu, info.backend, ceilings.line()));
-            let rows: Vec<_> = results.iter().map(|result| result.row(&ceilings)).collect();
+            let rows: Vec<_> = results.iter().map(|result| result.row(ceilings)).collect();
             print::table(&HEADER, &std::array::from_fn::<_, { HEADER.len() }, _>(|i| i), &rows)?;
-            return results.iter().try_for_each(|result| Self::print_profile(result, &ceilings));
+            return results.iter().try_for_each(|result| Self::print_profile(result, ceilings));
         }
         print::json(&json!({
             "machine": machine.json(),
@@ -179,7 +180,7 @@ impl Bench {
                 "backend": info.backend,
             },
             "repetitions": self.repetitions,
-            "results": results.iter().map(|result| result.json(&ceilings)).collect::<Vec<_>>(),
+            "results": results.iter().map(|result| result.json(ceilings)).collect::<Vec<_>>(),
         }))
     }
 }

@@ -86,7 +86,7 @@ impl<'a> BatchResult<'a> {
             "total_tokens_per_s": self.median(|sample| sample.total_tokens_per_s),
             "ttft_ms": self.median(|sample| sample.ttft_ms),
             "peak_rss_bytes": self.peak_rss,
-            "profile": self.profile.iter().map(|phase| profile::json(phase)).collect::<Vec<_>>(),
+            "profile": self.profile.iter().map(profile::json).collect::<Vec<_>>(),
             "spread": {
                 "prefill_tokens_per_s": self.spread(|sample| sample.prefill_tokens_per_s),
                 "decode_tokens_per_s": self.spread(|sample| sample.decode_tokens_per_s),
