@@ -110,8 +110,6 @@ impl AttentionTask<'_> {
 
 /// A tile's part of the scratch memory.
 struct Workspace<'a> {
-    /// (head_dim, rows): a dimension of all rows is one run, for broadcasts.
-    q: &'a mut [f32],
     /// (rows, 256)
     scores: &'a mut [f32],
     /// (rows, state_stride)
@@ -123,32 +121,15 @@ struct Workspace<'a> {
 impl<'a> Workspace<'a> {
     fn new(task: &AttentionTask<'_>, num_rows: usize, scratch: &'a mut Vec<f32>) -> Self {
         const LINE: usize = 64 / size_of::<f32>();
-        let q_len = (task.kv.shape.head_dim * num_rows).next_multiple_of(LINE);
         let state_len = num_rows * task.state_stride();
-        let needed = q_len + num_rows * CHUNK_LEN + 2 * state_len + LINE;
+        let needed = num_rows * CHUNK_LEN + 2 * state_len + LINE;
         if scratch.len() < needed {
             scratch.resize(needed, 0.0);
         }
         let aligned = scratch.as_ptr().align_offset(64).min(LINE);
-        let (q, rest) = scratch[aligned..].split_at_mut(q_len);
-        let (scores, rest) = rest.split_at_mut(num_rows * CHUNK_LEN);
+        let (scores, rest) = scratch[aligned..].split_at_mut(num_rows * CHUNK_LEN);
         let (partial, rest) = rest.split_at_mut(state_len);
-        Self { q, scores, partial, state: &mut rest[..state_len] }
-    }
-
-    /// # Safety
-    /// `task.q` is valid for the task's shape.
-    unsafe fn gather_q(&mut self, task: &AttentionTask<'_>, rows: &Range<usize>) {
-        let mut heads = [std::ptr::null(); ROWS_PER_TILE];
-        for (head, row) in heads.iter_mut().zip(rows.clone()) {
-            *head = task.q.wrapping_add(task.row_offset(row, task.q_stride));
-        }
-        for (d, run) in self.q.chunks_exact_mut(rows.len()).take(task.kv.shape.head_dim).enumerate() {
-            for (x, head) in run.iter_mut().zip(heads) {
-                // SAFETY: the caller's promise; `d` is below head_dim.
-                *x = unsafe { *head.add(d) };
-            }
-        }
+        Self { scores, partial, state: &mut rest[..state_len] }
     }
 }
 
@@ -161,14 +142,12 @@ impl Kernels {
     /// are stored; no other lane writes them or these heads of `out` meanwhile.
     pub unsafe fn attention(&self, task: &AttentionTask<'_>, scratch: &mut Vec<f32>) {
         for rows in task.row_tiles() {
-            let mut work = Workspace::new(task, rows.len(), scratch);
+            let work = Workspace::new(task, rows.len(), scratch);
             work.state.fill(0.0);
-            // SAFETY: the caller's promises.
-            unsafe { work.gather_q(task, &rows) };
             for id in task.chunks_of(&rows) {
                 let chunk = Chunk::new(task, rows.clone(), id);
                 // SAFETY: the caller's promises; the workspace was made for these rows.
-                unsafe { self.chunk_partial(&chunk, work.q, work.scores, work.partial) };
+                unsafe { self.chunk_partial(&chunk, work.scores, work.partial) };
                 self.merge_rows(task, work.state, work.partial);
             }
             // SAFETY: the caller's promises.
@@ -188,13 +167,11 @@ impl Kernels {
         scratch: &mut Vec<f32>,
     ) {
         for rows in task.row_tiles() {
-            let mut work = Workspace::new(task, rows.len(), scratch);
-            // SAFETY: the caller's promises.
-            unsafe { work.gather_q(task, &rows) };
+            let work = Workspace::new(task, rows.len(), scratch);
             let partial = &mut partial[rows.start * task.state_stride()..rows.end * task.state_stride()];
             let chunk = Chunk::new(task, rows, chunk);
             // SAFETY: the caller's promises; `partial` has a state per row.
-            unsafe { self.chunk_partial(&chunk, work.q, work.scores, partial) };
+            unsafe { self.chunk_partial(&chunk, work.scores, partial) };
         }
     }
 
@@ -214,8 +191,8 @@ impl Kernels {
 
     /// # Safety
     /// As for `attention_partial`.
-    unsafe fn chunk_partial(&self, chunk: &Chunk<'_>, q: &[f32], scores: &mut [f32], partial: &mut [f32]) {
-        dispatch!(self, attention::chunk_partial(chunk, q, scores, partial))
+    unsafe fn chunk_partial(&self, chunk: &Chunk<'_>, scores: &mut [f32], partial: &mut [f32]) {
+        dispatch!(self, attention::chunk_partial(chunk, scores, partial))
     }
 
     /// Adds partials to states, row by row.

@@ -10,8 +10,7 @@ use crate::kernels::{EXTENT_BLOCKS, KvLayer, KvShape};
 use crate::kv::KvGeometry;
 use crate::sched::BlockCopy;
 
-/// (num_blocks / 16, layers_per_block, 16, shape.block_bytes()): runs of adjacent blocks of a layer are
-/// adjacent in memory. Pages become real when they are first written.
+/// (num_blocks / 16, layers_per_block, extent of 16 blocks): see `KvLayer` for an extent. Pages become real when they are first written.
 #[derive(Debug)]
 pub struct KvMemory {
     map: MmapMut,
@@ -64,15 +63,15 @@ impl KvMemory {
 
     /// Copies whole blocks, every layer slot of them.
     pub fn copy(&mut self, copies: &[BlockCopy]) {
-        let block = self.shape.block_bytes();
         let layers = self.geometry.layers_per_block;
-        let place = |id: BlockId, slot: usize| {
-            (id.index() / EXTENT_BLOCKS * layers + slot) * EXTENT_BLOCKS * block + id.index() % EXTENT_BLOCKS * block
-        };
+        let extent_bytes = EXTENT_BLOCKS * self.shape.block_bytes();
         for copy in copies {
             for slot in 0..layers {
-                let src = place(copy.src, slot);
-                self.map.copy_within(src..src + block, place(copy.dst, slot));
+                let extent = |id: BlockId| (id.index() / EXTENT_BLOCKS * layers + slot) * extent_bytes;
+                let (src_extent, dst_extent) = (extent(copy.src), extent(copy.dst));
+                for (src, dst) in self.shape.pieces(copy.src).zip(self.shape.pieces(copy.dst)) {
+                    self.map.copy_within(src_extent + src.start..src_extent + src.end, dst_extent + dst.start);
+                }
             }
         }
     }

@@ -3,11 +3,14 @@
 use std::ops::Range;
 use std::ptr::null;
 
-use super::{AttentionTask, BLOCK_SIZE};
+use super::{AttentionTask, BLOCK_SIZE, ROWS_PER_TILE};
 
 /// Positions per softmax chunk.
 pub(in crate::kernels) const CHUNK_LEN: usize = 256;
 const BLOCKS: usize = CHUNK_LEN / BLOCK_SIZE;
+
+/// Blocks between what is read and what is prefetched.
+const AHEAD: usize = 4;
 
 /// Rows of a task against one chunk. Positions count from the chunk's first.
 pub(in crate::kernels) struct Chunk<'a> {
@@ -15,30 +18,42 @@ pub(in crate::kernels) struct Chunk<'a> {
     /// Of the task's rows.
     pub rows: Range<usize>,
     first_position: usize,
+    /// The positions that each row sees.
+    seen: [Range<usize>; ROWS_PER_TILE],
+    /// Each row's query, (head_dim,).
+    queries: [*const f32; ROWS_PER_TILE],
     /// The blocks that some row sees.
     pub blocks: Range<usize>,
     /// Keys of the task's head in each block; null for blocks that no row sees.
     pub keys: [*const u8; BLOCKS],
     pub values: [*const u8; BLOCKS],
-    /// The first keys of the next chunk, or null.
-    next_keys: *const u8,
+    /// The first keys of the next chunk; where it has none, something that is in the caches.
+    next_keys: [*const u8; AHEAD],
 }
 
 impl<'a> Chunk<'a> {
     pub fn new(task: &'a AttentionTask<'a>, rows: Range<usize>, id: usize) -> Self {
         let first_position = id * CHUNK_LEN;
         let within = |position: usize| position.saturating_sub(first_position).min(CHUNK_LEN);
-        let begin = within(task.seen(rows.start).start);
-        let end = within(task.seen(rows.end - 1).end);
-        let blocks = begin / BLOCK_SIZE..end.div_ceil(BLOCK_SIZE);
+        let mut seen = [const { 0..0 }; ROWS_PER_TILE];
+        let mut queries = [null(); ROWS_PER_TILE];
+        for (i, row) in rows.clone().enumerate() {
+            let all = task.seen(row);
+            seen[i] = within(all.start)..within(all.end);
+            queries[i] = task.q.wrapping_add(task.row_offset(row, task.q_stride));
+        }
+        // Both ends of what a row sees grow from row to row.
+        let blocks = seen[0].start / BLOCK_SIZE..seen[rows.len() - 1].end.div_ceil(BLOCK_SIZE);
         let mut chunk = Self {
             task,
             rows,
             first_position,
+            seen,
+            queries,
             blocks,
             keys: [null(); BLOCKS],
             values: [null(); BLOCKS],
-            next_keys: null(),
+            next_keys: [null(); AHEAD],
         };
         chunk.look_up();
         chunk
@@ -52,25 +67,35 @@ impl<'a> Chunk<'a> {
             self.keys[i] = kv.keys(block, *kv_head);
             self.values[i] = kv.values(block, *kv_head);
         }
-        if let Some(&block) = (first + BLOCKS).checked_sub(*first_block).and_then(|i| table.get(i)) {
-            self.next_keys = kv.keys(block, *kv_head);
+        for (i, keys) in self.next_keys.iter_mut().enumerate() {
+            let next = (first + BLOCKS + i).checked_sub(*first_block).and_then(|i| table.get(i));
+            *keys = next.map_or(self.task.q.cast(), |&block| kv.keys(block, *kv_head));
         }
     }
 
     /// The positions of this chunk that the chunk's row `i` sees.
     pub fn seen(&self, i: usize) -> Range<usize> {
-        let seen = self.task.seen(self.rows.start + i);
-        let within = |position: usize| position.saturating_sub(self.first_position).min(CHUNK_LEN);
-        within(seen.start)..within(seen.end)
+        self.seen[i].clone()
     }
 
-    /// What is read `ahead` blocks after the keys of block `i`; for prefetching only.
-    pub fn after_keys(&self, i: usize, ahead: usize) -> *const u8 {
-        if i + ahead < self.blocks.end { self.keys[i + ahead] } else { self.values[self.blocks.start] }
+    /// The chunk's row `i` of queries, (head_dim,).
+    pub fn query(&self, i: usize) -> *const f32 {
+        self.queries[i]
     }
 
-    /// What is read after the values of block `i`; for prefetching only.
+    /// What is read `AHEAD` blocks after the keys of block `i`; for prefetching only.
+    pub fn after_keys(&self, i: usize) -> *const u8 {
+        match i + AHEAD {
+            next if next < self.blocks.end => self.keys[next],
+            next => self.values[(self.blocks.start + next - self.blocks.end).min(i)],
+        }
+    }
+
+    /// What is read `AHEAD` blocks after the values of block `i`; for prefetching only.
     pub fn after_values(&self, i: usize) -> *const u8 {
-        if i + 1 < self.blocks.end { self.values[i + 1] } else { self.next_keys }
+        match i + AHEAD {
+            next if next < self.blocks.end => self.values[next],
+            next => self.next_keys[next - self.blocks.end],
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The layout of a KV block, and the writing of keys and values.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -11,12 +12,17 @@ use crate::kernels::Kernels;
 /// Positions per block.
 pub const BLOCK_SIZE: usize = 16;
 
-/// One layer's part of a block: K of all KV heads, then V of all KV heads.
+/// Dimensions of a panel of values: what one register holds.
+const PANEL_DIMS: usize = 16;
+
+/// What a block holds of one layer: a piece of keys and a piece of values for each KV head.
 ///
 /// ```text
-/// f32:  K (num_kv_heads, head_dim, 16)        V (num_kv_heads, 16, head_dim)
-/// bf16: K (num_kv_heads, head_dim / 2, 16, 2)  V (num_kv_heads, 8, head_dim, 2)   pairs of dims / of positions
+/// f32:  K (head_dim, 16)         V (head_dim / 16, 16, 16)
+/// bf16: K (head_dim / 2, 16, 2)  V (head_dim / 16, 8, 16, 2)   pairs of dims / of positions
 /// ```
+/// Keys have 16 positions side by side, values 16 dimensions, so that no kernel sums across a register's lanes.
+/// A piece has room for head_dim rounded up to whole panels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvShape {
     pub dtype: KvDtype,
@@ -27,27 +33,41 @@ pub struct KvShape {
 
 impl KvShape {
     pub fn block_bytes(&self) -> usize {
-        2 * self.num_kv_heads * self.head_bytes()
+        2 * self.num_kv_heads * self.piece_bytes()
+    }
+
+    /// Where a block's pieces lie in its extent, in bytes: those of its keys, head by head, then those of its values.
+    pub fn pieces(&self, block: BlockId) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (bytes, block) = (self.piece_bytes(), block.index() % EXTENT_BLOCKS);
+        (0..2 * self.num_kv_heads)
+            .map(move |piece| (piece * EXTENT_BLOCKS + block) * bytes)
+            .map(move |at| at..at + bytes)
     }
 
     /// Bytes of one head's keys, or values, in a block.
-    fn head_bytes(&self) -> usize {
-        BLOCK_SIZE * self.head_dim * self.dtype.bytes()
+    fn piece_bytes(&self) -> usize {
+        self.value_panels() * PANEL_DIMS * BLOCK_SIZE * self.dtype.bytes()
+    }
+
+    pub(in crate::kernels) fn value_panels(&self) -> usize {
+        self.head_dim.div_ceil(PANEL_DIMS)
     }
 
     /// The element, of one head's keys in a block, that holds dimension `d` of position `slot`.
     pub(in crate::kernels) fn key_index(&self, slot: usize, d: usize) -> usize {
-        match self.dtype {
-            KvDtype::F32 => d * BLOCK_SIZE + slot,
-            KvDtype::Bf16 => (d / 2 * BLOCK_SIZE + slot) * 2 + d % 2,
-        }
+        self.panel_index(d, slot)
     }
 
     /// The same for values.
     pub(in crate::kernels) fn value_index(&self, slot: usize, d: usize) -> usize {
+        self.panel_index(d / PANEL_DIMS * BLOCK_SIZE + slot, d % PANEL_DIMS)
+    }
+
+    /// Of panels side by side: (depth, 16), or (depth / 2, 16, 2).
+    fn panel_index(&self, depth: usize, lane: usize) -> usize {
         match self.dtype {
-            KvDtype::F32 => slot * self.head_dim + d,
-            KvDtype::Bf16 => (slot / 2 * self.head_dim + d) * 2 + slot % 2,
+            KvDtype::F32 => depth * 16 + lane,
+            KvDtype::Bf16 => (depth / 2 * 16 + lane) * 2 + depth % 2,
         }
     }
 }
@@ -56,7 +76,8 @@ impl KvShape {
 /// context touches little memory.
 pub const EXTENT_BLOCKS: usize = 16;
 
-/// One layer's part of the KV memory: extents of 16 blocks, (num_blocks / 16, 16, shape.block_bytes()).
+/// One layer's part of the KV memory: (num_blocks / 16, K and V, num_kv_heads, 16 blocks, piece). A head's pieces of
+/// adjacent blocks are adjacent, so that its keys, and its values, of 256 positions read as one stream.
 #[derive(Debug, Clone, Copy)]
 pub struct KvLayer<'a> {
     /// 64-byte aligned.
@@ -71,16 +92,19 @@ pub struct KvLayer<'a> {
 impl KvLayer<'_> {
     /// Where the keys of a head in a block begin.
     pub(in crate::kernels) fn keys(&self, block: BlockId, head: usize) -> *mut u8 {
-        assert!(block.index() < self.num_blocks, "block {block} of {}", self.num_blocks);
-        assert!(head < self.shape.num_kv_heads, "KV head {head} of {}", self.shape.num_kv_heads);
-        let (extent, block) = (block.index() / EXTENT_BLOCKS, block.index() % EXTENT_BLOCKS);
-        let offset = extent * self.extent_stride + block * self.shape.block_bytes();
-        self.ptr.wrapping_add(offset + head * self.shape.head_bytes())
+        self.piece(block, head)
     }
 
     /// Where its values begin.
     pub(in crate::kernels) fn values(&self, block: BlockId, head: usize) -> *mut u8 {
-        self.keys(block, head).wrapping_add(self.shape.num_kv_heads * self.shape.head_bytes())
+        self.piece(block, head).wrapping_add(self.shape.num_kv_heads * EXTENT_BLOCKS * self.shape.piece_bytes())
+    }
+
+    fn piece(&self, block: BlockId, head: usize) -> *mut u8 {
+        assert!(block.index() < self.num_blocks, "block {block} of {}", self.num_blocks);
+        assert!(head < self.shape.num_kv_heads, "KV head {head} of {}", self.shape.num_kv_heads);
+        let (extent, block) = (block.index() / EXTENT_BLOCKS, block.index() % EXTENT_BLOCKS);
+        self.ptr.wrapping_add(extent * self.extent_stride + (head * EXTENT_BLOCKS + block) * self.shape.piece_bytes())
     }
 }
 

@@ -80,8 +80,8 @@ impl F32x16 for Vector {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_even(p: *const u8, len: usize) -> Self {
-        let (low, high) = tier!(load_words(p.cast(), len));
+    unsafe fn load_bf16_even(p: *const u8) -> Self {
+        let (low, high) = tier!(load_words(p.cast(), WIDTH));
         Self(
             tier!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low))),
             tier!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))),
@@ -89,8 +89,8 @@ impl F32x16 for Vector {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_odd(p: *const u8, len: usize) -> Self {
-        let (low, high) = tier!(load_words(p.cast(), len));
+    unsafe fn load_bf16_odd(p: *const u8) -> Self {
+        let (low, high) = tier!(load_words(p.cast(), WIDTH));
         let high_half = tier!(_mm256_set1_epi32(!0xffff));
         Self(
             tier!(_mm256_castsi256_ps(_mm256_and_si256(low, high_half))),
@@ -150,6 +150,12 @@ impl F32x16 for Vector {
         // In two steps: 2^128 alone is not a float.
         let half = n.mul(Self::splat(0.5)).round();
         self.mul(half.power_of_two()).mul(n.sub(half).power_of_two())
+    }
+
+    #[inline(always)]
+    fn low_bits_to_exponent(self) -> Self {
+        let shift = |x| tier!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(x))));
+        Self(shift(self.0), shift(self.1))
     }
 
     #[inline(always)]

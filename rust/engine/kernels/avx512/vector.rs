@@ -52,14 +52,14 @@ impl F32x16 for Vector {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_even(p: *const u8, len: usize) -> Self {
-        Self(tier!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_maskz_loadu_epi32(first(len), p.cast())))))
+    unsafe fn load_bf16_even(p: *const u8) -> Self {
+        Self(tier!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(p.cast())))))
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_odd(p: *const u8, len: usize) -> Self {
+    unsafe fn load_bf16_odd(p: *const u8) -> Self {
         let high_half = tier!(_mm512_set1_epi32(!0xffff));
-        Self(tier!(_mm512_castsi512_ps(_mm512_and_si512(_mm512_maskz_loadu_epi32(first(len), p.cast()), high_half))))
+        Self(tier!(_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p.cast()), high_half))))
     }
 
     #[inline(always)]
@@ -110,6 +110,11 @@ impl F32x16 for Vector {
     #[inline(always)]
     fn scale_by_power_of_two(self, n: Self) -> Self {
         Self(tier!(_mm512_scalef_ps(self.0, n.0)))
+    }
+
+    #[inline(always)]
+    fn low_bits_to_exponent(self) -> Self {
+        Self(tier!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(self.0)))))
     }
 
     #[inline(always)]

@@ -5,11 +5,11 @@ use half::bf16;
 use crate::config::KvDtype;
 use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
 
-/// The states (rows, state_stride) of the chunk's rows `q` (head_dim, rows) after its positions alone.
+/// The states (rows, state_stride) of the chunk's rows after its positions alone.
 ///
 /// # Safety
-/// The blocks that the rows see are valid for their shape and stored.
-pub(in crate::kernels) unsafe fn chunk_partial(chunk: &Chunk<'_>, q: &[f32], scores: &mut [f32], partial: &mut [f32]) {
+/// The queries are valid, and the blocks that the rows see are valid for their shape and stored.
+pub(in crate::kernels) unsafe fn chunk_partial(chunk: &Chunk<'_>, scores: &mut [f32], partial: &mut [f32]) {
     let num_rows = chunk.rows.len();
     let stride = partial.len() / num_rows;
     let rows = scores.chunks_exact_mut(CHUNK_LEN).zip(partial.chunks_exact_mut(stride)).take(num_rows);
@@ -18,7 +18,7 @@ pub(in crate::kernels) unsafe fn chunk_partial(chunk: &Chunk<'_>, q: &[f32], sco
         state[MAX] = f32::NEG_INFINITY;
         for position in chunk.seen(row) {
             // SAFETY: the row sees the position, so that it is stored.
-            scores[position] = unsafe { score(chunk, |d| q[d * num_rows + row], position) };
+            scores[position] = unsafe { score(chunk, row, position) };
             state[MAX] = state[MAX].max(scores[position]);
         }
         for position in chunk.seen(row) {
@@ -45,10 +45,11 @@ pub(in crate::kernels) fn merge(state: &mut [f32], partial: &[f32]) {
 
 /// # Safety
 /// The position is stored.
-unsafe fn score(chunk: &Chunk<'_>, q: impl Fn(usize) -> f32, position: usize) -> f32 {
-    let task = chunk.task;
+unsafe fn score(chunk: &Chunk<'_>, row: usize, position: usize) -> f32 {
+    let (task, q) = (chunk.task, chunk.query(row));
     // SAFETY: the caller's promise.
-    let dot: f32 = (0..task.kv.shape.head_dim).map(|d| q(d) * unsafe { key(chunk, position, d) }).sum();
+    let product = |d| unsafe { *q.add(d) * key(chunk, position, d) };
+    let dot: f32 = (0..task.kv.shape.head_dim).map(product).sum();
     let score = dot * task.scale;
     task.softcap.map_or(score, |cap| cap * (score / cap).tanh())
 }

@@ -28,6 +28,21 @@ pub(in crate::kernels) fn exp<S: F32x16>(x: S) -> S {
     x.select_below(S::splat(EXP_FLOOR), S::splat(0.0), e)
 }
 
+/// 2^x for x up to 127; what lies below 2^-100 comes out as that, which no sum of weights notices and which,
+/// unlike smaller numbers, no product makes subnormal.
+#[inline(always)]
+pub(in crate::kernels) fn exp2<S: F32x16>(x: S) -> S {
+    // 1.5 * 2^23, and the bias of exponents: a float of this size ends in the integer that was added to it.
+    let magic = S::splat(12_582_912.0 + 127.0);
+    // The bound comes first, so that NaN passes through.
+    let x = S::splat(-100.0).max(x);
+    let n = x.add(magic);
+    let r = x.sub(n.sub(magic));
+    // Minimax in relative error on -1/2 ..= 1/2.
+    let p = polynomial(r, [1.326_472_7e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1, 1.0]);
+    p.mul(n.low_bits_to_exponent())
+}
+
 #[inline(always)]
 pub(in crate::kernels) fn sigmoid<S: F32x16>(x: S) -> S {
     let one = S::splat(1.0);

@@ -30,17 +30,17 @@ pub(super) trait F32x16: Copy {
     /// `p` is valid for writing 16 floats.
     unsafe fn store(self, p: *mut f32);
 
-    /// The elements of even index of 32 bf16, widened; those of `len` pairs, then zeros.
+    /// The elements of even index of 32 bf16, widened.
     ///
     /// # Safety
-    /// `p` is valid for reading `len` pairs, 16 at most.
-    unsafe fn load_bf16_even(p: *const u8, len: usize) -> Self;
+    /// `p` is valid for reading 64 bytes.
+    unsafe fn load_bf16_even(p: *const u8) -> Self;
 
     /// The elements of odd index.
     ///
     /// # Safety
     /// As for `load_bf16_even`.
-    unsafe fn load_bf16_odd(p: *const u8, len: usize) -> Self;
+    unsafe fn load_bf16_odd(p: *const u8) -> Self;
 
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
@@ -63,6 +63,9 @@ pub(super) trait F32x16: Copy {
 
     /// self * 2^n for integral `n` in -126 ..= 128.
     fn scale_by_power_of_two(self, n: Self) -> Self;
+
+    /// The power of two whose biased exponent is in the low eight bits of self; the ninth is zero.
+    fn low_bits_to_exponent(self) -> Self;
 
     /// `then` where self < bound, else `otherwise` (so too for NaN).
     fn select_below(self, bound: Self, then: Self, otherwise: Self) -> Self;

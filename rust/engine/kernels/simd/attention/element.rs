@@ -1,61 +1,116 @@
-//! What the cache holds, and how it widens to floats.
+//! What the cache holds, and how it meets queries and weights.
+//!
+//! A *panel* is (depth, 16) elements, two rows of the depth interleaved: a block's keys (head_dim, 16 positions),
+//! or sixteen dimensions of its values (16 positions, 16).
 
 use crate::kernels::simd::F32x16;
 
 /// A type of key and value. See `KvShape` for the layouts.
-pub(super) trait Element {
-    /// Bytes of keys from a pair of dimensions to the next.
-    const KEY_PAIR_BYTES: usize;
-    /// Positions that share a row of values.
-    const POSITIONS_PER_ROW: usize;
+pub(super) trait Element<S: F32x16> {
+    /// Bytes of a panel from a pair of rows to the next.
+    const PAIR_BYTES: usize;
+    /// What multiplies a row of a panel.
+    type Factor: Copy;
+    /// Two rows of a panel, widened.
+    type Pair: Copy;
+    /// Sixteen sums of products.
+    type Sum: Copy;
 
-    /// Two dimensions of a block's sixteen positions.
+    fn zero() -> Self::Sum;
+
+    /// # Safety
+    /// `p` is valid for reading 16 words.
+    unsafe fn load_sum(p: *const f32) -> Self::Sum;
+
+    /// # Safety
+    /// `p` is valid for writing 16 words.
+    unsafe fn store_sum(sum: Self::Sum, p: *mut f32);
+
+    /// # Safety
+    /// `p` is valid for reading `PAIR_BYTES`.
+    unsafe fn load_pair(p: *const u8) -> Self::Pair;
+
+    /// sum + factors[0] · first row + factors[1] · second row, in this order.
     ///
     /// # Safety
-    /// `p` is valid for reading `KEY_PAIR_BYTES`.
-    unsafe fn key_pair<S: F32x16>(p: *const u8) -> (S, S);
+    /// `factors` is valid for reading two.
+    unsafe fn add_pair(sum: Self::Sum, factors: *const Self::Factor, pair: Self::Pair) -> Self::Sum;
 
-    /// `len` dimensions (16 at most, then zeros) of a position whose parity is `ODD`, from its row of values.
-    ///
+    /// sum + factor · one row of the pair: the first or the second.
+    fn add_row(sum: Self::Sum, factor: Self::Factor, pair: Self::Pair, row: usize) -> Self::Sum;
+}
+
+/// Elements that widen to floats.
+pub(super) trait FloatElement {
+    const PAIR_BYTES: usize;
+
     /// # Safety
-    /// `p` is valid for reading `4 * len` bytes.
-    unsafe fn value<S: F32x16, const ODD: bool>(p: *const u8, len: usize) -> S;
+    /// `p` is valid for reading `PAIR_BYTES`.
+    unsafe fn widen<S: F32x16>(p: *const u8) -> [S; 2];
 }
 
 pub(super) struct F32Element;
 
-impl Element for F32Element {
-    const KEY_PAIR_BYTES: usize = 128;
-    const POSITIONS_PER_ROW: usize = 1;
+impl FloatElement for F32Element {
+    const PAIR_BYTES: usize = 128;
 
     #[inline(always)]
-    unsafe fn key_pair<S: F32x16>(p: *const u8) -> (S, S) {
+    unsafe fn widen<S: F32x16>(p: *const u8) -> [S; 2] {
         // SAFETY: the caller's promise.
-        unsafe { (S::load(p.cast()), S::load(p.add(64).cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn value<S: F32x16, const ODD: bool>(p: *const u8, len: usize) -> S {
-        // SAFETY: the caller's promise; blocks are aligned to 64 bytes.
-        S::read(unsafe { std::slice::from_raw_parts(p.cast(), len) })
+        unsafe { [S::load(p.cast()), S::load(p.add(64).cast())] }
     }
 }
 
 pub(super) struct Bf16Element;
 
-impl Element for Bf16Element {
-    const KEY_PAIR_BYTES: usize = 64;
-    const POSITIONS_PER_ROW: usize = 2;
+impl FloatElement for Bf16Element {
+    const PAIR_BYTES: usize = 64;
 
     #[inline(always)]
-    unsafe fn key_pair<S: F32x16>(p: *const u8) -> (S, S) {
+    unsafe fn widen<S: F32x16>(p: *const u8) -> [S; 2] {
         // SAFETY: the caller's promise.
-        unsafe { (S::load_bf16_even(p, 16), S::load_bf16_odd(p, 16)) }
+        unsafe { [S::load_bf16_even(p), S::load_bf16_odd(p)] }
+    }
+}
+
+impl<S: F32x16, T: FloatElement> Element<S> for T {
+    const PAIR_BYTES: usize = T::PAIR_BYTES;
+    type Factor = f32;
+    type Pair = [S; 2];
+    type Sum = S;
+
+    #[inline(always)]
+    fn zero() -> S {
+        S::splat(0.0)
     }
 
     #[inline(always)]
-    unsafe fn value<S: F32x16, const ODD: bool>(p: *const u8, len: usize) -> S {
+    unsafe fn load_sum(p: *const f32) -> S {
         // SAFETY: the caller's promise.
-        unsafe { if ODD { S::load_bf16_odd(p, len) } else { S::load_bf16_even(p, len) } }
+        unsafe { S::load(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_sum(sum: S, p: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { sum.store(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pair(p: *const u8) -> [S; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { T::widen(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_pair(sum: S, factors: *const f32, pair: [S; 2]) -> S {
+        // SAFETY: the caller's promise.
+        let [first, second] = unsafe { [S::splat(*factors), S::splat(*factors.add(1))] };
+        second.mul_add(pair[1], first.mul_add(pair[0], sum))
+    }
+
+    #[inline(always)]
+    fn add_row(sum: S, factor: f32, pair: [S; 2], row: usize) -> S {
+        S::splat(factor).mul_add(pair[row], sum)
     }
 }

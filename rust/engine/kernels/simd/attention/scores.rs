@@ -1,117 +1,76 @@
-//! Scores: q · k for all rows and all positions of a chunk.
-//!
-//! A score is one chain of multiply-adds over the dimensions in order, whatever the tile.
+//! Scores: q · k for all rows and the positions that they see.
+
+use std::ops::Range;
 
 use super::Element;
+use super::tile::{BLOCKS_PER_PASS, for_each_tile, multiply};
 use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk};
-use crate::kernels::simd::{F32x16, prefetch};
+use crate::kernels::simd::F32x16;
 
-/// scores (rows, 256) = q · k, for the blocks that some row sees. What is not stored comes out as it may.
+/// scores (rows, 256) = q · k, for the blocks that a row sees. What is not stored comes out as it may.
 ///
 /// # Safety
-/// The chunk's blocks are valid for their shape and hold `E`.
+/// The chunk's queries and blocks are valid for their shapes, and hold `E`.
 #[inline(always)]
-pub(super) unsafe fn compute<S: F32x16, E: Element>(chunk: &Chunk<'_>, q: &[f32], scores: &mut [f32]) {
-    assert!(q.len() >= chunk.task.kv.shape.head_dim * chunk.rows.len(), "(head_dim, rows)");
+pub(super) unsafe fn compute<S: F32x16, E: Element<S, Factor = f32>>(chunk: &Chunk<'_>, scores: &mut [f32]) {
     assert!(scores.len() >= chunk.rows.len() * CHUNK_LEN, "(rows, 256)");
-    let mut block = chunk.blocks.start;
-    while block < chunk.blocks.end {
-        // SAFETY: the caller's promise, and the lengths above.
-        unsafe {
-            if S::REGISTERS >= 32 && block + 2 <= chunk.blocks.end {
-                all_rows::<S, E, 2>(chunk, block, q.as_ptr(), scores.as_mut_ptr());
-                block += 2;
-            } else {
-                all_rows::<S, E, 1>(chunk, block, q.as_ptr(), scores.as_mut_ptr());
-                block += 1;
-            }
-        }
+    for first in chunk.blocks.clone().step_by(BLOCKS_PER_PASS) {
+        let pass = first..chunk.blocks.end.min(first + BLOCKS_PER_PASS);
+        let scores = scores.as_mut_ptr();
+        // SAFETY: the caller's promise, and the length above.
+        unsafe { for_each_tile!(S, E, chunk.rows.len(), |row| rows_together(chunk, row, pass.clone(), scores)) };
     }
 }
 
-/// All rows against `BLOCKS` blocks, in tiles that fit the registers.
+/// The rows `row ..` against the blocks of `pass` that they see. Returns `ROWS`.
 ///
 /// # Safety
-/// As for `compute`; the blocks are among the chunk's.
+/// As for `compute`; the rows are the chunk's, and `scores` (rows, 256) has room for all of the chunk's.
 #[inline(always)]
-unsafe fn all_rows<S: F32x16, E: Element, const BLOCKS: usize>(
+unsafe fn rows_together<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const PANELS: usize>(
     chunk: &Chunk<'_>,
-    block: usize,
-    q: *const f32,
-    scores: *mut f32,
-) {
-    let num_rows = chunk.rows.len();
-    let mut row = 0;
-    while row < num_rows {
-        // SAFETY: `row` and the tile's rows after it are below `num_rows`.
-        unsafe {
-            let (q, scores) = (q.add(row), scores.add(row * CHUNK_LEN));
-            match num_rows - row {
-                8.. if S::REGISTERS >= 32 => row += tile::<S, E, 8, BLOCKS>(chunk, block, q, scores),
-                4.. => row += tile::<S, E, 4, BLOCKS>(chunk, block, q, scores),
-                3 => row += tile::<S, E, 3, BLOCKS>(chunk, block, q, scores),
-                2 => row += tile::<S, E, 2, BLOCKS>(chunk, block, q, scores),
-                _ => row += tile::<S, E, 1, BLOCKS>(chunk, block, q, scores),
-            }
-        }
-    }
-}
-
-/// `ROWS` rows against `BLOCKS` blocks. Returns `ROWS`.
-///
-/// # Safety
-/// As for `all_rows`; `q` and `scores` point to the first row.
-#[inline(always)]
-unsafe fn tile<S: F32x16, E: Element, const ROWS: usize, const BLOCKS: usize>(
-    chunk: &Chunk<'_>,
-    block: usize,
-    mut q: *const f32,
+    row: usize,
+    pass: Range<usize>,
     scores: *mut f32,
 ) -> usize {
-    let mut sums = [[S::splat(0.0); BLOCKS]; ROWS];
-    let mut even = [S::splat(0.0); BLOCKS];
-    let mut odd = even;
-    let mut next = [std::ptr::null(); BLOCKS];
-    for b in 0..BLOCKS {
-        next[b] = chunk.after_keys(block + b, BLOCKS);
-    }
-    for pair in 0..chunk.task.kv.shape.head_dim / 2 {
-        let at = pair * E::KEY_PAIR_BYTES;
-        // SAFETY: the caller's promise: keys have head_dim / 2 pairs, and q has two runs of rows per pair.
-        unsafe {
-            for b in 0..BLOCKS {
-                (even[b], odd[b]) = E::key_pair(chunk.keys[block + b].add(at));
-                prefetch(next[b].wrapping_add(at), E::KEY_PAIR_BYTES);
-            }
-            accumulate(&mut sums, q, &even);
-            accumulate(&mut sums, q.add(chunk.rows.len()), &odd);
-            q = q.add(2 * chunk.rows.len());
+    // Both ends of what a row sees grow from row to row.
+    let seen = chunk.seen(row).start..chunk.seen(row + ROWS - 1).end;
+    let end = pass.end.min(seen.end.div_ceil(BLOCK_SIZE));
+    let mut block = pass.start.max(seen.start / BLOCK_SIZE);
+    // SAFETY: the caller's promise.
+    unsafe {
+        while block + PANELS <= end {
+            tile::<S, E, ROWS, PANELS>(chunk, row, block, scores);
+            block += PANELS;
         }
-    }
-    for row in 0..ROWS {
-        for b in 0..BLOCKS {
-            // SAFETY: the caller's promise: a row has 256 scores, 16 per block.
-            unsafe { sums[row][b].store(scores.add(row * CHUNK_LEN + (block + b) * BLOCK_SIZE)) };
+        while block < end {
+            tile::<S, E, ROWS, 1>(chunk, row, block, scores);
+            block += 1;
         }
     }
     ROWS
 }
 
-/// One dimension's share of the scores.
-///
 /// # Safety
-/// `q` is valid for reading `ROWS` floats.
+/// As for `rows_together`; the blocks `block ..` are among the chunk's.
 #[inline(always)]
-unsafe fn accumulate<S: F32x16, const ROWS: usize, const BLOCKS: usize>(
-    sums: &mut [[S; BLOCKS]; ROWS],
-    q: *const f32,
-    keys: &[S; BLOCKS],
+unsafe fn tile<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const PANELS: usize>(
+    chunk: &Chunk<'_>,
+    row: usize,
+    block: usize,
+    scores: *mut f32,
 ) {
-    for row in 0..ROWS {
-        // SAFETY: the caller's promise.
-        let q = S::splat(unsafe { *q.add(row) });
-        for b in 0..BLOCKS {
-            sums[row][b] = q.mul_add(keys[b], sums[row][b]);
+    let mut sums = [[E::zero(); PANELS]; ROWS];
+    let factors = std::array::from_fn(|i| chunk.query(row + i));
+    let panels = std::array::from_fn(|i| chunk.keys[block + i]);
+    let ahead = std::array::from_fn(|i| chunk.after_keys(block + i));
+    // SAFETY: the caller's promise: a row has 256 scores, 16 per block.
+    unsafe {
+        multiply::<S, E, ROWS, PANELS>(&mut sums, factors, panels, ahead, chunk.task.kv.shape.head_dim / 2);
+        for i in 0..ROWS {
+            for j in 0..PANELS {
+                E::store_sum(sums[i][j], scores.add((row + i) * CHUNK_LEN + (block + j) * BLOCK_SIZE));
+            }
         }
     }
 }

@@ -1,29 +1,21 @@
 //! Weighted sums of values over the positions of a chunk.
 //!
 //! A sum is one chain of multiply-adds over a row's own positions in order, whatever the tile. Positions that
-//! only some rows of a tile see are left to tiles of one row: a weight of zero would let NaN through.
+//! only some rows of a tile see are left to single rows: a weight of zero would let NaN through.
 
 use std::ops::Range;
 
 use super::Element;
+use super::tile::{BLOCKS_PER_PASS, for_each_tile, multiply};
 use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, STATE_HEADER};
-use crate::kernels::simd::{F32x16, WIDTH, prefetch};
+use crate::kernels::simd::{F32x16, WIDTH};
 
-/// Rows of a tile: their weights (rows, 256) and their sums, `stride` floats apart.
+/// The weights (rows, 256) and the sums, `stride` floats apart, of all rows.
+#[derive(Clone, Copy)]
 struct Rows {
     weights: *const f32,
     sums: *mut f32,
     stride: usize,
-}
-
-impl Rows {
-    fn nth(&self, i: usize) -> Self {
-        Self {
-            weights: self.weights.wrapping_add(i * CHUNK_LEN),
-            sums: self.sums.wrapping_add(i * self.stride),
-            stride: self.stride,
-        }
-    }
 }
 
 /// Adds weight · value to the sums of all rows.
@@ -31,7 +23,7 @@ impl Rows {
 /// # Safety
 /// The positions that the rows see are stored, and the blocks hold `E`.
 #[inline(always)]
-pub(super) unsafe fn accumulate<S: F32x16, E: Element>(
+pub(super) unsafe fn accumulate<S: F32x16, E: Element<S, Factor = f32>>(
     chunk: &Chunk<'_>,
     weights: &[f32],
     states: &mut [f32],
@@ -39,160 +31,134 @@ pub(super) unsafe fn accumulate<S: F32x16, E: Element>(
 ) {
     let num_rows = chunk.rows.len();
     assert!(weights.len() >= num_rows * CHUNK_LEN && states.len() >= num_rows * stride, "rows of whole states");
-    let mut row = 0;
-    while row < num_rows {
-        let rows = Rows {
-            weights: weights[row * CHUNK_LEN..].as_ptr(),
-            sums: states[row * stride + STATE_HEADER..].as_mut_ptr(),
-            stride,
-        };
-        // SAFETY: the caller's promise; `row` and the tile's rows after it are below `num_rows`.
-        unsafe {
-            row += match (num_rows - row, S::REGISTERS >= 32) {
-                (8.., true) => rows_together::<S, E, 8, 2>(chunk, row, &rows),
-                (4.., true) => rows_together::<S, E, 4, 4>(chunk, row, &rows),
-                (3, true) => rows_together::<S, E, 3, 4>(chunk, row, &rows),
-                (2, true) => rows_together::<S, E, 2, 4>(chunk, row, &rows),
-                (4.., false) => rows_together::<S, E, 4, 1>(chunk, row, &rows),
-                (3, false) => rows_together::<S, E, 3, 1>(chunk, row, &rows),
-                (2, false) => rows_together::<S, E, 2, 2>(chunk, row, &rows),
-                _ => rows_together::<S, E, 1, 4>(chunk, row, &rows),
-            };
-        }
+    let rows = Rows { weights: weights.as_ptr(), sums: states[STATE_HEADER..].as_mut_ptr(), stride };
+    for first in chunk.blocks.clone().step_by(BLOCKS_PER_PASS) {
+        let pass = first * BLOCK_SIZE..chunk.blocks.end.min(first + BLOCKS_PER_PASS) * BLOCK_SIZE;
+        // SAFETY: the caller's promise, and the lengths above.
+        unsafe { for_each_tile!(S, E, num_rows, |row| rows_together(chunk, row, pass.clone(), rows)) };
     }
 }
 
-/// `ROWS` rows over what they all see, `VECTORS` vectors of dimensions at a time; each alone before and after
-/// that. Returns `ROWS`.
+/// The rows `row ..` over the pairs of positions that they all see; each alone before and after. Returns `ROWS`.
 ///
 /// # Safety
-/// As for `accumulate`.
+/// As for `accumulate`; the rows are the chunk's.
 #[inline(always)]
-unsafe fn rows_together<S: F32x16, E: Element, const ROWS: usize, const VECTORS: usize>(
+unsafe fn rows_together<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const PANELS: usize>(
     chunk: &Chunk<'_>,
-    first: usize,
-    rows: &Rows,
+    row: usize,
+    pass: Range<usize>,
+    rows: Rows,
 ) -> usize {
     // Both ends of what a row sees grow from row to row.
-    let (begin, end) = (chunk.seen(first + ROWS - 1).start, chunk.seen(first).end);
+    let begin = chunk.seen(row + ROWS - 1).start.next_multiple_of(2);
+    let end = chunk.seen(row).end / 2 * 2;
     let common = if begin < end { begin..end } else { CHUNK_LEN..CHUNK_LEN };
     // SAFETY: the caller's promise: each row stays within what it sees.
     unsafe {
-        for i in 0..ROWS {
-            let seen = chunk.seen(first + i);
-            all_dims::<S, E, 1, VECTORS>(chunk, seen.start..seen.end.min(common.start), &rows.nth(i));
+        for i in row..row + ROWS {
+            one_row::<S, E>(chunk, i, intersect(&pass, &(0..common.start)), rows);
         }
-        all_dims::<S, E, ROWS, VECTORS>(chunk, common.clone(), rows);
-        for i in 0..ROWS {
-            all_dims::<S, E, 1, VECTORS>(chunk, common.end..chunk.seen(first + i).end, &rows.nth(i));
+        together::<S, E, ROWS, PANELS>(chunk, row, intersect(&pass, &common), rows);
+        for i in row..row + ROWS {
+            one_row::<S, E>(chunk, i, intersect(&pass, &(common.end..CHUNK_LEN)), rows);
         }
     }
     ROWS
 }
 
+fn intersect(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+    a.start.max(b.start)..a.end.min(b.end)
+}
+
 /// # Safety
-/// As for `accumulate`; all `ROWS` rows see the positions.
+/// As for `rows_together`; all rows see the positions, which are whole pairs of one pass.
 #[inline(always)]
-unsafe fn all_dims<S: F32x16, E: Element, const ROWS: usize, const VECTORS: usize>(
+unsafe fn together<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const PANELS: usize>(
     chunk: &Chunk<'_>,
+    row: usize,
     positions: Range<usize>,
-    rows: &Rows,
+    rows: Rows,
 ) {
-    if positions.is_empty() {
-        return;
-    }
-    let head_dim = chunk.task.kv.shape.head_dim;
-    let mut d = 0;
-    // SAFETY: the caller's promise; the dimensions d .. d + len are the head's.
+    let num_panels = chunk.task.kv.shape.value_panels();
+    let mut panel = 0;
+    // SAFETY: the caller's promise.
     unsafe {
-        while d + VECTORS * WIDTH <= head_dim {
-            tile::<S, E, ROWS, VECTORS>(chunk, positions.clone(), rows, d, WIDTH);
-            d += VECTORS * WIDTH;
+        while panel + PANELS <= num_panels {
+            tile::<S, E, ROWS, PANELS>(chunk, row, positions.clone(), panel, rows);
+            panel += PANELS;
         }
-        while d < head_dim {
-            tile::<S, E, ROWS, 1>(chunk, positions.clone(), rows, d, WIDTH.min(head_dim - d));
-            d += WIDTH;
+        while panel < num_panels {
+            tile::<S, E, ROWS, 1>(chunk, row, positions.clone(), panel, rows);
+            panel += 1;
         }
     }
 }
 
-/// The sums of `ROWS` rows and `VECTORS` vectors of dimensions from `d` on, `len` dimensions in each.
+/// The sums of `ROWS` rows and `PANELS` panels of sixteen dimensions.
 ///
 /// # Safety
-/// As for `all_dims`.
+/// As for `together`.
 #[inline(always)]
-unsafe fn tile<S: F32x16, E: Element, const ROWS: usize, const VECTORS: usize>(
+unsafe fn tile<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const PANELS: usize>(
     chunk: &Chunk<'_>,
+    row: usize,
     positions: Range<usize>,
-    rows: &Rows,
-    d: usize,
-    len: usize,
+    panel: usize,
+    rows: Rows,
 ) {
-    let row_bytes = chunk.task.kv.shape.head_dim * size_of::<f32>();
-    let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
-    // SAFETY: the caller's promise; a state has room for whole vectors of dimensions.
+    let mut sums = [[E::zero(); PANELS]; ROWS];
+    let place = |i: usize, j: usize| rows.sums.wrapping_add((row + i) * rows.stride + (panel + j) * WIDTH);
+    // SAFETY: the caller's promise; a state has room for whole panels.
     unsafe {
-        for row in 0..ROWS {
-            for v in 0..VECTORS {
-                sums[row][v] = S::load(rows.sums.add(row * rows.stride + d + v * WIDTH));
+        for i in 0..ROWS {
+            for j in 0..PANELS {
+                sums[i][j] = E::load_sum(place(i, j));
             }
         }
         for block in positions.start / BLOCK_SIZE..positions.end.div_ceil(BLOCK_SIZE) {
-            let values = chunk.values[block].add(d * size_of::<f32>());
-            let next = chunk.after_values(block).wrapping_add(d * size_of::<f32>());
-            let end = positions.end.min((block + 1) * BLOCK_SIZE);
-            let mut position = positions.start.max(block * BLOCK_SIZE);
-            if position % 2 == 1 {
-                let row = position % BLOCK_SIZE / E::POSITIONS_PER_ROW * row_bytes;
-                step::<S, E, true, ROWS, VECTORS>(&mut sums, rows.weights.add(position), values.add(row), len);
-                position += 1;
-            }
-            while position < end {
-                let row = position % BLOCK_SIZE / E::POSITIONS_PER_ROW * row_bytes;
-                prefetch(next.wrapping_add(row), VECTORS * 64);
-                step::<S, E, false, ROWS, VECTORS>(&mut sums, rows.weights.add(position), values.add(row), len);
-                if position + 1 < end {
-                    let row = (position + 1) % BLOCK_SIZE / E::POSITIONS_PER_ROW * row_bytes;
-                    if E::POSITIONS_PER_ROW == 1 {
-                        prefetch(next.wrapping_add(row), VECTORS * 64);
-                    }
-                    step::<S, E, true, ROWS, VECTORS>(&mut sums, rows.weights.add(position + 1), values.add(row), len);
-                }
-                position += 2;
-            }
+            let part = intersect(&positions, &(block * BLOCK_SIZE..(block + 1) * BLOCK_SIZE));
+            let within = |j: usize| ((panel + j) * BLOCK_SIZE + part.start % BLOCK_SIZE) / 2 * E::PAIR_BYTES;
+            let weights = rows.weights.wrapping_add(part.start);
+            let factors = std::array::from_fn(|i| weights.wrapping_add((row + i) * CHUNK_LEN));
+            let panels = std::array::from_fn(|j| chunk.values[block].wrapping_add(within(j)));
+            let ahead = std::array::from_fn(|j| chunk.after_values(block).wrapping_add(within(j)));
+            multiply::<S, E, ROWS, PANELS>(&mut sums, factors, panels, ahead, part.len() / 2);
         }
-        for row in 0..ROWS {
-            for v in 0..VECTORS {
-                sums[row][v].store(rows.sums.add(row * rows.stride + d + v * WIDTH));
+        for i in 0..ROWS {
+            for j in 0..PANELS {
+                E::store_sum(sums[i][j], place(i, j));
             }
         }
     }
 }
 
-/// One position's share of the sums.
+/// Adds the positions that row `row` sees of these.
 ///
 /// # Safety
-/// `weights` points to the position's weight in the first row, `values` to its dimensions in the block.
+/// As for `accumulate`.
 #[inline(always)]
-unsafe fn step<S: F32x16, E: Element, const ODD: bool, const ROWS: usize, const VECTORS: usize>(
-    sums: &mut [[S; VECTORS]; ROWS],
-    weights: *const f32,
-    values: *const u8,
-    len: usize,
+unsafe fn one_row<S: F32x16, E: Element<S, Factor = f32>>(
+    chunk: &Chunk<'_>,
+    row: usize,
+    positions: Range<usize>,
+    rows: Rows,
 ) {
-    // Whole vectors need no mask: the constant tells the compiler.
-    let len = if VECTORS > 1 { WIDTH } else { len };
-    let mut loaded = [S::splat(0.0); VECTORS];
-    // SAFETY: the caller's promise.
-    unsafe {
-        for v in 0..VECTORS {
-            loaded[v] = E::value::<S, ODD>(values.add(v * WIDTH * size_of::<f32>()), len);
-        }
-        for row in 0..ROWS {
-            let weight = S::splat(*weights.add(row * CHUNK_LEN));
-            for v in 0..VECTORS {
-                sums[row][v] = weight.mul_add(loaded[v], sums[row][v]);
+    let positions = intersect(&positions, &chunk.seen(row));
+    if positions.is_empty() {
+        return;
+    }
+    for panel in 0..chunk.task.kv.shape.value_panels() {
+        let place = rows.sums.wrapping_add(row * rows.stride + panel * WIDTH);
+        // SAFETY: the caller's promise; a state has room for whole panels.
+        unsafe {
+            let mut sum = E::load_sum(place);
+            for position in positions.clone() {
+                let at = (panel * BLOCK_SIZE + position % BLOCK_SIZE) / 2 * E::PAIR_BYTES;
+                let pair = E::load_pair(chunk.values[position / BLOCK_SIZE].add(at));
+                sum = E::add_row(sum, *rows.weights.add(row * CHUNK_LEN + position), pair, position % 2);
             }
+            E::store_sum(sum, place);
         }
     }
 }

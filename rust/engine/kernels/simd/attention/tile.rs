@@ -1,0 +1,64 @@
+//! The micro-kernel of scores and of values: sums += factors · panels.
+
+use super::Element;
+use crate::kernels::simd::{F32x16, prefetch};
+
+/// Blocks that all rows pass over before the next ones: their keys, or values, stay in the L1 cache.
+pub(super) const BLOCKS_PER_PASS: usize = 4;
+
+/// Calls `$tile::<.., ROWS, PANELS>(row)` for tiles that cover `0..$num_rows`, each as large as the registers allow:
+/// enough sums to hide the latency of a multiply-add, few enough to leave room for a pair and a factor.
+macro_rules! for_each_tile {
+    ($S:ident, $E:ident, $num_rows:expr, |$row:ident| $tile:ident($($argument:expr),*)) => {{
+        let (num_rows, mut $row) = ($num_rows, 0);
+        while $row < num_rows {
+            let left = num_rows - $row;
+            $row += if $S::REGISTERS >= 32 {
+                match left {
+                    8.. => $tile::<$S, $E, 8, 2>($($argument),*),
+                    4.. => $tile::<$S, $E, 4, 4>($($argument),*),
+                    3 => $tile::<$S, $E, 3, 4>($($argument),*),
+                    2 => $tile::<$S, $E, 2, 4>($($argument),*),
+                    _ => $tile::<$S, $E, 1, 4>($($argument),*),
+                }
+            } else {
+                match left {
+                    6 | 9.. => $tile::<$S, $E, 6, 1>($($argument),*),
+                    4.. => $tile::<$S, $E, 4, 1>($($argument),*),
+                    3 => $tile::<$S, $E, 3, 1>($($argument),*),
+                    2 => $tile::<$S, $E, 2, 2>($($argument),*),
+                    _ => $tile::<$S, $E, 1, 4>($($argument),*),
+                }
+            };
+        }
+    }};
+}
+pub(super) use for_each_tile;
+
+/// sums (ROWS, PANELS, 16) += factors (ROWS, 2 * pairs) · panels (PANELS, 2 * pairs, 16): a sum is one chain of
+/// additions over the depth in order, whatever the tile. Prefetches as many bytes from `ahead` on.
+///
+/// # Safety
+/// `factors` and `panels` are valid for reading those shapes.
+#[inline(always)]
+pub(super) unsafe fn multiply<S: F32x16, E: Element<S>, const ROWS: usize, const PANELS: usize>(
+    sums: &mut [[E::Sum; PANELS]; ROWS],
+    factors: [*const E::Factor; ROWS],
+    panels: [*const u8; PANELS],
+    ahead: [*const u8; PANELS],
+    pairs: usize,
+) {
+    for pair in 0..pairs {
+        for panel in 0..PANELS {
+            let at = pair * E::PAIR_BYTES;
+            prefetch(ahead[panel].wrapping_add(at), E::PAIR_BYTES);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let loaded = E::load_pair(panels[panel].add(at));
+                for row in 0..ROWS {
+                    sums[row][panel] = E::add_pair(sums[row][panel], factors[row].add(2 * pair), loaded);
+                }
+            }
+        }
+    }
+}
