@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import quality
 from ferrule import Engine, SamplingParams
 from harness import hf_folder, table, vocabulary
 from harness.compare import Results
@@ -123,3 +124,16 @@ def test_peers_say_which_files_they_read() -> None:
     assert PEERS["llama.cpp"].can_read(Path("model.gguf"))
     assert not PEERS["llama.cpp"].can_read(Path("folder"))
     assert PEERS["vllm"].can_read(Path("folder"))
+
+
+def test_the_text_for_perplexity_is_long_enough() -> None:
+    assert len(quality.text(250_000)) == 250_000
+    assert quality.text(1000) == quality.text(2000)[:1000]
+
+
+def test_perplexities_are_compared_over_the_same_tokens() -> None:
+    exact = {"tokens": 100, "perplexity": 10.0}
+    result = quality.comparison("m", {"tokens": 100, "perplexity": 10.02}, exact)
+    assert result["difference_percent"] == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="99 and 100"):
+        quality.comparison("m", {"tokens": 99, "perplexity": 10.0}, exact)
