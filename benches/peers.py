@@ -60,7 +60,7 @@ def _draw(results: Results, path: Path) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help=".gguf files or Hugging Face folders")
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help=".gguf files")
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), help="rows of the table")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--rounds", type=int, default=5)

@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.engines import PEERS, ferrule
+from harness.engines import ferrule
 from harness.work import WORKS
 
 OURS = "ferrule"
@@ -60,17 +59,12 @@ def run(plan: Plan, results: Results) -> None:
         for work in plan.works:
             results.bandwidth.append(read_bandwidth(ferrule.doctor(plan.binary)))
             for _ in range(plan.rounds):
-                for engine in _engines(plan, model):
+                for engine in [OURS, *plan.peers]:
                     _measure(plan, results, (model.name, work, engine), model)
 
 
 def read_bandwidth(doctor: dict[str, Any]) -> float:
     return float(doctor["read_bandwidth_bytes_per_s"]["all_threads"])
-
-
-def _engines(plan: Plan, model: Path) -> Iterator[str]:
-    yield OURS
-    yield from (peer for peer in plan.peers if PEERS[peer].can_read(model))
 
 
 def _measure(plan: Plan, results: Results, key: tuple[str, str, str], model: Path) -> None:

@@ -11,7 +11,7 @@ from harness.compare import OURS, Results
 from harness.table import digits
 from harness.work import WORKS
 
-COLOURS = {OURS: "#d9602b", "llama.cpp": "#5b8db8", "openvino": "#7aa874", "mistral.rs": "#a58bb5", "vllm": "#b5a16b"}
+COLOURS = {OURS: "#d9602b", "llama.cpp": "#5b8db8", "openvino": "#7aa874", "mistral.rs": "#a58bb5"}
 INK = "#808080"
 """Readable on white and on black."""
 BAR_INCHES = 0.22

