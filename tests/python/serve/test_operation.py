@@ -158,8 +158,11 @@ def test_a_client_that_reads_nothing_holds_no_blocks(null):
 
 
 def test_a_full_queue_answers_at_once(slow):
-    running_requests = [Streaming(slow) for _ in range(4)]
-    slow.wait_until(lambda: slow.resident()["num_running"] == 4)
+    # One by one: the queue holds two, and four at once could find it full.
+    running_requests = []
+    for count in range(1, 5):
+        running_requests.append(Streaming(slow))
+        slow.wait_until(lambda count=count: slow.resident()["num_running"] == count)
     waiting = [Streaming(slow, {**LONG, "max_tokens": 1}) for _ in range(2)]
     slow.wait_until(lambda: slow.resident()["num_waiting"] == 2)
     began = time.monotonic()
