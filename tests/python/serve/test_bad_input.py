@@ -105,6 +105,16 @@ def test_unknown_paths_and_methods(null):
     assert null.http.get("/v1/models/%2e%2e%2f%2e%2e%2fetc%2fpasswd").status_code == 404
 
 
+def test_errors_of_no_handler_have_the_shape_of_their_paths_dialect(null):
+    for path, shape in [("/v1/nope", dict), ("/nope", dict), ("/api", dict), ("/api/nope", str)]:
+        response = null.http.get(path)
+        assert response.status_code == 404
+        assert isinstance(response.json()["error"], shape)
+    wrong_method = null.http.delete("/api/version")
+    assert wrong_method.status_code == 405
+    assert wrong_method.json() == {"error": "/api/version does not take DELETE"}
+
+
 def test_unknown_fields_are_ignored(null):
     body = {"prompt": "hi", "max_tokens": 1, "user": "me", "metadata": {"a": 1}, "no_such_field": [1]}
     assert null.post(TEXT, body).status_code == 200

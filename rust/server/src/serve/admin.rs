@@ -8,10 +8,10 @@ use axum::extract::State;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::routing::get;
 use ferrule_engine::EngineHandle;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::app::App;
-use super::body;
+use super::body::{self, json_with};
 use super::drain::Phase;
 
 /// An engine with work to do must take a step within this.
@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub fn routes() -> Router<App> {
     Router::new()
         .route("/health", get(deep))
-        .route("/health/live", get(async || status(StatusCode::OK, json!({"status": "ok"}))))
+        .route("/health/live", get(async || body::json(&json!({"status": "ok"}))))
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/version", get(async || body::json(&json!({"version": env!("CARGO_PKG_VERSION")}))))
@@ -30,8 +30,8 @@ pub fn routes() -> Router<App> {
 /// Whether requests should be sent here: not while a model is loaded, nor while the server shuts down.
 async fn ready(State(app): State<App>) -> Response<Body> {
     match not_ready(&app) {
-        None => status(StatusCode::OK, json!({"status": "ok"})),
-        Some(why) => status(StatusCode::SERVICE_UNAVAILABLE, json!({"status": why})),
+        None => body::json(&json!({"status": "ok"})),
+        Some(why) => json_with(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": why})),
     }
 }
 
@@ -46,7 +46,7 @@ fn not_ready(app: &App) -> Option<&'static str> {
 /// Ready, and every engine that has work takes steps.
 async fn deep(State(app): State<App>) -> Response<Body> {
     if let Some(why) = not_ready(&app) {
-        return status(StatusCode::SERVICE_UNAVAILABLE, json!({"status": why}));
+        return json_with(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": why}));
     }
     let residents = app.registry.residents();
     let mut models = Vec::new();
@@ -58,7 +58,7 @@ async fn deep(State(app): State<App>) -> Response<Body> {
     let models: serde_json::Map<_, _> =
         models.into_iter().map(|(name, alive)| (name.into(), if alive { "ok" } else { "stuck" }.into())).collect();
     let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    status(code, json!({"status": if ok { "ok" } else { "stuck" }, "models": models}))
+    json_with(code, &json!({"status": if ok { "ok" } else { "stuck" }, "models": models}))
 }
 
 /// Idle, or seen to step within the bound.
@@ -73,12 +73,6 @@ async fn is_alive(engine: &EngineHandle) -> bool {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     false
-}
-
-fn status(code: StatusCode, value: Value) -> Response<Body> {
-    let mut response = body::json(&value);
-    *response.status_mut() = code;
-    response
 }
 
 async fn metrics(State(app): State<App>) -> Response<Body> {

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderValue, Response, header};
+use axum::http::{HeaderValue, Response, StatusCode, header};
 use ferrule_engine::Event;
 use ferrule_engine::metrics::RequestMetrics;
 use http_body::Frame;
@@ -68,8 +68,13 @@ fn not_json(err: &serde_json::Error) -> ServeError {
 
 /// A whole JSON response with status 200.
 pub fn json(value: &impl Serialize) -> Response<Body> {
+    json_with(StatusCode::OK, value)
+}
+
+pub fn json_with(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     let body = serde_json::to_vec(value).expect("what is answered has no maps with keys other than strings");
     let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

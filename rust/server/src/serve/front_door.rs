@@ -16,11 +16,12 @@ use super::app::App;
 use super::auth::{Caller, Standing};
 use super::error::{Kind, ServeError};
 use super::visit::Visit;
-use super::{admin, native, openai};
+use super::{admin, native, ollama, openai};
 
 /// All dialects' routes.
 pub fn router(app: App) -> Router {
-    let routes = Router::new().merge(admin::routes()).merge(native::routes()).merge(openai::routes());
+    let dialects = openai::routes().merge(ollama::routes());
+    let routes = Router::new().merge(admin::routes()).merge(native::routes()).merge(dialects);
     let routes = routes.route_layer(middleware::from_fn(note_route));
     routes
         .fallback(async |request: Request| -> ServeError {
@@ -91,11 +92,13 @@ fn tell_standing(standing: &Standing, headers: &mut HeaderMap) {
     }
 }
 
-/// The error as the path's dialect writes it.
+/// The error as the path's dialect writes it: its shape, its status, and when to come again.
 fn shaped(path: &str, error: &ServeError) -> Response<Body> {
-    let _ = path;
-    let mut response = openai::error_response(error);
-    *response.status_mut() = error.kind.status();
+    let error_response = match path {
+        path if path.starts_with("/api/") => ollama::error_response,
+        _ => openai::error_response,
+    };
+    let mut response = error_response(error);
     if let Some(secs) = error.retry_after_secs() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(secs));
     }

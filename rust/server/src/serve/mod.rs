@@ -28,6 +28,7 @@ mod meter;
 mod metrics;
 mod models;
 mod native;
+mod ollama;
 mod openai;
 mod record;
 mod run;

@@ -32,9 +32,9 @@ pub fn routes() -> Router<App> {
 /// Content type of a stream: server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// The shape of errors; the front door sets the status.
+/// Errors as OpenAI writes them.
 pub fn error_response(error: &ServeError) -> Response<Body> {
-    body::json(&error_json(error))
+    body::json_with(error.kind.status(), &error_json(error))
 }
 
 fn error_json(error: &ServeError) -> serde_json::Value {
