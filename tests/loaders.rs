@@ -79,7 +79,7 @@ fn gguf_metadata_and_tensors_read_as_written() {
     for version in [2, 3] {
         let (_dir, path) = written(&file.bytes(version));
         let gguf = Gguf::open(&path).unwrap();
-        assert_eq!(gguf.get("x.words"), Some(&Value::Strings(vec!["a".into(), "".into(), "c\u{e9}".into()])));
+        assert_eq!(gguf.get("x.words"), Some(&Value::Strings(["a", "", "c\u{e9}"].into_iter().collect())));
         assert_eq!(gguf.get("x.ints"), Some(&Value::Ints(vec![-1, 2])));
         assert_eq!(gguf.get("x.count"), Some(&Value::U64(7)));
         assert_eq!(gguf.get("x.on"), Some(&Value::Bool(true)));

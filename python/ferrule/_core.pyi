@@ -352,7 +352,9 @@ class Engine:
 
     `model` is a path to a .gguf file or to a Hugging Face folder, a name in the store such as "smollm2" (fetched
     if it is not there), or "null": a model without weights for tests. `kv_cache_memory` is in bytes, or a text
-    such as "512MB". Methods may be called from any thread. An engine does not survive a fork: create it in the
+    such as "512MB", and so is `packed_weights_limit`. `packed_weights` is the folder where weights are kept as the
+    kernels read them, so that the next start maps them: one in the store unless given, and None keeps nothing.
+    Methods may be called from any thread. An engine does not survive a fork: create it in the
     child.
     """
 
@@ -373,6 +375,8 @@ class Engine:
         enable_prefix_caching: bool = True,
         max_queue_len: int = 1024,
         isa: Literal["scalar", "avx2", "avx512"] | None = None,
+        packed_weights: str | PathLike[str] | None = ...,
+        packed_weights_limit: int | str = 17179869184,
     ) -> Engine: ...
     def generate(
         self,

@@ -1,5 +1,6 @@
 //! Every setting of the engine. The only module that reads environment variables.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -80,6 +81,10 @@ pub struct EngineConfig {
     pub isa: Option<Isa>,
     /// Is told where the time of steps goes. None: nothing is timed.
     pub profile: Option<Arc<Profile>>,
+    /// Folder where kernel-ready weights are kept for the next start. None: they are packed at every start.
+    pub packed_weights: Option<PathBuf>,
+    /// Bytes that this folder may hold; what was not used for longest goes first.
+    pub packed_weights_limit: u64,
 }
 
 impl Default for EngineConfig {
@@ -99,6 +104,8 @@ impl Default for EngineConfig {
             max_queue_len: 1024,
             isa: None,
             profile: None,
+            packed_weights: None,
+            packed_weights_limit: 16 << 30,
         }
     }
 }

@@ -92,6 +92,9 @@ impl Engine {
         let stepped = catch_unwind(AssertUnwindSafe(|| {
             while self.intake.wait(self.scheduler.has_work()) {
                 self.step();
+                if !self.scheduler.has_work() {
+                    self.executor.idle();
+                }
             }
             self.cancel_all();
         }));

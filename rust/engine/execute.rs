@@ -48,6 +48,10 @@ impl Executor {
         &self.eos
     }
 
+    pub fn idle(&mut self) {
+        self.runner.idle();
+    }
+
     /// Runs the model and samples. On error nothing of the step counts.
     pub fn execute(
         &mut self,

@@ -11,9 +11,10 @@ use crate::kernels::Kernels;
 use crate::kernels::threads::Pool;
 use crate::memory::{available_bytes, plan_kv};
 use crate::model::{self, Source};
-use crate::runner::{CpuParts, CpuRunner, ModelRunner, load_weights, num_bytes};
+use crate::runner::{CpuParts, CpuRunner, CpuWeights, LoadedWeights, ModelRunner, load_weights, num_bytes};
 use crate::text::{ChatTemplate, Tokenizer};
-use crate::weights::Gguf;
+use crate::weights::Checkpoint;
+use crate::weights::packed::{PackedCache, PendingWrite, SourceStamp};
 
 /// Opens a `.gguf` file or a Hugging Face folder, checks that it fits, and packs its weights.
 pub(crate) fn load(path: &Path, config: &EngineConfig) -> Result<(Box<dyn ModelRunner>, ModelInfo)> {
@@ -24,12 +25,12 @@ pub(crate) fn load(path: &Path, config: &EngineConfig) -> Result<(Box<dyn ModelR
     let pool = Pool::new(config.threads.unwrap_or_else(Pool::default_threads));
 
     let (text, weights) = std::thread::scope(|scope| {
-        let text = scope.spawn(|| load_text(path));
-        let weights = load_weights(&source, &pool);
+        let text = scope.spawn(|| load_text(&*source.checkpoint));
+        let weights = load_kept_weights(&source, &pool, config);
         (text.join(), weights)
     });
     let (tokenizer, chat_template) = text.map_err(|_| Error::Internal("the tokenizer's loader panicked".into()))??;
-    let weights = weights?;
+    let (weights, unwritten) = weights?;
 
     let info = ModelInfo {
         config: Some(source.config.clone()),
@@ -51,8 +52,26 @@ pub(crate) fn load(path: &Path, config: &EngineConfig) -> Result<(Box<dyn ModelR
         max_tokens: config.max_num_batched_tokens,
         activations: config.activations,
         profile: config.profile.clone(),
+        unwritten,
     });
     Ok((Box::new(runner), info))
+}
+
+/// The weights, from the folder of packed ones if it has them. Otherwise they are to be written there.
+fn load_kept_weights(
+    source: &Source,
+    pool: &Pool,
+    config: &EngineConfig,
+) -> Result<(CpuWeights, Option<PendingWrite>)> {
+    let stamp = SourceStamp::of(&*source.checkpoint).inspect_err(|err| tracing::debug!("no packed weights: {err}"));
+    let (Some(folder), Ok(stamp)) = (&config.packed_weights, stamp) else {
+        return Ok((load_weights(source, pool, None)?.weights, None));
+    };
+    let cache = PackedCache::new(folder.clone(), config.packed_weights_limit);
+    let kept = cache.open(&stamp, pool);
+    let LoadedWeights { weights, packed } = load_weights(source, pool, kept.as_ref())?;
+    let unwritten = kept.is_none().then(|| PendingWrite::new(cache, stamp, packed));
+    Ok((weights, unwritten))
 }
 
 /// What the tensors take in their file, which packing keeps to within a few percent.
@@ -62,11 +81,11 @@ pub fn weight_bytes(source: &Source) -> u64 {
 }
 
 /// A folder without a tokenizer serves callers that bring token ids.
-fn load_text(path: &Path) -> Result<(Option<Tokenizer>, Option<ChatTemplate>)> {
-    if path.is_dir() {
-        let tokenizer = path.join("tokenizer.json").exists().then(|| Tokenizer::from_dir(path)).transpose()?;
-        return Ok((tokenizer, ChatTemplate::from_dir(path)?));
+fn load_text(checkpoint: &dyn Checkpoint) -> Result<(Option<Tokenizer>, Option<ChatTemplate>)> {
+    if let Some(gguf) = checkpoint.gguf() {
+        return Ok((Some(Tokenizer::from_gguf(gguf)?), ChatTemplate::from_gguf(gguf)?));
     }
-    let gguf = Gguf::open(path)?;
-    Ok((Some(Tokenizer::from_gguf(&gguf)?), ChatTemplate::from_gguf(&gguf)?))
+    let folder = checkpoint.path();
+    let tokenizer = folder.join("tokenizer.json").exists().then(|| Tokenizer::from_dir(folder)).transpose()?;
+    Ok((tokenizer, ChatTemplate::from_dir(folder)?))
 }

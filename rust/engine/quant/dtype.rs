@@ -1,7 +1,9 @@
 //! The types that tensors have in files.
 
+use serde::{Deserialize, Serialize};
+
 /// A tensor's element type; the quantized ones are GGUF's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(non_camel_case_types)]
 pub enum DType {
     F32,

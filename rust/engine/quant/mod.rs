@@ -7,5 +7,5 @@ mod packed;
 pub use blocks::dequantize;
 pub use dtype::DType;
 pub(crate) use packed::Region;
-pub use packed::{BlockSpec, Format, Layout, PANEL_ROWS, PackedMatrix, WeightArena, format};
+pub use packed::{BlockSpec, Format, LAYOUT_VERSION, Layout, PANEL_ROWS, PackedMatrix, WeightArena, format};
 pub(crate) use packed::{code, group_scales, with_format};

@@ -3,22 +3,23 @@
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
-use super::{ModelOutput, ModelRunner};
-use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, KvMemory, StepPlan};
+use super::{CpuWeights, ModelOutput, ModelRunner};
+use crate::backend::cpu::{Activations, CpuLane, CpuStep, KvMemory, StepPlan};
 use crate::backend::profiled::{Profiled, StepCosts};
 use crate::config;
 use crate::error::Result;
 use crate::kernels::threads::Pool;
 use crate::kernels::{Kernels, MatMut, partial_len};
 use crate::kv::KvGeometry;
-use crate::model::{DecoderWeights, ModelConfig, RopeTable, forward};
+use crate::model::{ModelConfig, RopeTable, forward};
 use crate::profile::{Phase, Profile};
 use crate::sched::SchedulerOutput;
+use crate::weights::packed::PendingWrite;
 
 /// A decoder on the CPU.
 pub struct CpuRunner {
     config: ModelConfig,
-    weights: DecoderWeights<CpuLinear, Vec<f32>>,
+    weights: CpuWeights,
     kernels: Kernels,
     pool: Pool,
     ropes: Vec<RopeTable>,
@@ -30,12 +31,14 @@ pub struct CpuRunner {
     /// One per lane.
     scratch: Vec<Mutex<Vec<f32>>>,
     profile: Option<Arc<Profile>>,
+    /// The weights' way to disk, if they are to be kept and are not there.
+    unwritten: Option<PendingWrite>,
 }
 
 /// What a runner is made of.
 pub struct CpuParts {
     pub config: ModelConfig,
-    pub weights: DecoderWeights<CpuLinear, Vec<f32>>,
+    pub weights: CpuWeights,
     pub kernels: Kernels,
     pub pool: Pool,
     pub kv: KvMemory,
@@ -43,6 +46,7 @@ pub struct CpuParts {
     pub max_tokens: usize,
     pub activations: config::Activations,
     pub profile: Option<Arc<Profile>>,
+    pub unwritten: Option<PendingWrite>,
 }
 
 impl CpuRunner {
@@ -62,17 +66,13 @@ impl CpuRunner {
             partials: Vec::new(),
             scratch,
             profile: parts.profile,
+            unwritten: parts.unwritten,
         }
     }
 }
 
 /// The step by all lanes, timed if there is a profile.
-fn run(
-    pool: &Pool,
-    shared: &CpuStep<'_>,
-    weights: &DecoderWeights<CpuLinear, Vec<f32>>,
-    profile: Option<&Profile>,
-) -> Result<()> {
+fn run(pool: &Pool, shared: &CpuStep<'_>, weights: &CpuWeights, profile: Option<&Profile>) -> Result<()> {
     let Some(profile) = profile else {
         return pool.run(&|lane| forward(&CpuLane { lane, shared }, shared.config, weights));
     };
@@ -131,6 +131,12 @@ impl ModelRunner for CpuRunner {
             profile.end_step();
         }
         done
+    }
+
+    fn idle(&mut self) {
+        if let Some(write) = &mut self.unwritten {
+            write.start();
+        }
     }
 }
 

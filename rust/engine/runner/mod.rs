@@ -4,7 +4,7 @@ mod cpu;
 mod weights;
 
 pub use cpu::{CpuParts, CpuRunner};
-pub use weights::{load_weights, num_bytes};
+pub use weights::{CpuWeights, LoadedWeights, load_weights, num_bytes};
 
 use crate::error::Result;
 use crate::kv::KvGeometry;
@@ -33,4 +33,7 @@ pub trait ModelRunner: Send {
 
     /// Copies blocks, writes the scheduled tokens' keys and values, and fills `out` (its buffers are reused).
     fn execute(&mut self, step: &SchedulerOutput, out: &mut ModelOutput) -> Result<()>;
+
+    /// Nothing is left to compute: the time for work that nobody waits for.
+    fn idle(&mut self) {}
 }

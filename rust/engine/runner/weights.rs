@@ -1,38 +1,58 @@
 //! From a checkpoint to the CPU's packed weights, tensor by tensor.
 
+use std::cell::RefCell;
+
 use crate::backend::cpu::{CpuLinear, Segment};
 use crate::backend::{Act, HeadTransform};
 use crate::error::Result;
 use crate::kernels::threads::Pool;
 use crate::model::{DecoderWeights, FeedForward, LayerWeights, ModelConfig, Role, Source};
 use crate::quant::{PackedMatrix, WeightArena};
+use crate::weights::packed::{NamedMatrix, PackedFile};
 
 type Vector = Vec<f32>;
 
-/// Packs every tensor of the model. The source's pages are given back as soon as they are packed, so that
-/// the weights are never in memory twice.
-pub fn load_weights(source: &Source, pool: &Pool) -> Result<DecoderWeights<CpuLinear, Vector>> {
-    let loader = Loader { source, pool, config: &source.config, arena: WeightArena::default() };
-    let head = match source.config.tie_embeddings {
-        true => None,
-        false => Some(loader.linear(&[(Role::Head, Act::Normed, 0)])?),
-    };
-    Ok(DecoderWeights {
-        embedding: loader.linear(&[(Role::Embedding, Act::Normed, 0)])?,
-        layers: (0..source.config.num_layers()).map(|layer| loader.layer(layer)).collect::<Result<_>>()?,
-        final_norm: source.vector(Role::FinalNorm)?,
-        head,
-    })
+/// A model in the CPU backend's own layouts.
+pub type CpuWeights = DecoderWeights<CpuLinear, Vector>;
+
+pub struct LoadedWeights {
+    pub weights: CpuWeights,
+    /// The matrices that were packed just now.
+    pub packed: Vec<NamedMatrix>,
+}
+
+/// Takes every matrix from `kept` if that has it, and packs it from the source otherwise. The source's pages are
+/// given back as soon as they are packed, so that the weights are never in memory twice.
+pub fn load_weights(source: &Source, pool: &Pool, kept: Option<&PackedFile>) -> Result<LoadedWeights> {
+    let config = &source.config;
+    let loader = Loader { source, pool, kept, config, arena: WeightArena::default(), packed: RefCell::default() };
+    let weights = loader.decoder()?;
+    Ok(LoadedWeights { weights, packed: loader.packed.into_inner() })
 }
 
 struct Loader<'a> {
     source: &'a Source,
     pool: &'a Pool,
+    kept: Option<&'a PackedFile>,
     config: &'a ModelConfig,
     arena: WeightArena,
+    packed: RefCell<Vec<NamedMatrix>>,
 }
 
 impl Loader<'_> {
+    fn decoder(&self) -> Result<CpuWeights> {
+        let head = match self.config.tie_embeddings {
+            true => None,
+            false => Some(self.linear(&[(Role::Head, Act::Normed, 0)])?),
+        };
+        Ok(DecoderWeights {
+            embedding: self.linear(&[(Role::Embedding, Act::Normed, 0)])?,
+            layers: (0..self.config.num_layers()).map(|layer| self.layer(layer)).collect::<Result<_>>()?,
+            final_norm: self.source.vector(Role::FinalNorm)?,
+            head,
+        })
+    }
+
     fn layer(&self, layer: usize) -> Result<LayerWeights<CpuLinear, Vector>> {
         let c = self.config;
         let post = |role| c.post_norms.then(|| self.source.vector(role)).transpose();
@@ -89,18 +109,23 @@ impl Loader<'_> {
         let part = self.source.part(role)?;
         let view = self.source.checkpoint.tensor(&part.name)?;
         let cols = view.shape.last().copied().unwrap_or(0);
+        let name = format!("{role:?}");
+        if let Some(matrix) = self.kept.and_then(|kept| kept.matrix(&name, view.dtype, part.rows, cols)) {
+            return Ok(matrix);
+        }
         let matrix = PackedMatrix::zeroed_in(&self.arena, view.dtype, part.rows, cols)?;
         self.pool.run(&|lane| {
             // SAFETY: each lane packs its own panels, and nobody else has the matrix yet.
             unsafe { matrix.pack_panels(&view, &*part.row_of, lane.share(matrix.num_panels())) };
         })?;
         self.source.checkpoint.release(&view);
+        self.packed.borrow_mut().push(NamedMatrix { name, matrix: matrix.share() });
         Ok(matrix)
     }
 }
 
 /// Bytes that the matrices take in memory.
-pub fn num_bytes(weights: &DecoderWeights<CpuLinear, Vector>) -> u64 {
+pub fn num_bytes(weights: &CpuWeights) -> u64 {
     let layer = |layer: &LayerWeights<CpuLinear, Vector>| {
         let FeedForward::Dense { gate_up, down } = &layer.ffn;
         [&layer.qkv, &layer.attn_output, gate_up, down].map(CpuLinear::num_bytes).iter().sum::<usize>()

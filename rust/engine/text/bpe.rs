@@ -5,6 +5,8 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::pieces::{PieceIndex, Pieces};
 use crate::ids::TokenId;
 
@@ -16,6 +18,9 @@ pub(super) struct Bpe {
     pub(super) rule: MergeRule,
 }
 
+/// (left, right) → (rank, both together)
+pub(super) type Merges = HashMap<(TokenId, TokenId), (u32, TokenId), RandomState>;
+
 #[derive(Debug)]
 pub(super) enum MergeRule {
     Ranks(Ranks),
@@ -25,8 +30,7 @@ pub(super) enum MergeRule {
 /// A text starts as bytes, and a list says which pairs merge: the earliest in the list first.
 #[derive(Debug)]
 pub(super) struct Ranks {
-    /// (left, right) → (rank, both together)
-    pub(super) merges: HashMap<(TokenId, TokenId), (u32, TokenId)>,
+    pub(super) merges: Merges,
     /// A text that is a piece as a whole is that piece, whatever the merges say.
     pub(super) ignore_merges: bool,
 }

@@ -1,19 +1,20 @@
 //! The tokenizer that a GGUF file carries under `tokenizer.ggml.*`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use tokenizers::normalizers::{Prepend, Replace, Sequence};
 use tokenizers::{AddedToken, NormalizerWrapper};
 
-use super::bpe::{Bpe, MergeRule, Ranks, Scores};
+use super::bpe::{Bpe, MergeRule, Merges, Ranks, Scores};
 use super::pieces::{PieceIndex, Pieces};
 use super::pre_tokenizers::PreTokenizerKind;
 use super::segmenter::{AddedTokens, PieceModel, Segmenter, Steps};
 use super::tokenizer::{END_OF_TURN_NAMES, Tokenizer, byte_level_bytes, spaced_bytes};
 use crate::error::{Error, Result};
 use crate::ids::TokenId;
-use crate::weights::{Checkpoint, Gguf, Value};
+use crate::weights::{Checkpoint, Gguf, Strings, Value};
 
 /// `tokenizer.ggml.token_type`, with the format's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl TokenType {
 /// The metadata of one file, with errors that name file and key.
 struct Metadata<'a> {
     gguf: &'a Gguf,
-    tokens: &'a [String],
+    tokens: &'a Strings,
     types: Vec<TokenType>,
 }
 
@@ -73,11 +74,14 @@ pub(super) fn load(gguf: &Gguf) -> Result<Tokenizer> {
 
 impl<'a> Metadata<'a> {
     fn read(gguf: &'a Gguf) -> Result<Self> {
-        let mut metadata = Self { gguf, tokens: &[], types: Vec::new() };
-        metadata.tokens = match gguf.get("tokenizer.ggml.tokens") {
+        let tokens = match gguf.get("tokenizer.ggml.tokens") {
             Some(Value::Strings(tokens)) if !tokens.is_empty() => tokens,
-            _ => return Err(metadata.corrupt("tokenizer.ggml.tokens is not a list of at least one string")),
+            _ => {
+                let what = "tokenizer.ggml.tokens is not a list of at least one string";
+                return Err(Error::corrupt(gguf.path(), what));
+            }
         };
+        let mut metadata = Self { gguf, tokens, types: Vec::new() };
         metadata.types = match metadata.per_token("token_type")? {
             Some(Value::Ints(types)) => types.iter().copied().map(TokenType::from_number).collect(),
             Some(_) => return Err(metadata.corrupt("tokenizer.ggml.token_type is not a list of integers")),
@@ -130,7 +134,7 @@ impl<'a> Metadata<'a> {
     }
 
     fn ids(&self) -> impl Iterator<Item = (TokenId, &'a str, TokenType)> {
-        (0..).zip(self.tokens).zip(&self.types).map(|((id, token), &kind)| (id, token.as_str(), kind))
+        (0..).zip(self.tokens.iter()).zip(&self.types).map(|((id, token), &kind)| (id, token, kind))
     }
 
     /// Tokens that are cut out of a text.
@@ -176,23 +180,23 @@ impl<'a> Metadata<'a> {
     }
 
     /// The pairs that merge, from lines such as "Ġt he".
-    fn merges(&self, pieces: &Pieces, index: &PieceIndex) -> Result<HashMap<(TokenId, TokenId), (u32, TokenId)>> {
+    fn merges(&self, pieces: &Pieces, index: &PieceIndex) -> Result<Merges> {
         let Some(Value::Strings(lines)) = self.get("merges") else {
             return Err(self.corrupt("tokenizer.ggml.merges is not a list of strings"));
         };
-        let mut merges = HashMap::with_capacity(lines.len());
+        let mut merges = Merges::with_capacity_and_hasher(lines.len(), RandomState::default());
         let mut bytes = Vec::new();
-        for (rank, line) in (0..).zip(lines) {
-            let mut find = |left: &str, right: &str| {
+        for (rank, line) in (0..).zip(lines.iter()) {
+            let mut find = |(left, right): (&str, &str)| {
                 bytes.clear();
                 byte_level_bytes(left, &mut bytes);
+                let middle = bytes.len();
                 byte_level_bytes(right, &mut bytes);
-                index.get(pieces, &bytes)
+                let (left, right) = bytes.split_at(middle);
+                let pair = (index.get(pieces, left)?, index.get(pieces, right)?);
+                Some((pair, (rank, index.get(pieces, &bytes)?)))
             };
-            let found = line
-                .split_once(' ')
-                .and_then(|(left, right)| Some(((find(left, "")?, find("", right)?), (rank, find(left, right)?))));
-            let Some((pair, merged)) = found else {
+            let Some((pair, merged)) = line.split_once(' ').and_then(&mut find) else {
                 return Err(self.corrupt(format!("tokenizer.ggml.merges has '{line}', which is not two known pieces")));
             };
             merges.entry(pair).or_insert(merged);

@@ -1,6 +1,9 @@
 //! The bytes of a vocabulary.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
+use std::num::NonZero;
+
+use foldhash::fast::RandomState;
 
 use crate::ids::TokenId;
 
@@ -44,31 +47,54 @@ impl Pieces {
 pub(super) struct PieceIndex {
     hasher: RandomState,
     /// A power of two of slots, at most half of them full; a token's first slot follows from its hash.
-    slots: Vec<Option<TokenId>>,
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    /// Its id, and one: 0 is an empty slot.
+    token: Option<NonZero<TokenId>>,
+    /// More of the piece's hash: most other pieces differ here already.
+    tag: u32,
+}
+
+impl Slot {
+    fn id(self) -> Option<TokenId> {
+        self.token.map(|token| token.get() - 1)
+    }
 }
 
 impl PieceIndex {
     pub(super) fn with_capacity(num_tokens: usize) -> Self {
-        Self { hasher: RandomState::new(), slots: vec![None; (2 * num_tokens + 1).next_power_of_two()] }
+        let slots = vec![Slot::default(); (2 * num_tokens + 1).next_power_of_two()];
+        Self { hasher: RandomState::default(), slots }
     }
 
     /// Inserts a token, unless one with the same piece is there. At most `num_tokens` may be inserted.
     pub(super) fn insert(&mut self, pieces: &Pieces, id: TokenId) {
-        let slot = self.slot(pieces, pieces.get(id));
-        self.slots[slot].get_or_insert(id);
+        let (slot, tag) = self.slot(pieces, pieces.get(id));
+        let slot = &mut self.slots[slot];
+        if slot.token.is_none() {
+            *slot = Slot { token: NonZero::new(id + 1), tag };
+        }
     }
 
     pub(super) fn get(&self, pieces: &Pieces, piece: &[u8]) -> Option<TokenId> {
-        self.slots[self.slot(pieces, piece)]
+        self.slots[self.slot(pieces, piece).0].id()
     }
 
-    /// The slot that holds `piece`, or the empty one where it belongs.
-    fn slot(&self, pieces: &Pieces, piece: &[u8]) -> usize {
+    /// The slot that holds `piece`, or the empty one where it belongs; and its tag.
+    fn slot(&self, pieces: &Pieces, piece: &[u8]) -> (usize, u32) {
+        let hash = self.hasher.hash_one(piece);
+        let tag = (hash >> 32) as u32;
         let mask = self.slots.len() - 1;
-        let mut slot = self.hasher.hash_one(piece) as usize & mask;
-        while self.slots[slot].is_some_and(|id| pieces.get(id) != piece) {
+        let mut slot = hash as usize & mask;
+        while let Some(id) = self.slots[slot].id() {
+            if self.slots[slot].tag == tag && pieces.get(id) == piece {
+                break;
+            }
             slot = (slot + 1) & mask;
         }
-        slot
+        (slot, tag)
     }
 }

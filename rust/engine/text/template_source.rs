@@ -49,7 +49,7 @@ fn gguf_token(gguf: &Gguf, name: &str) -> Option<String> {
         _ => return None,
     };
     match gguf.get("tokenizer.ggml.tokens")? {
-        Value::Strings(tokens) => tokens.get(id).cloned(),
+        Value::Strings(tokens) => tokens.get(id).map(String::from),
         _ => None,
     }
 }

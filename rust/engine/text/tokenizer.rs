@@ -134,13 +134,21 @@ pub(super) fn byte_level_bytes(token: &str, bytes: &mut Vec<u8>) {
 
 /// GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes follow in order from U+0100 on.
 fn byte_level_byte(c: char) -> Option<u8> {
-    match u32::from(c) {
-        code @ (0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) => u8::try_from(code).ok(),
-        code @ 0x100..=0x120 => u8::try_from(code - 0x100).ok(),
-        code @ 0x121..=0x142 => u8::try_from(code - 0x121 + 0x7F).ok(),
-        0x143 => Some(0xAD),
-        _ => None,
-    }
+    const BYTES: [Option<u8>; 0x144] = {
+        let mut bytes = [None; 0x144];
+        let (mut byte, mut next) = (0, 0x100);
+        while byte < 0x100 {
+            if matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) {
+                bytes[byte] = Some(byte as u8);
+            } else {
+                bytes[next] = Some(byte as u8);
+                next += 1;
+            }
+            byte += 1;
+        }
+        bytes
+    };
+    BYTES.get(c as usize).copied().flatten()
 }
 
 /// The bytes of a SentencePiece token: '▁' is a space.

@@ -2,12 +2,14 @@
 
 mod header;
 mod reader;
+mod strings;
 mod types;
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use self::header::Header;
+pub use self::strings::Strings;
 use self::types::TensorType;
 use super::mmap::MappedFile;
 use super::{Checkpoint, TensorView};
@@ -22,7 +24,7 @@ pub enum Value {
     Bool(bool),
     String(String),
     /// Arrays of numbers and strings only, as GGUF writers make them.
-    Strings(Vec<String>),
+    Strings(Strings),
     Ints(Vec<i64>),
     Floats(Vec<f32>),
     Bools(Vec<bool>),
@@ -93,6 +95,10 @@ impl Checkpoint for Gguf {
         self.file.path()
     }
 
+    fn files(&self) -> Vec<&Path> {
+        vec![self.file.path()]
+    }
+
     fn tensor_names(&self) -> Vec<&str> {
         self.header.tensors.iter().map(|tensor| tensor.name.as_str()).collect()
     }
@@ -116,6 +122,10 @@ impl Checkpoint for Gguf {
             }
             None => Error::corrupt(self.path(), format!("tensor '{name}' is missing")),
         })
+    }
+
+    fn gguf(&self) -> Option<&Gguf> {
+        Some(self)
     }
 
     fn release(&self, view: &TensorView<'_>) {

@@ -38,6 +38,14 @@ impl MappedFile {
         &self.map
     }
 
+    /// Advice, of use where the file system keeps large pieces of files; otherwise nothing changes.
+    pub fn advise_huge_pages(&self) {
+        #[cfg(target_os = "linux")]
+        if let Err(err) = self.map.advise(memmap2::Advice::HugePage) {
+            tracing::debug!("no huge pages for {}: {err}", self.path.display());
+        }
+    }
+
     /// Drops the pages that lie wholly inside `part`, a piece of this file; reading them again reads the file.
     pub fn release(&self, part: &[u8]) {
         let Some(start) = (part.as_ptr() as usize).checked_sub(self.map.as_ptr() as usize) else { return };

@@ -2,11 +2,13 @@
 
 mod gguf;
 mod mmap;
+pub mod packed;
 mod safetensors;
 
 use std::path::Path;
 
-pub use self::gguf::{Gguf, Value};
+pub use self::gguf::{Gguf, Strings, Value};
+pub(crate) use self::mmap::MappedFile;
 pub use self::safetensors::SafetensorsDir;
 use crate::error::Result;
 use crate::quant::{DType, dequantize};
@@ -26,6 +28,9 @@ pub struct TensorView<'a> {
 pub trait Checkpoint: Send + Sync {
     fn path(&self) -> &Path;
 
+    /// What holds the tensors.
+    fn files(&self) -> Vec<&Path>;
+
     fn tensor_names(&self) -> Vec<&str>;
 
     fn find(&self, name: &str) -> Option<TensorView<'_>>;
@@ -41,6 +46,11 @@ pub trait Checkpoint: Send + Sync {
         let mut out = vec![0.0; view.shape.iter().product()];
         dequantize(view.dtype, view.bytes, &mut out);
         Ok(out)
+    }
+
+    /// The GGUF file, which carries a tokenizer as well.
+    fn gguf(&self) -> Option<&Gguf> {
+        None
     }
 
     /// Tells the system that a tensor's pages are not needed any more (it was repacked).

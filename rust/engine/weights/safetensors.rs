@@ -92,6 +92,10 @@ impl Checkpoint for SafetensorsDir {
         &self.dir
     }
 
+    fn files(&self) -> Vec<&Path> {
+        self.shards.iter().map(MappedFile::path).collect()
+    }
+
     fn tensor_names(&self) -> Vec<&str> {
         self.tensors.iter().map(|(_, tensor)| tensor.name.as_str()).collect()
     }

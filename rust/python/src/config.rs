@@ -2,6 +2,7 @@
 
 use ferrule_engine::EngineConfig;
 use ferrule_server::units::parse_bytes;
+use ferrule_store::Store;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -11,11 +12,15 @@ use crate::field::{self, Field};
 /// The list of fields, once: it makes the setter by name and the listing.
 macro_rules! engine_config {
     ($($name:ident),* $(,)?) => {
-        const FIELDS: &[&str] = &["kv_cache_memory", $(stringify!($name)),*];
+        const FIELDS: &[&str] = &["kv_cache_memory", "packed_weights_limit", $(stringify!($name)),*];
 
         fn set(config: &mut EngineConfig, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
             match name {
-                "kv_cache_memory" => config.kv_cache_memory = memory(name, value)?,
+                "kv_cache_memory" => config.kv_cache_memory = bytes(name, value)?,
+                "packed_weights_limit" => {
+                    let least = || invalid_request("packed_weights_limit is None: it must be a size");
+                    config.packed_weights_limit = bytes(name, value)?.ok_or_else(least)?;
+                }
                 $(stringify!($name) => config.$name = field::read(name, value)?,)*
                 _ => return Err(field::unknown("Engine", name, FIELDS)),
             }
@@ -27,6 +32,7 @@ macro_rules! engine_config {
             let dict = PyDict::new(py);
             $(dict.set_item(stringify!($name), config.$name.to_python(py)?)?;)*
             dict.set_item("kv_cache_memory", config.kv_cache_memory)?;
+            dict.set_item("packed_weights_limit", config.packed_weights_limit)?;
             Ok(dict)
         }
     };
@@ -45,10 +51,12 @@ engine_config!(
     enable_prefix_caching,
     max_queue_len,
     isa,
+    packed_weights,
 );
 
 pub fn from_kwargs(settings: Option<&Bound<'_, PyDict>>) -> PyResult<EngineConfig> {
-    let mut config = EngineConfig::default();
+    let packed_weights = Store::open_default().ok().map(|store| store.packed_weights());
+    let mut config = EngineConfig { packed_weights, ..EngineConfig::default() };
     for (name, value) in settings.into_iter().flatten() {
         set(&mut config, &name.extract::<String>()?, &value)?;
     }
@@ -57,7 +65,7 @@ pub fn from_kwargs(settings: Option<&Bound<'_, PyDict>>) -> PyResult<EngineConfi
 }
 
 /// Bytes as a number, or as a text such as "512MB".
-fn memory(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+fn bytes(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
     match value.extract::<String>() {
         Err(_) => field::read(name, value),
         Ok(text) => parse_bytes(&text).map(Some).map_err(|err| invalid_request(format!("{name}: {err}"))),

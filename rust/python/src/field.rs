@@ -1,6 +1,7 @@
 //! Settings by name: how the fields of the engine's structs look in Python.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use ferrule_engine::TokenId;
 use ferrule_engine::config::{Activations, Device, Isa, KvDtype, Policy};
@@ -50,7 +51,7 @@ macro_rules! plain {
     )*};
 }
 
-plain!(usize, bool, Option<u64>, Option<usize>);
+plain!(usize, bool, Option<u64>, Option<usize>, Option<PathBuf>);
 
 /// Names such as "int8", as the command line spells them.
 macro_rules! named {

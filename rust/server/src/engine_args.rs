@@ -1,8 +1,11 @@
 //! The engine's settings as flags.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use ferrule_engine::EngineConfig;
 use ferrule_engine::config::{Activations, Device, KvDtype};
+use ferrule_store::Store;
 
 use crate::units::parse_bytes;
 
@@ -28,6 +31,12 @@ pub struct EngineArgs {
     /// Where to compute: cpu
     #[arg(long, default_value_t = Device::Cpu)]
     pub device: Device,
+    /// Pack the weights at every start instead of keeping them packed in the store
+    #[arg(long)]
+    pub no_packed_weights: bool,
+    /// Disk space for packed weights; those not used for longest go first
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "16GiB")]
+    pub packed_weights_limit: u64,
 }
 
 impl EngineArgs {
@@ -39,7 +48,14 @@ impl EngineArgs {
             max_model_len: self.max_model_len,
             activations: self.activations,
             device: self.device,
+            packed_weights: if self.no_packed_weights { None } else { packed_weights() },
+            packed_weights_limit: self.packed_weights_limit,
             ..EngineConfig::default()
         }
     }
+}
+
+/// The store's folder for packed weights. None: there is no store.
+fn packed_weights() -> Option<PathBuf> {
+    Store::open_default().ok().map(|store| store.packed_weights())
 }

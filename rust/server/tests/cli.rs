@@ -182,6 +182,46 @@ fn bench_reports_every_batch() {
     }
 }
 
+/// A store with the smallest of the golden models, under a name of the catalogue.
+fn store_with_a_model() -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("models/smollm2=135m");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/models/llama3");
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden.join(name), folder.join(name)).unwrap();
+    }
+    let manifest =
+        r#"{"name": "smollm2:135m", "source": "test", "license": null, "entry": "", "files": [], "pulled_at": 0}"#;
+    std::fs::write(folder.join("manifest.json"), manifest).unwrap();
+    home
+}
+
+#[test]
+fn packed_weights_are_kept_counted_and_removed() {
+    let home = store_with_a_model();
+    let packed_files = || std::fs::read_dir(home.path().join("packed")).map_or(0, |entries| entries.count());
+    let bench = ["bench", "smollm2", "--prompt-len", "8", "--gen-len", "2", "--batch", "1", "--repetitions", "1"];
+    let succeed = |args: &[&str]| {
+        let output = ferrule(home.path(), args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        stdout(&output)
+    };
+    let listed = || {
+        let list: Value = serde_json::from_str(&succeed(&["list", "--json"])).unwrap();
+        list["models"][0]["packed_bytes"].as_u64().unwrap()
+    };
+    succeed(&[&bench[..], &["--no-packed-weights"]].concat());
+    succeed(&[&bench[..], &["--packed-weights-limit", "1KB"]].concat());
+    assert_eq!((packed_files(), listed()), (0, 0));
+    succeed(&bench);
+    assert!(packed_files() == 1 && listed() > 1000);
+    let shown: Value = serde_json::from_str(&succeed(&["show", "smollm2", "--json"])).unwrap();
+    assert_eq!(shown["packed_bytes"], listed());
+    succeed(&["rm", "smollm2", "-y"]);
+    assert_eq!(packed_files(), 0);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_reader_that_leaves_ends_the_command_quietly() {

@@ -34,6 +34,11 @@ impl Store {
         &self.config.home
     }
 
+    /// Where the engine keeps weights as its kernels read them.
+    pub fn packed_weights(&self) -> PathBuf {
+        self.config.home.join("packed")
+    }
+
     pub fn catalogue(&self) -> &Catalogue {
         &self.catalogue
     }

@@ -1,9 +1,10 @@
-//! Memory for weights: zeroed, aligned to cache lines, in huge pages where that helps.
+//! Memory for weights: anonymous (zeroed, in huge pages where that helps) or a mapped file; aligned to cache lines.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::weights::MappedFile;
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -41,10 +42,31 @@ impl Buffer {
     }
 }
 
-/// A part of a buffer, aligned to a cache line. The buffer lives as long as one of its parts.
-#[derive(Debug)]
+/// Where weights lie.
+#[derive(Debug, Clone)]
+enum Memory {
+    Anonymous(Arc<Buffer>),
+    /// A packed file: read-only.
+    Mapped(Arc<MappedFile>),
+}
+
+impl Memory {
+    fn zeroed(len: usize) -> Result<Self> {
+        Ok(Self::Anonymous(Arc::new(Buffer::zeroed(len)?)))
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        match self {
+            Self::Anonymous(buffer) => buffer.as_ptr(),
+            Self::Mapped(file) => file.bytes().as_ptr().cast_mut(),
+        }
+    }
+}
+
+/// A part of such memory, aligned to a cache line. The memory lives as long as one of its parts.
+#[derive(Debug, Clone)]
 pub struct Region {
-    buffer: Arc<Buffer>,
+    memory: Memory,
     start: usize,
     len: usize,
 }
@@ -52,16 +74,27 @@ pub struct Region {
 impl Region {
     /// A buffer of its own.
     pub fn zeroed(len: usize) -> Result<Self> {
-        Ok(Self { buffer: Arc::new(Buffer::zeroed(len)?), start: 0, len })
+        Ok(Self { memory: Memory::zeroed(len)?, start: 0, len })
+    }
+
+    /// `len` bytes of a packed file. None: it does not have them there.
+    pub fn mapped(file: &Arc<MappedFile>, start: usize, len: usize) -> Option<Self> {
+        let fits = start.is_multiple_of(64) && start.checked_add(len)? <= file.bytes().len();
+        fits.then(|| Self { memory: Memory::Mapped(Arc::clone(file)), start, len })
+    }
+
+    pub fn is_writable(&self) -> bool {
+        matches!(self.memory, Memory::Anonymous(_))
     }
 
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// To be written through only if `is_writable`.
     pub fn as_ptr(&self) -> *mut u8 {
-        // SAFETY: start + len lies inside the buffer.
-        unsafe { self.buffer.as_ptr().add(self.start) }
+        // SAFETY: start + len lies inside the memory.
+        unsafe { self.memory.as_ptr().add(self.start) }
     }
 }
 
@@ -70,7 +103,7 @@ impl Region {
 #[derive(Debug, Default)]
 pub struct WeightArena {
     /// The buffer that is being filled, and how far.
-    open: RefCell<Option<(Arc<Buffer>, usize)>>,
+    open: RefCell<Option<(Memory, usize)>>,
 }
 
 impl WeightArena {
@@ -82,12 +115,12 @@ impl WeightArena {
             return Region::zeroed(len);
         }
         let mut open = self.open.borrow_mut();
-        let (buffer, start) = match open.take().filter(|(_, used)| used + len <= Self::BUFFER_LEN) {
+        let (memory, start) = match open.take().filter(|(_, used)| used + len <= Self::BUFFER_LEN) {
             Some(open) => open,
-            None => (Arc::new(Buffer::zeroed(Self::BUFFER_LEN)?), 0),
+            None => (Memory::zeroed(Self::BUFFER_LEN)?, 0),
         };
-        *open = Some((Arc::clone(&buffer), (start + len).next_multiple_of(64)));
-        Ok(Region { buffer, start, len })
+        *open = Some((memory.clone(), (start + len).next_multiple_of(64)));
+        Ok(Region { memory, start, len })
     }
 }
 

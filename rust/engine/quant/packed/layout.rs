@@ -17,6 +17,9 @@
 use super::super::DType;
 use super::PANEL_ROWS;
 
+/// The version of what is kept on disk. It goes up whenever the same tensor packs to other bytes.
+pub const LAYOUT_VERSION: u32 = 1;
+
 /// How a panel's numbers lie. Every file type maps to one of these without loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layout {

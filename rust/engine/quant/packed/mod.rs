@@ -5,18 +5,19 @@ mod layout;
 mod unpack;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 
 use self::unpack::Parts;
 use super::DType;
 use crate::error::Result;
-use crate::weights::TensorView;
+use crate::weights::{MappedFile, TensorView};
 
 pub(crate) use self::buffer::Region;
 pub use self::buffer::WeightArena;
 pub(crate) use self::layout::with_format;
-pub use self::layout::{BlockSpec, Format, Layout, format};
+pub use self::layout::{BlockSpec, Format, LAYOUT_VERSION, Layout, format};
 
 /// Rows that lie interleaved.
 pub const PANEL_ROWS: usize = 16;
@@ -53,6 +54,17 @@ impl PackedMatrix {
         Ok(Self { data, dtype, rows, cols })
     }
 
+    /// A matrix that was packed before and lies in a file. None: it cannot lie there.
+    pub(crate) fn mapped(file: &Arc<MappedFile>, start: usize, dtype: DType, rows: usize, cols: usize) -> Option<Self> {
+        let data = Region::mapped(file, start, Self::packed_bytes(dtype, rows, cols))?;
+        Some(Self { data, dtype, rows, cols })
+    }
+
+    /// The same matrix for another owner; nobody may pack it any more.
+    pub(crate) fn share(&self) -> Self {
+        Self { data: self.data.clone(), ..*self }
+    }
+
     fn packed_bytes(dtype: DType, rows: usize, cols: usize) -> usize {
         assert!(cols.is_multiple_of(dtype.block_len()), "{cols} columns are not whole blocks of {dtype}");
         rows.div_ceil(PANEL_ROWS).saturating_mul(Layout::of(dtype).panel_bytes(cols))
@@ -65,6 +77,7 @@ impl PackedMatrix {
     pub unsafe fn pack_panels(&self, view: &TensorView<'_>, row_of: &dyn Fn(usize) -> usize, panels: Range<usize>) {
         assert!(view.dtype == self.dtype && view.shape.last() == Some(&self.cols), "'{}' changed its shape", view.name);
         assert!(panels.end <= self.num_panels(), "panel {} of {}", panels.end, self.num_panels());
+        assert!(self.data.is_writable(), "'{}' lies in a file", view.name);
         for panel in panels {
             // SAFETY: the panel lies inside the buffer, and the caller keeps others away from it.
             let out = unsafe { std::slice::from_raw_parts_mut(self.panel_ptr(panel), self.panel_bytes()) };
@@ -120,6 +133,12 @@ impl PackedMatrix {
     /// Bytes in memory, padding included.
     pub fn num_bytes(&self) -> usize {
         self.data.len()
+    }
+
+    /// (num_panels, panel_bytes), once packed.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the region has these bytes, and they do not change once the matrix is packed.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.data.len()) }
     }
 
     pub fn panel_bytes(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Value;
+use super::{Strings, Value};
 use crate::error::{Error, Result};
 
 /// A position in foreign bytes. Nothing is allocated before the bytes that it stands for were seen to exist.
@@ -124,8 +124,16 @@ impl<'a> Reader<'a> {
         signed.map_err(|_| self.corrupt("an array has a number above 2^63"))
     }
 
-    fn strings(&mut self) -> Result<Vec<String>> {
+    fn strings(&mut self) -> Result<Strings> {
         let count = self.count("strings", 8)?;
-        (0..count).map(|_| self.string().map(String::from)).collect()
+        let start = self.pos;
+        let (mut bytes, mut ends) = (Vec::with_capacity(8 * count), Vec::with_capacity(count));
+        for _ in 0..count {
+            let len = self.count("bytes of text", 1)?;
+            bytes.extend_from_slice(self.take(len)?);
+            ends.push(bytes.len());
+        }
+        let strings = Strings::from_parts(bytes, ends);
+        strings.ok_or_else(|| self.corrupt(format!("a text of the array at byte {start} is not UTF-8")))
     }
 }

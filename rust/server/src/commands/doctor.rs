@@ -37,6 +37,7 @@ struct StoreFindings {
     home: std::path::PathBuf,
     num_models: usize,
     bytes: u64,
+    packed_bytes: u64,
 }
 
 impl Doctor {
@@ -85,7 +86,7 @@ impl Findings {
             "libcuda": self.cuda,
             "libmpi": self.mpi,
             "libnccl": self.nccl,
-            "store": store.map(|store| json!({ "path": store.home, "models": store.num_models, "bytes": store.bytes })),
+            "store": store.map(|store| json!({ "path": store.home, "models": store.num_models, "bytes": store.bytes, "packed_bytes": store.packed_bytes })),
         })
     }
 
@@ -130,7 +131,8 @@ impl Findings {
         let library = |found: &Option<String>| found.clone().unwrap_or("not found".into());
         let store = match &self.store {
             Ok(store) => {
-                format!("{}: {} models, {}", store.home.display(), store.num_models, units::bytes(store.bytes))
+                let [models, packed] = [store.bytes, store.packed_bytes].map(units::bytes);
+                format!("{}: {} models, {models}; packed weights, {packed}", store.home.display(), store.num_models)
             }
             Err(_) => "out of reach: set FERRULE_HOME to a folder that can be written".into(),
         };
@@ -151,5 +153,6 @@ fn look_at_store() -> Result<StoreFindings> {
     let store = Store::open_default()?;
     let models = store.list()?;
     let bytes = models.iter().map(|model| model.bytes()).sum();
-    Ok(StoreFindings { home: store.home().into(), num_models: models.len(), bytes })
+    let packed_bytes = super::packed_weights(&store).bytes();
+    Ok(StoreFindings { home: store.home().into(), num_models: models.len(), bytes, packed_bytes })
 }

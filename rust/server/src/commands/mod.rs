@@ -15,6 +15,7 @@ pub mod show;
 
 use std::path::PathBuf;
 
+use ferrule_engine::weights::packed::PackedCache;
 use ferrule_store::Store;
 
 use crate::args::Command;
@@ -35,6 +36,11 @@ pub fn run(command: Command) -> Result {
         Command::Show(show) => show.execute(),
         Command::Rm(rm) => rm.execute(),
     }
+}
+
+/// The packed weights that stand beside the store's models.
+fn packed_weights(store: &Store) -> PackedCache {
+    PackedCache::new(store.packed_weights(), u64::MAX)
 }
 
 /// The model's files, fetched first if they are not here.

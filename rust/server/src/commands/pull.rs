@@ -1,6 +1,7 @@
 //! `ferrule pull`
 
 use clap::Args;
+use ferrule_engine::weights::packed::PackedCache;
 use ferrule_store::{Model, Store};
 use serde_json::json;
 
@@ -22,7 +23,7 @@ impl Pull {
         let store = Store::open_default()?;
         let model = store.pull(&self.model, &mut Downloads::default())?;
         match self.json {
-            true => print::json(&to_json(&model)),
+            true => print::json(&to_json(&model, &super::packed_weights(&store))),
             false => print::line(&format!(
                 "{} is in {} ({})",
                 model.name,
@@ -34,11 +35,12 @@ impl Pull {
 }
 
 /// What the store knows of a model.
-pub fn to_json(model: &Model) -> serde_json::Value {
+pub fn to_json(model: &Model, packed: &PackedCache) -> serde_json::Value {
     json!({
         "name": model.name,
         "path": model.path(),
         "bytes": model.bytes(),
+        "packed_bytes": packed.bytes_of(&model.path()),
         "license": model.license,
         "source": model.source,
         "files": model.files,

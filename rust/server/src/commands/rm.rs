@@ -23,7 +23,11 @@ impl Rm {
         if !self.yes && std::io::stdin().is_terminal() && !print::confirm(&format!("Delete {}?", self.model))? {
             return Err(Failure::usage("nothing was deleted"));
         }
-        let bytes = store.remove(&self.model)?;
+        let packed = match store.show(&self.model) {
+            Ok(model) => super::packed_weights(&store).remove(&model.path()),
+            Err(_) => 0,
+        };
+        let bytes = packed + store.remove(&self.model)?;
         print::note(&format!("{} is deleted: {} freed", self.model, units::bytes(bytes)));
         Ok(())
     }

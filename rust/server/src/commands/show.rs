@@ -1,8 +1,10 @@
 //! `ferrule show`
 
+use std::path::Path;
+
 use clap::Args;
 use ferrule_store::{Model, Name, Store};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::facts::Facts;
 use crate::failure::Result;
@@ -26,20 +28,25 @@ impl Show {
             _ => Some(store.show(&self.model)?),
         };
         let facts = Facts::open(&path)?;
+        let packed = super::packed_weights(&store);
         match self.json {
-            true => print::json(&to_json(&path, stored.as_ref(), &facts)),
-            false => print::fields(&lines(&path, stored.as_ref(), &facts)),
+            true => {
+                let stored = stored.map(|model| super::pull::to_json(&model, &packed));
+                print::json(&to_json(&path, stored, packed.bytes_of(&path), &facts))
+            }
+            false => print::fields(&lines(&path, stored.as_ref(), packed.bytes_of(&path), &facts)),
         }
     }
 }
 
-fn to_json(path: &std::path::Path, stored: Option<&Model>, facts: &Facts) -> serde_json::Value {
+fn to_json(path: &Path, stored: Option<Value>, packed_bytes: u64, facts: &Facts) -> Value {
     let config = &facts.config;
     let weights: serde_json::Map<_, _> =
         facts.weights.iter().map(|(dtype, bytes)| (dtype.to_string(), json!(bytes))).collect();
     json!({
         "path": path,
-        "store": stored.map(super::pull::to_json),
+        "store": stored,
+        "packed_bytes": packed_bytes,
         "name": config.name,
         "family": config.family,
         "parameters": facts.num_parameters,
@@ -57,7 +64,7 @@ fn to_json(path: &std::path::Path, stored: Option<&Model>, facts: &Facts) -> ser
     })
 }
 
-fn lines(path: &std::path::Path, stored: Option<&Model>, facts: &Facts) -> Vec<(&'static str, String)> {
+fn lines(path: &Path, stored: Option<&Model>, packed_bytes: u64, facts: &Facts) -> Vec<(&'static str, String)> {
     let config = &facts.config;
     let weights = facts.weights.iter().map(|(dtype, bytes)| format!("{dtype} {}", units::bytes(*bytes)));
     let windows = config.layers.iter().filter(|layer| layer.window.is_some()).count();
@@ -66,6 +73,7 @@ fn lines(path: &std::path::Path, stored: Option<&Model>, facts: &Facts) -> Vec<(
         ("family", config.family.to_owned()),
         ("parameters", units::count(facts.num_parameters)),
         ("weights", weights.collect::<Vec<_>>().join(", ")),
+        ("packed", units::bytes(packed_bytes)),
         ("layers", format!("{} ({windows} with a sliding window)", config.num_layers())),
         ("sizes", format!("hidden {}, feed-forward {}", config.hidden_size, config.intermediate_size)),
         ("heads", format!("{} of {}, {} for keys and values", config.num_heads, config.head_dim, config.num_kv_heads)),
