@@ -79,6 +79,13 @@ pub fn json_with(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     response
 }
 
+pub fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    serde_json::to_writer(out, value).expect("what is written has no maps with keys other than strings");
+}
+
+/// Content type of a stream of server-sent events.
+pub const EVENT_STREAM: &str = "text/event-stream";
+
 /// How a dialect writes a stream. Frames are appended to `out`.
 pub trait Framer: Send + Unpin + 'static {
     /// What comes first, before anything is computed.

@@ -22,6 +22,7 @@ mod body;
 mod drain;
 mod error;
 mod events;
+mod fields;
 mod front_door;
 mod listen;
 mod meter;

@@ -13,14 +13,15 @@ use ferrule_engine::{ChatMessage, Event, GenerateOutput, Prompt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::chunk::{self, ChunkWriter, Stamp, write_json};
-use super::request::{Delivery, Fields, UNBUILT, UNBUILT_IN_CHAT};
+use super::chunk::{self, ChunkWriter, Stamp};
+use super::logprobs;
+use super::request::{Delivery, UNBUILT, UNBUILT_IN_CHAT};
 use super::sampling::Sampling;
 use super::usage::Usage;
-use super::{EVENT_STREAM, logprobs};
 use crate::serve::app::App;
-use crate::serve::body::{self, Framer};
+use crate::serve::body::{self, EVENT_STREAM, Framer, write_json};
 use crate::serve::error::{Result, ServeError};
+use crate::serve::fields::Fields;
 use crate::serve::timing::Timing;
 use crate::serve::visit::Visit;
 

@@ -2,10 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
 use serde_json::json;
 
 use super::usage::Usage;
+use crate::serve::body::write_json;
 use crate::serve::error::ServeError;
 use crate::serve::models::Lease;
 use crate::serve::timing::Timing;
@@ -132,8 +132,4 @@ pub fn error(out: &mut Vec<u8>, error: &ServeError) {
     out.extend_from_slice(b"data: ");
     write_json(out, &super::error_json(error));
     out.extend_from_slice(b"\n\n");
-}
-
-pub fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
-    serde_json::to_writer(out, value).expect("what is written has no maps with keys other than strings");
 }

@@ -13,17 +13,17 @@ use ferrule_engine::{Event, GenerateOutput, Prompt, TokenId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::EVENT_STREAM;
 use super::chat::stop_reason;
-use super::chunk::{self, ChunkWriter, Stamp, write_json};
+use super::chunk::{self, ChunkWriter, Stamp};
 use super::logprobs::{self, Legacy};
-use super::request::{Delivery, Fields, UNBUILT, UNBUILT_IN_COMPLETIONS};
+use super::request::{Delivery, UNBUILT, UNBUILT_IN_COMPLETIONS};
 use super::sampling::Sampling;
 use super::usage::Usage;
 use crate::serve::app::App;
 use crate::serve::ask::Answer;
-use crate::serve::body::{self, Framer};
+use crate::serve::body::{self, EVENT_STREAM, Framer, write_json};
 use crate::serve::error::{Result, ServeError};
+use crate::serve::fields::Fields;
 use crate::serve::timing::Timing;
 use crate::serve::visit::Visit;
 

@@ -29,9 +29,6 @@ pub fn routes() -> Router<App> {
         .route("/v1/models/{*id}", get(models::show))
 }
 
-/// Content type of a stream: server-sent events.
-const EVENT_STREAM: &str = "text/event-stream";
-
 /// Errors as OpenAI writes them.
 pub fn error_response(error: &ServeError) -> Response<Body> {
     body::json_with(error.kind.status(), &error_json(error))
