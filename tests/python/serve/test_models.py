@@ -36,7 +36,9 @@ def test_idle_models_leave_when_their_time_is_over_and_come_back():
 def test_unload_waits_for_who_is_answered():
     with running("null:20") as server:
         long = {}
-        request = threading.Thread(target=lambda: long.update(response=ask(server, "null", max_tokens=40)))
+        # The null model ends one answer in thirty by itself within so many tokens.
+        asked = {"max_tokens": 40, "ignore_eos": True}
+        request = threading.Thread(target=lambda: long.update(response=ask(server, "null", **asked)))
         request.start()
         server.wait_until(lambda: server.resident()["num_running"] == 1)
         assert server.post("/models/unload", {"model": "null"}).json()["status"] == "unloading"

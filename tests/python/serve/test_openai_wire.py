@@ -106,6 +106,18 @@ def test_a_stream_says_what_the_whole_answer_says(null, n):
     assert sum("timing" in frame for frame in frames) == 1
 
 
+@pytest.mark.parametrize("seed", [20, 72, 83])
+def test_an_answer_that_ends_by_itself_has_all_its_tokens(null, seed):
+    body = {**GREEDY, "prompt": "hi", "temperature": 1, "seed": seed, "max_tokens": 40, "logprobs": 0}
+    ended, went_on = (null.post(TEXT, {**body, "ignore_eos": on}).json() for on in (False, True))
+    tokens, all_tokens = (answer["choices"][0]["logprobs"]["tokens"] for answer in (ended, went_on))
+    assert ended["choices"][0]["finish_reason"] == "stop"
+    assert tokens[-1] == "<|im_end|>"
+    assert tokens == all_tokens[: len(tokens)]
+    assert ended["usage"]["completion_tokens"] == len(tokens) < 40
+    assert went_on["usage"]["completion_tokens"] == len(all_tokens) == 40
+
+
 def test_text_offsets_point_into_the_text(null):
     body = {**GREEDY, "prompt": "one two", "max_tokens": 8, "echo": True, "logprobs": 2, "logit_bias": {}}
     choice = null.post(TEXT, body).json()["choices"][0]
