@@ -85,10 +85,17 @@ impl App {
     }
 }
 
-/// The prompt's tokens; away from the threads that serve connections, since long prompts take a while.
 pub async fn tokens(model: &Lease, prompt: Prompt) -> Result<Vec<TokenId>> {
+    tokenize(model, |engine| engine.tokenize(prompt)).await
+}
+
+/// The tokens that `work` makes; away from the threads that serve connections, since long prompts take a while.
+pub async fn tokenize(
+    model: &Lease,
+    work: impl FnOnce(&EngineHandle) -> ferrule_engine::Result<Vec<TokenId>> + Send + 'static,
+) -> Result<Vec<TokenId>> {
     let engine = model.engine.clone();
-    let tokens = tokio::task::spawn_blocking(move || engine.tokenize(prompt)).await;
+    let tokens = tokio::task::spawn_blocking(move || work(&engine)).await;
     tokens.map_err(|_| ServeError::new(Kind::Internal, "tokenizing the prompt panicked"))?.map_err(ServeError::from)
 }
 

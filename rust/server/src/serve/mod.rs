@@ -32,6 +32,7 @@ mod native;
 mod ollama;
 mod openai;
 mod record;
+mod rfc3339;
 mod run;
 mod timing;
 mod visit;

@@ -135,7 +135,7 @@ async fn residents(State(app): State<App>) -> Response<Body> {
 }
 
 fn describe(resident: &Resident) -> serde_json::Value {
-    let Resident { model, expires, num_leases } = resident;
+    let Resident { model, expires, num_leases, .. } = resident;
     let (info, stats) = (model.engine.model(), model.engine.stats());
     json!({
         "name": model.served.name,

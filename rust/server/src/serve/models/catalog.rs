@@ -59,6 +59,14 @@ impl Catalog {
         }
     }
 
+    /// The store, if all of it is offered.
+    pub fn whole_store(&self) -> Option<&Store> {
+        match self {
+            Self::Listed { .. } => None,
+            Self::Store(store) => Some(store),
+        }
+    }
+
     pub fn list(&self) -> Vec<Served> {
         match self {
             Self::Listed { models, .. } => models.clone(),

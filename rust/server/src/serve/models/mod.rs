@@ -8,7 +8,7 @@ mod registry;
 mod room;
 mod slot;
 
-pub use catalog::{Catalog, Served};
+pub use catalog::{Catalog, Served, Source};
 pub use keep_alive::KeepAlive;
 pub use registry::{Registry, RegistryConfig, Resident};
 pub use slot::Lease;

@@ -31,8 +31,9 @@ pub struct RegistryConfig {
 /// A model in memory, for those who list them.
 pub struct Resident {
     pub model: Arc<LoadedModel>,
-    /// None: it stays.
+    /// None: it stays, or somebody uses it.
     pub expires: Option<Instant>,
+    pub keep_alive: KeepAlive,
     pub num_leases: usize,
 }
 
@@ -125,9 +126,12 @@ impl Registry {
     pub fn residents(&self) -> Vec<Resident> {
         let slots = self.0.lock();
         let resident = |slot: &Slot| match slot {
-            Slot::Loaded(loaded) => {
-                Some(Resident { model: loaded.model.clone(), expires: loaded.expires(), num_leases: loaded.leases })
-            }
+            Slot::Loaded(loaded) => Some(Resident {
+                model: loaded.model.clone(),
+                expires: loaded.expires(),
+                keep_alive: loaded.keep_alive,
+                num_leases: loaded.leases,
+            }),
             _ => None,
         };
         let mut residents: Vec<_> = slots.values().filter_map(resident).collect();

@@ -26,18 +26,23 @@ pub fn token_text(tokenizer: Option<&Tokenizer>, token: TokenId) -> String {
     String::from_utf8_lossy(&bytes(tokenizer, token)).into_owned()
 }
 
-/// `logprobs.content` of a chat's choice.
+/// `logprobs` of a chat's choice.
 pub fn of_chat(tokenizer: Option<&Tokenizer>, logprobs: &[TokenLogprob]) -> Value {
+    json!({"content": token_logprobs(tokenizer, logprobs), "refusal": null})
+}
+
+/// One object per token.
+pub fn token_logprobs(tokenizer: Option<&Tokenizer>, logprobs: &[TokenLogprob]) -> Vec<Value> {
     let entry = |token: TokenId, logprob: f32| {
         let bytes = bytes(tokenizer, token);
         json!({"token": String::from_utf8_lossy(&bytes), "logprob": number(logprob), "bytes": bytes})
     };
-    let content = logprobs.iter().map(|token| {
+    let of_token = |token: &TokenLogprob| {
         let mut chosen = entry(token.token_id, token.logprob);
         chosen["top_logprobs"] = token.top.iter().map(|&(token, logprob)| entry(token, logprob)).collect();
         chosen
-    });
-    json!({"content": content.collect::<Vec<_>>(), "refusal": null})
+    };
+    logprobs.iter().map(of_token).collect()
 }
 
 /// `logprobs` of a completion's choice, which may come in pieces.

@@ -16,7 +16,7 @@ use axum::routing::{get, post};
 use serde_json::json;
 
 pub use self::chat::{Message, conversation};
-pub use self::logprobs::token_text;
+pub use self::logprobs::{token_logprobs, token_text};
 use super::app::App;
 use super::body;
 use super::error::{Kind, ServeError};
