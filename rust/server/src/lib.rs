@@ -2,6 +2,7 @@
 
 mod answer;
 mod args;
+mod client;
 mod commands;
 mod engine_args;
 mod facts;
@@ -10,6 +11,7 @@ mod interrupt;
 mod machine;
 mod print;
 pub mod progress;
+mod remote;
 mod serve;
 pub mod units;
 

@@ -1,11 +1,11 @@
 //! The chat of `ferrule run`: a conversation with history, editing and commands.
 
-use ferrule_engine::{ChatMessage, EngineHandle, GenerateRequest, Prompt, SamplingParams};
+use ferrule_engine::{ChatMessage, GenerateRequest, Prompt, SamplingParams};
 use ferrule_store::Store;
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor};
 
-use crate::answer::{answer, to_stdout};
+use crate::answer::{Respond, to_stdout};
 use crate::failure::{Failure, Result};
 use crate::print;
 
@@ -24,7 +24,7 @@ const HELP: &str = "\
 Ctrl-C                stops the answer; the conversation goes on";
 
 pub struct Chat<'a> {
-    engine: &'a EngineHandle,
+    model: &'a dyn Respond,
     params: SamplingParams,
     system: Option<String>,
     messages: Vec<ChatMessage>,
@@ -40,8 +40,8 @@ enum Step {
 }
 
 impl<'a> Chat<'a> {
-    pub fn new(engine: &'a EngineHandle, params: SamplingParams, system: Option<String>, raw: bool) -> Self {
-        Self { engine, params, system, messages: Vec::new(), raw, shows_figures: true }
+    pub fn new(model: &'a dyn Respond, params: SamplingParams, system: Option<String>, raw: bool) -> Self {
+        Self { model, params, system, messages: Vec::new(), raw, shows_figures: true }
     }
 
     pub fn run(mut self) -> Result {
@@ -63,7 +63,7 @@ impl<'a> Chat<'a> {
     /// One message and its answer. What is wrong with a message ends the turn, not the chat.
     fn turn(&mut self, text: String) -> Result<Step> {
         let request = GenerateRequest::new(self.prompt(&text), self.params.clone());
-        let answer = match answer(self.engine, request, to_stdout) {
+        let answer = match self.model.respond(request, &mut to_stdout) {
             Ok(answer) => answer,
             Err(failure) => {
                 failure.report();

@@ -7,11 +7,13 @@ pub mod key;
 pub mod list;
 pub mod perplexity;
 pub mod plan;
+pub mod ps;
 pub mod pull;
 pub mod rm;
 pub mod run;
 pub mod serve;
 pub mod show;
+pub mod stop;
 
 use std::path::PathBuf;
 
@@ -26,6 +28,8 @@ pub fn run(command: Command) -> Result {
     match command {
         Command::Run(run) => run.execute(),
         Command::Serve(serve) => serve.execute(),
+        Command::Ps(ps) => ps.execute(),
+        Command::Stop(stop) => stop.execute(),
         Command::Key(key) => key.execute(),
         Command::Bench(bench) => bench.execute(),
         Command::Perplexity(perplexity) => perplexity.execute(),

@@ -7,10 +7,12 @@ use ferrule_engine::{ChatMessage, EngineConfig, EngineHandle, GenerateRequest, P
 use serde_json::{Value, json};
 
 use super::chat::Chat;
-use crate::answer::{Answer, answer, to_stdout};
+use crate::answer::{Answer, Respond, to_stdout};
+use crate::client::Client;
 use crate::engine_args::EngineArgs;
 use crate::failure::{Failure, Result};
 use crate::print;
+use crate::remote::Remote;
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -24,6 +26,12 @@ pub struct Run {
     /// System message of the conversation
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     system: Option<String>,
+    /// Let a running server answer, such as http://127.0.0.1:8000, instead of loading the model here
+    #[arg(long, value_name = "URL")]
+    host: Option<String>,
+    /// The server's API key
+    #[arg(long, value_name = "KEY", env = "FERRULE_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
     /// Print the line of figures even if stderr is no terminal
     #[arg(long)]
     stats: bool,
@@ -84,6 +92,11 @@ impl SamplingArgs {
 impl Run {
     pub fn execute(self) -> Result {
         let prompt = self.prompt()?;
+        if let Some(host) = &self.host {
+            let remote = Remote::new(Client::new(host, self.api_key.clone()), self.model.clone());
+            let raw = self.raw;
+            return self.answer(&remote, prompt, raw);
+        }
         let config = EngineConfig { max_num_seqs: 1, ..self.engine.config() };
         config.validate()?;
         // The vocabulary is not known yet; none of these parameters needs it.
@@ -97,9 +110,13 @@ impl Run {
             print::note("This is a base model: it continues your text instead of answering it.");
         }
         let raw = self.raw || !has_template;
+        self.answer(&engine, prompt, raw)
+    }
+
+    fn answer(self, model: &dyn Respond, prompt: Option<String>, raw: bool) -> Result {
         match prompt {
-            Some(prompt) => self.answer_once(&engine, prompt, raw),
-            None => Chat::new(&engine, self.sampling.params(), self.system, raw).run(),
+            Some(prompt) => self.answer_once(model, prompt, raw),
+            None => Chat::new(model, self.sampling.params(), self.system, raw).run(),
         }
     }
 
@@ -117,15 +134,15 @@ impl Run {
         }
     }
 
-    fn answer_once(&self, engine: &EngineHandle, prompt: String, raw: bool) -> Result {
+    fn answer_once(&self, model: &dyn Respond, prompt: String, raw: bool) -> Result {
         let system = self.system.iter().map(|text| ChatMessage::new("system", text));
         let prompt = match raw {
             true => Prompt::Text(prompt),
             false => Prompt::Chat(system.chain([ChatMessage::new("user", prompt)]).collect()),
         };
         let request = GenerateRequest::new(prompt, self.sampling.params());
-        let show = |text: &str| if self.json { Ok(()) } else { to_stdout(text) };
-        let answer = answer(engine, request, show)?;
+        let mut show = |text: &str| if self.json { Ok(()) } else { to_stdout(text) };
+        let answer = model.respond(request, &mut show)?;
         match self.json {
             true => print::json(&to_json(&self.model, &answer))?,
             false if answer.text.ends_with('\n') => {}
@@ -157,8 +174,8 @@ fn to_json(model: &str, answer: &Answer) -> Value {
         "usage": {
             "prompt_tokens": metrics.num_prompt_tokens,
             "cached_tokens": metrics.num_cached_tokens,
-            "completion_tokens": answer.token_ids.len(),
-            "total_tokens": metrics.num_prompt_tokens + answer.token_ids.len(),
+            "completion_tokens": metrics.num_generated_tokens,
+            "total_tokens": metrics.num_prompt_tokens + metrics.num_generated_tokens,
         },
         "ttft_ms": metrics.time_to_first_token.map(|ttft| ttft.as_secs_f64() * 1e3),
         "prefill_tokens_per_s": metrics.prefill_tokens_per_s(),
