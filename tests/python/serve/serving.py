@@ -17,6 +17,7 @@ import httpx
 ROOT = Path(__file__).resolve().parents[3]
 BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "ferrule"
 SCRIPT = [sys.executable, "-m", "ferrule"]
+QUESTION = [{"role": "user", "content": "What is the capital of France, and what is it known for?"}]
 
 
 class Server:

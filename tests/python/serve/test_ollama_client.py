@@ -4,22 +4,14 @@ import asyncio
 
 import ollama
 import pytest
-from serving import running
+from serving import QUESTION
 
-QUESTION = [{"role": "user", "content": "What is the capital of France, and what is it known for?"}]
 GREEDY = {"temperature": 0, "num_predict": 24}
 
 
-@pytest.fixture(scope="module")
-def server():
-    with running("smollm2") as server:
-        yield server
-        server.wait_idle("smollm2")
-
-
 @pytest.fixture
-def client(server):
-    with ollama.Client(host=server.url) as client:
+def client(smollm2):
+    with ollama.Client(host=smollm2.url) as client:
         yield client
 
 
@@ -51,11 +43,11 @@ def test_generate_goes_on_from_its_context(client):
     assert raw.context is None
 
 
-def test_a_stream_that_is_closed_frees_its_blocks(client, server):
+def test_a_stream_that_is_closed_frees_its_blocks(client, smollm2):
     stream = client.generate("smollm2", "Tell me a story", stream=True, options={"num_predict": 2000})
     next(stream)
     stream.close()
-    server.wait_idle("smollm2")
+    smollm2.wait_idle("smollm2")
 
 
 def test_models(client):
@@ -87,9 +79,9 @@ def test_errors_are_the_clients_own(client):
         client.embed("smollm2", "hi")
 
 
-def test_clients_at_once(server):
+def test_clients_at_once(smollm2):
     async def both():
-        async with ollama.AsyncClient(host=server.url) as client:
+        async with ollama.AsyncClient(host=smollm2.url) as client:
             prompts = ["One, two,", "Red, green,", "Monday, Tuesday,"]
             answers = [client.generate("smollm2", prompt, raw=True, options=GREEDY) for prompt in prompts]
             return await asyncio.gather(*answers)

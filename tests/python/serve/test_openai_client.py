@@ -4,21 +4,12 @@ import asyncio
 
 import openai
 import pytest
-from serving import running
-
-QUESTION = [{"role": "user", "content": "What is the capital of France, and what is it known for?"}]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running("smollm2") as server:
-        yield server
-        server.wait_idle("smollm2")
+from serving import QUESTION
 
 
 @pytest.fixture
-def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+def client(smollm2):
+    with openai.OpenAI(base_url=f"{smollm2.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
@@ -57,11 +48,11 @@ def test_completions(client):
     assert len(tokens.choices[0].logprobs.tokens) == 4
 
 
-def test_a_stream_that_is_closed_frees_its_blocks(client, server):
+def test_a_stream_that_is_closed_frees_its_blocks(client, smollm2):
     stream = chat(client, stream=True, max_tokens=2000)
     next(iter(stream))
     stream.close()
-    server.wait_idle("smollm2")
+    smollm2.wait_idle("smollm2")
 
 
 def test_errors_are_the_clients_own(client):
@@ -76,7 +67,7 @@ def test_errors_are_the_clients_own(client):
     assert client.models.retrieve("smollm2").id == "smollm2"
 
 
-def test_an_answer_does_not_depend_on_its_company(server):
+def test_an_answer_does_not_depend_on_its_company(smollm2):
     """The same greedy request alone and among 31 others."""
 
     async def ask(client, prompt, **params):
@@ -84,7 +75,7 @@ def test_an_answer_does_not_depend_on_its_company(server):
         return answer.choices[0].text
 
     async def both():
-        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=120) as client:
+        async with openai.AsyncOpenAI(base_url=f"{smollm2.url}/v1", api_key="none", timeout=120) as client:
             greedy = {"prompt": "Once upon a time there was a", "temperature": 0}
             alone = await ask(client, **greedy)
             prompts = [f"Number {i} is " + "very " * i for i in range(31)]

@@ -12,22 +12,6 @@ use crate::kernels::threads::Pool;
 use crate::quant::{DType, LAYOUT_VERSION};
 use crate::weights::{Checkpoint, TensorView};
 
-const DTYPES: [DType; 13] = [
-    DType::F32,
-    DType::F16,
-    DType::BF16,
-    DType::Q4_0,
-    DType::Q4_1,
-    DType::Q5_0,
-    DType::Q5_1,
-    DType::Q8_0,
-    DType::Q2_K,
-    DType::Q3_K,
-    DType::Q4_K,
-    DType::Q5_K,
-    DType::Q6_K,
-];
-
 /// A model whose tensors nobody asks for.
 struct Model {
     path: PathBuf,
@@ -73,7 +57,7 @@ fn packed(dtype: DType, rows: usize, cols: usize) -> NamedMatrix {
 }
 
 fn every_layout() -> Vec<NamedMatrix> {
-    DTYPES.iter().flat_map(|&dtype| [1, 16, 37].map(|rows| packed(dtype, rows, 512))).collect()
+    DType::ALL.iter().flat_map(|&dtype| [1, 16, 37].map(|rows| packed(dtype, rows, 512))).collect()
 }
 
 fn assert_same(kept: &PackedFile, matrices: &[NamedMatrix]) {
@@ -106,7 +90,7 @@ fn every_layout_comes_back_bit_for_bit() {
 /// Packed bytes must not change under a version that files are already kept in.
 #[test]
 fn the_layout_is_that_of_its_version() {
-    let sums: Vec<u64> = DTYPES.iter().map(|&dtype| checksum(packed(dtype, 37, 512).matrix.bytes())).collect();
+    let sums: Vec<u64> = DType::ALL.iter().map(|&dtype| checksum(packed(dtype, 37, 512).matrix.bytes())).collect();
     let all = sums.iter().fold(0, |sum, &next| mix(sum ^ next));
     assert_eq!(
         (LAYOUT_VERSION, all),

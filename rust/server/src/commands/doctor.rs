@@ -40,6 +40,17 @@ struct StoreFindings {
     packed_bytes: u64,
 }
 
+impl StoreFindings {
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "path": self.home,
+            "models": self.num_models,
+            "bytes": self.bytes,
+            "packed_bytes": self.packed_bytes,
+        })
+    }
+}
+
 impl Doctor {
     pub fn execute(self) -> Result {
         let findings = Findings::collect()?;
@@ -86,7 +97,7 @@ impl Findings {
             "libcuda": self.cuda,
             "libmpi": self.mpi,
             "libnccl": self.nccl,
-            "store": store.map(|store| json!({ "path": store.home, "models": store.num_models, "bytes": store.bytes, "packed_bytes": store.packed_bytes })),
+            "store": store.map(StoreFindings::json),
         })
     }
 

@@ -1,21 +1,26 @@
 //! Requests whose fields are read by type, and fields that are refused.
 
-use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::body;
+use super::app::App;
+use super::body::Json;
 use super::error::{Kind, Result, ServeError};
 
 /// A body that is a JSON object. Fields are read from it by type; those that nobody reads are ignored.
 pub struct Fields(Value);
 
-impl Fields {
-    pub fn parse(body: &Bytes) -> Result<Self> {
-        let fields: Map<String, Value> = body::parse(body)?;
+impl FromRequest<App> for Fields {
+    type Rejection = ServeError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let Json(fields) = Json::from_request(request, app).await?;
         Ok(Self(Value::Object(fields)))
     }
+}
 
+impl Fields {
     pub fn read<T: DeserializeOwned>(&self) -> Result<T> {
         serde_path_to_error::deserialize(&self.0).map_err(|err| {
             let path = err.path().to_string();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::Response;
 use ferrule_engine::{ChatMessage, Prompt};
 use serde::Deserialize;
@@ -14,7 +14,6 @@ use super::reply::{self, Reply, Shape};
 use super::request::{Delivery, UNBUILT};
 use crate::serve::app::App;
 use crate::serve::ask::Ask;
-use crate::serve::body;
 use crate::serve::error::{Result, ServeError};
 use crate::serve::fields::Fields;
 use crate::serve::visit::Visit;
@@ -52,9 +51,8 @@ impl Message {
 pub async fn handle(
     State(app): State<App>,
     Extension(visit): Extension<Arc<Visit>>,
-    request: Request,
+    fields: Fields,
 ) -> Result<Response<Body>> {
-    let fields = Fields::parse(&body::read(request, &app).await?)?;
     fields.refuse(UNBUILT)?;
     let (delivery, request): (Delivery, ChatRequest) = (fields.read()?, fields.read()?);
     let params = delivery.params()?;

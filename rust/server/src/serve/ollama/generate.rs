@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::Response;
 use ferrule_engine::{ChatMessage, EngineHandle, Prompt, TokenId};
 use serde::Deserialize;
@@ -13,7 +13,6 @@ use super::reply::{self, Reply, Shape};
 use super::request::{Delivery, UNBUILT};
 use crate::serve::app::App;
 use crate::serve::ask::{self, Ask};
-use crate::serve::body;
 use crate::serve::error::{Result, ServeError};
 use crate::serve::fields::Fields;
 use crate::serve::visit::Visit;
@@ -80,9 +79,8 @@ fn written(engine: &EngineHandle, text: &str) -> ferrule_engine::Result<Vec<Toke
 pub async fn handle(
     State(app): State<App>,
     Extension(visit): Extension<Arc<Visit>>,
-    request: Request,
+    fields: Fields,
 ) -> Result<Response<Body>> {
-    let fields = Fields::parse(&body::read(request, &app).await?)?;
     fields.refuse(UNBUILT)?;
     let (delivery, request): (Delivery, GenerateRequest) = (fields.read()?, fields.read()?);
     request.check()?;

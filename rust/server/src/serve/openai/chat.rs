@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::Response;
 use ferrule_engine::metrics::RequestMetrics;
 use ferrule_engine::output::{Choice, Delta, StopReason};
@@ -112,9 +112,8 @@ impl ChatRequest {
 pub async fn handle(
     State(app): State<App>,
     Extension(visit): Extension<Arc<Visit>>,
-    request: Request,
+    fields: Fields,
 ) -> Result<Response<Body>> {
-    let fields = Fields::parse(&body::read(request, &app).await?)?;
     fields.refuse(UNBUILT)?;
     fields.refuse(UNBUILT_IN_CHAT)?;
     let (delivery, sampling): (Delivery, Sampling) = (fields.read()?, fields.read()?);
