@@ -96,6 +96,12 @@ pub fn peak_rss_bytes() -> Option<u64> {
     (status == 0).then(|| usage.ru_maxrss as u64 * unit)
 }
 
+/// Lets `peak_rss_bytes` begin anew, from what the process has now, where the system can do that.
+pub fn restart_peak_rss() {
+    #[cfg(target_os = "linux")]
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
 #[cfg(not(unix))]
 pub fn peak_rss_bytes() -> Option<u64> {
     None

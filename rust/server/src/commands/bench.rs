@@ -26,7 +26,7 @@ use crate::engine_args::EngineArgs;
 use crate::facts::Facts;
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
-use crate::machine::Machine;
+use crate::machine::{Machine, peak_rss_bytes, restart_peak_rss};
 use crate::{print, progress};
 
 /// Prompts are random tokens from a fixed seed; the prefix cache is off and end-of-text is ignored. Prompt speed is
@@ -66,7 +66,9 @@ impl Bench {
         let (engine, weight_bytes) = self.start()?;
         let bar = progress::steps("measuring", (self.batch.len() as u32 * self.repetitions) as u64);
         let interrupt = Interrupt::watch();
+        let loading_peak = peak_rss_bytes();
         let ceilings = Ceilings::measure(&engine)?;
+        restart_peak_rss();
         self.warm_up(&engine)?;
         let mut results = Vec::new();
         for &batch in &self.batch {
@@ -80,7 +82,8 @@ impl Bench {
                 }
             }
             let workload = self.workload(&engine, weight_bytes, batch);
-            results.push(BatchResult::new(workload, samples, Self::take_profile(&engine)));
+            let peak_rss = loading_peak.max(peak_rss_bytes());
+            results.push(BatchResult::new(workload, samples, peak_rss, Self::take_profile(&engine)));
         }
         bar.finish_and_clear();
         self.report(&engine, &results, &ceilings.or(Ceilings::measure(&engine)?))

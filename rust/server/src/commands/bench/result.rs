@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 use super::limits::{Ceilings, Workload};
 use super::profile;
 use super::sample::{Sample, median};
-use crate::machine::peak_rss_bytes;
 use crate::units::{bytes, three_digits};
 
 pub struct BatchResult<'a> {
     workload: Workload<'a>,
     samples: Vec<Sample>,
+    /// Bytes; what the limits were measured with is not in them.
     peak_rss: Option<u64>,
     /// Over all samples; empty if nothing was timed.
     profile: Vec<(Phase, PhaseTotals)>,
@@ -33,8 +33,13 @@ pub const HEADER: [&str; 11] = [
 
 impl<'a> BatchResult<'a> {
     /// Of at least one sample.
-    pub fn new(workload: Workload<'a>, samples: Vec<Sample>, profile: Vec<(Phase, PhaseTotals)>) -> Self {
-        Self { workload, samples, peak_rss: peak_rss_bytes(), profile }
+    pub fn new(
+        workload: Workload<'a>,
+        samples: Vec<Sample>,
+        peak_rss: Option<u64>,
+        profile: Vec<(Phase, PhaseTotals)>,
+    ) -> Self {
+        Self { workload, samples, peak_rss, profile }
     }
 
     fn median(&self, of: fn(&Sample) -> f64) -> f64 {
