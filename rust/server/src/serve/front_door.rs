@@ -16,11 +16,11 @@ use super::app::App;
 use super::auth::{Caller, Standing};
 use super::error::{Kind, ServeError};
 use super::visit::Visit;
-use super::{admin, native, ollama, openai};
+use super::{admin, anthropic, dialect, native, ollama, openai};
 
 /// All dialects' routes.
 pub fn router(app: App) -> Router {
-    let dialects = openai::routes().merge(ollama::routes());
+    let dialects = openai::routes().merge(anthropic::routes()).merge(ollama::routes()).merge(dialect::shared_routes());
     let routes = Router::new().merge(admin::routes()).merge(native::routes()).merge(dialects);
     let routes = routes.route_layer(middleware::from_fn(note_route));
     routes
@@ -65,7 +65,7 @@ pub async fn front_door(app: App, mut router: Router, mut request: Request) -> R
         }
     };
     if let Some(error) = response.extensions_mut().remove::<ServeError>() {
-        response = shaped(&visit.path, &error);
+        response = shaped(&visit, &error);
     }
     if let Some(standing) = app.auth.standing(&visit.caller) {
         tell_standing(&standing, response.headers_mut());
@@ -92,13 +92,9 @@ fn tell_standing(standing: &Standing, headers: &mut HeaderMap) {
     }
 }
 
-/// The error as the path's dialect writes it: its shape, its status, and when to come again.
-fn shaped(path: &str, error: &ServeError) -> Response<Body> {
-    let error_response = match path {
-        path if path.starts_with("/api/") => ollama::error_response,
-        _ => openai::error_response,
-    };
-    let mut response = error_response(error);
+/// The error as the request's dialect writes it: its shape, its status, and when to come again.
+fn shaped(visit: &Visit, error: &ServeError) -> Response<Body> {
+    let mut response = visit.dialect.error_response(error, &visit.id);
     if let Some(secs) = error.retry_after_secs() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(secs));
     }

@@ -15,10 +15,12 @@
 
 mod access_log;
 mod admin;
+mod anthropic;
 mod app;
 mod ask;
 pub mod auth;
 mod body;
+mod dialect;
 mod drain;
 mod error;
 mod events;
@@ -35,6 +37,7 @@ mod record;
 mod rfc3339;
 mod run;
 mod timing;
+mod turns;
 mod visit;
 
 pub use access_log::AccessLog;

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::access_log::Line;
 use super::app::App;
 use super::auth::Caller;
+use super::dialect::Dialect;
 use super::record::Record;
 
 pub const REQUEST_ID: &str = "x-request-id";
@@ -28,6 +29,7 @@ pub struct Visit {
     pub record: Arc<Record>,
     pub method: String,
     pub path: String,
+    pub dialect: Dialect,
     /// The route that matched, such as `/v1/models/{id}`.
     route: OnceLock<String>,
 }
@@ -43,6 +45,7 @@ impl Visit {
             record: Arc::default(),
             method: request.method().to_string(),
             path: request.uri().path().to_owned(),
+            dialect: Dialect::of(request.uri().path(), request.headers()),
             route: OnceLock::new(),
         })
     }
@@ -54,6 +57,9 @@ impl Visit {
     /// Gives the response its id, and logs and counts it when its last byte is gone.
     pub fn finish(self: Arc<Self>, app: &App, mut response: Response<Body>) -> Response<Body> {
         let id = HeaderValue::from_str(&self.id).expect("an id is printable ASCII");
+        if let Some(name) = self.dialect.request_id_header() {
+            response.headers_mut().insert(name, id.clone());
+        }
         response.headers_mut().insert(REQUEST_ID, id);
         let ending = Ending { app: app.clone(), status: response.status().as_u16(), visit: self };
         response.map(|inner| Body::new(Watched { inner, _ending: ending }))

@@ -12,21 +12,18 @@ mod usage;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Response;
-use axum::routing::{get, post};
+use axum::routing::post;
 use serde_json::json;
 
 pub use self::chat::{Message, conversation};
 pub use self::logprobs::{token_logprobs, token_text};
+pub use self::models::{list as list_models, show as show_model};
 use super::app::App;
 use super::body;
 use super::error::{Kind, ServeError};
 
 pub fn routes() -> Router<App> {
-    Router::new()
-        .route("/v1/chat/completions", post(chat::handle))
-        .route("/v1/completions", post(completions::handle))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::show))
+    Router::new().route("/v1/chat/completions", post(chat::handle)).route("/v1/completions", post(completions::handle))
 }
 
 /// Errors as OpenAI writes them.

@@ -1,7 +1,6 @@
 //! `/v1/models`
 
 use axum::body::Body;
-use axum::extract::{Path, State};
 use axum::http::Response;
 use serde_json::{Value, json};
 
@@ -10,13 +9,13 @@ use crate::serve::body;
 use crate::serve::error::Result;
 use crate::serve::models::{Registry, Served};
 
-pub async fn list(State(app): State<App>) -> Response<Body> {
+pub fn list(app: &App) -> Response<Body> {
     let models: Vec<_> = app.registry.catalog().list().iter().map(|model| describe(model, &app.registry)).collect();
     body::json(&json!({"object": "list", "data": models}))
 }
 
-pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Response<Body>> {
-    let model = app.registry.catalog().find(Some(&id))?;
+pub fn show(app: &App, id: &str) -> Result<Response<Body>> {
+    let model = app.registry.catalog().find(Some(id))?;
     Ok(body::json(&describe(&model, &app.registry)))
 }
 
