@@ -14,7 +14,7 @@ FIELDS = {"prefill": "prefill_tokens_per_s", "decode": "decode_tokens_per_s"}
 def measure(binary: Path, model: Path, work: Work, threads: int, timeout: float) -> float:
     if work.metric == "start":
         return _start_ms(binary, model, threads, timeout)
-    result = _json(bench_command(binary, model, work, threads), timeout)["results"][0]
+    result = json_of(bench_command(binary, model, work, threads), timeout)["results"][0]
     if work.metric == "memory":
         return float(result["peak_rss_bytes"]) / 2**20
     return float(result[FIELDS[work.metric]])
@@ -26,10 +26,11 @@ def bench_command(binary: Path, model: Path, work: Work, threads: int) -> list[s
 
 
 def doctor(binary: Path) -> dict[str, Any]:
-    return _json([str(binary), "doctor", "--json"], timeout=60)
+    return json_of([str(binary), "doctor", "--json"], timeout=60)
 
 
-def _json(command: list[str], timeout: float) -> dict[str, Any]:
+def json_of(command: list[str], timeout: float) -> dict[str, Any]:
+    """What a command prints with --json."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip() or f"{command[0]} ended with {done.returncode}")

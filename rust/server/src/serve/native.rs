@@ -150,6 +150,7 @@ fn describe(resident: &Resident) -> serde_json::Value {
         "num_waiting": stats.num_waiting,
         "num_blocks": stats.num_blocks,
         "num_used_blocks": stats.num_used_blocks,
+        "num_steps": stats.num_steps,
         "num_prompt_tokens": stats.num_prompt_tokens,
         "num_generated_tokens": stats.num_generated_tokens,
         "expires_in_s": expires.map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64()),

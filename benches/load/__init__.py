@@ -1,0 +1,1 @@
+"""What `benches/serve.py` is made of."""

@@ -1,0 +1,117 @@
+"""The load generator of benches/, and the server under more load than it can bear."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from serving import BINARY, ROOT, running
+
+from load import servers, soak
+from load.client import Answer, Endpoint, _Chunked
+from load.drive import Plan, Run, drive
+from load.report import Slo, percentile, summary
+from load.workload import Lengths, Workload, poisson
+
+SHORT = Lengths(8, 12, 0.5, 0.5)
+
+
+def target(server, name="null"):
+    return servers.Target(name, server.url, name, pid=server.process.pid)
+
+
+@given(st.lists(st.binary(min_size=1), max_size=8), st.data())
+def test_chunks_are_put_together_however_they_are_cut(chunks, data):
+    body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=6)))
+    decoder = _Chunked()
+    pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+    assert b"".join(decoder.feed(piece) for piece in pieces) == b"".join(chunks)
+
+
+def test_figures_follow_from_times():
+    fast = Answer(begun=1.0, pieces=[1.5, 1.6, 1.8], ended=1.9, status=200, num_prompt_tokens=4, num_tokens=5)
+    slow = Answer(begun=1.0, pieces=[4.0, 5.0], ended=5.0, status=200, num_prompt_tokens=4, num_tokens=2)
+    refused = Answer(begun=1.0, ended=1.1, status=429, error="full")
+    assert fast.ttft == 0.5
+    assert fast.tpot == pytest.approx(0.3 / 4)
+    run = Run([fast, slow, refused], wall=4.0)
+    result = summary([run], Slo(ttft=1.0, tpot=0.5), server_cpu=2.0)
+    assert (result["requests"], result["complete"], result["errors"]) == (3, 2, {"429": 1})
+    assert (result["answer_tokens_per_s"], result["total_tokens_per_s"]) == (7 / 4, 15 / 4)
+    assert (result["goodput_per_s"], result["server_cpu"]) == (1 / 4, 0.5)
+    assert result["ms"]["ttft"] == {"p50": 500.0, "p90": 3000.0, "p99": 3000.0}
+    assert percentile([float(i) for i in range(1, 101)], 99) == 99
+
+
+def test_workloads_follow_from_their_seed_and_have_the_stated_means():
+    bodies = [list(islice(Workload("m", Lengths(), seed).bodies(), 2000)) for seed in (1, 1, 2)]
+    assert bodies[0] == bodies[1] != bodies[2]
+    requests = [json.loads(body) for body in bodies[0]]
+    prompts = [len(request["prompt"].split()) for request in requests]
+    # What is cut at 1,024 tokens takes a little from the means.
+    assert 145 < sum(prompts) / 2000 < 170
+    assert 300 < sum(request["max_tokens"] for request in requests) / 2000 < 345
+    assert 0.9 < next(islice(poisson(10.0, 1), 999, None)) / 100 < 1.1
+
+
+def test_closed_and_open_loops_are_answered(null):
+    endpoint = Endpoint.parse(null.url, None)
+    for plan in (Plan(4, None, 12, None, 0), Plan(None, 200.0, 12, None, 0)):
+        run = drive(endpoint, Workload("null", SHORT, 7, vocab=1024).bodies(), plan)
+        bodies = [json.loads(body) for body in islice(Workload("null", SHORT, 7, vocab=1024).bodies(), 12)]
+        assert all(answer.is_complete and answer.pieces for answer in run.answers)
+        got = Counter((answer.num_prompt_tokens, answer.num_tokens) for answer in run.answers)
+        assert got == Counter((len(body["prompt"]), body["max_tokens"]) for body in bodies)
+
+
+def test_the_command_measures_a_server_that_runs(null, tmp_path):
+    out = tmp_path / "out.json"
+    flags = ["--url", null.url, "--num-requests", "8", "--prompt-mean", "9", "--answer-len", "20"]
+    command = [sys.executable, ROOT / "benches" / "serve.py", "null", *flags, "--out", out, "--binary", BINARY]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(out.read_text())["results"]["server"]
+    assert (result["complete"], result["answer_tokens"]) == (8, 160)
+    assert "| answered | 8 |" in done.stdout
+
+
+def test_a_peer_is_started_as_llama_server_is(tmp_path):
+    """What is started is a script that takes llama-server's flags."""
+    fake = tmp_path / "llama-server"
+    fake.write_text(f'#!/bin/sh\ntest "$1$3" = --model--port && exec {BINARY} serve tiny=null --port "$4"\n')
+    fake.chmod(0o755)
+    with servers.llama_server(fake, tmp_path / "tiny.gguf", [], slots=2) as peer:
+        run = drive(peer.endpoint, Workload("tiny", SHORT, 1).bodies(), Plan(2, None, 4, None, 0))
+    assert all(answer.is_complete for answer in run.answers)
+
+
+def test_overload_costs_nothing_but_refusals():
+    """200 connections, arrivals above capacity, and a third of the clients hang up."""
+    flags = ["--max-num-seqs", "8", "--max-queue-len", "192"]
+    with running("null:5", *flags) as server:
+        run, samples = soak.load(target(server), Lengths(16, 40), rate=300.0, duration=2.0, seed=3)
+        assert soak.wait_idle(target(server))
+        assert soak.wrong_errors(run) == []
+        found = server.resident()
+        assert server.stop() == 0
+    statuses = Counter(answer.status for answer in run.answers)
+    assert statuses[200] >= 200
+    assert statuses[429] > 0
+    assert sum(answer.hung_up for answer in run.answers) > 10
+    assert max(sample["num_running"] + sample["num_waiting"] for sample in samples) >= 195
+    assert found["num_used_blocks"] == 0
+
+
+def test_a_client_that_hangs_up_frees_its_blocks_within_a_step():
+    with running("null:200") as server:
+        body = json.dumps({"prompt": "hi", "max_tokens": 4000, "ignore_eos": True, "stream": True}).encode()
+        run = drive(Endpoint.parse(server.url, None), iter([body]), Plan(1, None, 1, None, 0, lambda _: 2))
+        assert run.answers[0].hung_up
+        before = server.resident()["num_steps"]
+        server.wait_idle()
+        # The step that ran when it left, and the one that saw it.
+        assert server.resident()["num_steps"] - before <= 2
