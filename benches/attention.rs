@@ -1,7 +1,7 @@
-//! Attention on one thread: decode in GB/s of cache beside a plain read of the same bytes, prefill in
-//! GFLOP/s beside the fused multiply-adds that the core can do.
+//! Attention on one thread: decode in GB/s of cache beside a plain read of the same bytes, and in microseconds;
+//! prefill in GFLOP/s beside the fused multiply-adds that the core can do.
 //!
-//! `cargo bench --bench attention`; FERRULE_ISA chooses the tier.
+//! `cargo bench --bench attention [-- TYPE ...]`, where TYPE is that of a cache; FERRULE_ISA chooses the tier.
 
 use std::hint::black_box;
 use std::marker::PhantomData;
@@ -19,7 +19,17 @@ const HEADS: [(usize, usize, usize); 4] = [(3, 3, 64), (8, 4, 64), (8, 4, 128), 
 #[repr(align(64))]
 struct Line([u64; 8]);
 
+/// The types of caches to measure: those named, or all.
+fn dtypes() -> Vec<KvDtype> {
+    let named: Vec<_> = std::env::args().skip(1).filter_map(|name| name.parse().ok()).collect();
+    match named.is_empty() {
+        true => vec![KvDtype::Bf16, KvDtype::F16, KvDtype::Int8, KvDtype::Fp8, KvDtype::F32],
+        false => named,
+    }
+}
+
 fn main() {
+    let dtypes = dtypes();
     let isa = EngineConfig::default().isa().expect("FERRULE_ISA names a tier");
     let kernels = Kernels::new(isa).expect("the machine has the tier");
     let mut memory = memmap2::MmapMut::map_anon(CACHE_BYTES + 64).expect("the cache fits into memory");
@@ -27,18 +37,20 @@ fn main() {
     memory.advise(memmap2::Advice::HugePage).expect("advice on our own mapping");
     // SAFETY: any bytes make lines.
     let (_, memory, _) = unsafe { memory.align_to_mut::<Line>() };
-    // 0x3c23 as bf16, and 0x3c233c23 as f32, are about 0.01.
+    // As f32 and bf16 about 0.01, as f16 and fp8 about 1.
     memory.fill(Line([0x3c23_3c23_3c23_3c23; 8]));
     let read = read_bandwidth(kernels.isa(), memory);
     let peak = multiply_add_peak(kernels.isa());
     println!("{}, 1 thread: read {read:.1} GB/s, multiply-add {peak:.0} GFLOP/s", kernels.isa());
     for (num_kv_heads, group, head_dim) in HEADS {
-        for dtype in [KvDtype::Bf16, KvDtype::F32] {
+        for &dtype in &dtypes {
             let shape = KvShape { dtype, num_kv_heads, head_dim };
             println!("{dtype}, {num_kv_heads} KV heads x {group} query heads of {head_dim}");
-            for ctx in [1024, 4096] {
+            for ctx in [1024, 4096, 16_384] {
                 let rate = decode(&kernels, memory, shape, group, ctx);
-                println!("  decode at {ctx}: {rate:5.1} GB/s, {:3.0} % of read", 100.0 * rate / read);
+                let micros = (ctx / BLOCK_SIZE * shape.block_bytes()) as f64 / rate / 1e3;
+                let share = 100.0 * rate / read;
+                println!("  decode at {ctx:5}: {rate:5.1} GB/s, {share:3.0} % of read, {micros:6.0} us");
             }
             let rate = prefill(&kernels, memory, shape, group, 512);
             println!("  prefill of 512: {rate:5.0} GFLOP/s, {:3.0} % of multiply-add", 100.0 * rate / peak);

@@ -1,9 +1,9 @@
 //! Every family on a tiny random checkpoint, against logits that Transformers computed in float32
 //! (tests/golden/models, made by its generate.py), and one model's outputs by several roads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use ferrule_engine::config::{Activations, Isa, Policy};
+use ferrule_engine::config::{Activations, Isa, KvDtype, Policy};
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateRequest, Prompt, SamplingParams, TokenId};
 
 fn models() -> Vec<PathBuf> {
@@ -16,6 +16,10 @@ fn models() -> Vec<PathBuf> {
     models
 }
 
+fn golden(name: &str) -> PathBuf {
+    models().into_iter().find(|model| model.ends_with(name)).expect("a golden model of this name")
+}
+
 #[derive(serde::Deserialize)]
 struct Expected {
     input_ids: Vec<TokenId>,
@@ -25,7 +29,7 @@ struct Expected {
     logits: Vec<Vec<f32>>,
 }
 
-fn expected(model: &std::path::Path) -> Expected {
+fn expected(model: &Path) -> Expected {
     let text = std::fs::read_to_string(model.join("expected.json")).expect("expected.json is beside the model");
     serde_json::from_str(&text).expect("expected.json has the right form")
 }
@@ -79,33 +83,91 @@ fn greedy(engine: &EngineHandle, prompt: &[TokenId], n: usize) -> (Vec<TokenId>,
 #[test]
 fn outputs_do_not_depend_on_company() {
     for model in models() {
-        let ids = expected(&model).input_ids;
-        let prompts: Vec<Vec<TokenId>> = (1..8).map(|i| ids[..ids.len() * i / 8 + 1].to_vec()).collect();
         for activations in [Activations::F32, Activations::Int8] {
-            let alone = load(&model, EngineConfig { enable_prefix_caching: false, ..config(activations) });
-            let reference: Vec<_> = prompts.iter().map(|prompt| greedy(&alone, prompt, 24)).collect();
+            let config = config(activations);
             let variants = [
-                EngineConfig { threads: Some(1), ..config(activations) },
-                EngineConfig { threads: Some(3), max_num_batched_tokens: 7, ..config(activations) },
-                EngineConfig { policy: Policy::Static, ..config(activations) },
-                EngineConfig { max_num_seqs: 2, max_num_batched_tokens: 64, ..config(activations) },
+                EngineConfig { threads: Some(1), ..config.clone() },
+                EngineConfig { threads: Some(3), max_num_batched_tokens: 7, ..config.clone() },
+                EngineConfig { policy: Policy::Static, ..config.clone() },
+                EngineConfig { max_num_seqs: 2, max_num_batched_tokens: 64, ..config.clone() },
             ];
-            for variant in variants {
-                let what = format!("{} {variant:?}", model.display());
-                let engine = load(&model, variant);
-                let threads: Vec<_> = prompts
-                    .iter()
-                    .cloned()
-                    .map(|prompt| {
-                        let engine = engine.clone();
-                        std::thread::spawn(move || greedy(&engine, &prompt, 24))
-                    })
-                    .collect();
-                let together: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("it ran")).collect();
-                assert_eq!(together, reference, "together: {what}");
-                let cached: Vec<_> = prompts.iter().map(|prompt| greedy(&engine, prompt, 24)).collect();
-                assert_eq!(cached, reference, "cached: {what}");
-            }
+            agree_with_alone(&model, &config, variants);
+        }
+    }
+}
+
+/// The same for every type of cache, with a model that has sliding windows and one that has none.
+#[test]
+fn outputs_do_not_depend_on_company_whatever_the_cache_holds() {
+    for model in ["llama3", "gemma3"].map(golden) {
+        for dtype in [KvDtype::F16, KvDtype::Int8, KvDtype::Fp8] {
+            let config = EngineConfig { kv_cache_dtype: Some(dtype), ..config(Activations::Int8) };
+            let variants = [
+                EngineConfig { threads: Some(3), max_num_batched_tokens: 7, ..config.clone() },
+                EngineConfig { threads: Some(1), max_num_seqs: 3, ..config.clone() },
+            ];
+            agree_with_alone(&model, &config, variants);
+        }
+    }
+}
+
+/// Prompts of many lengths, each alone in an engine without a prefix cache, against all of them at once in the
+/// engines of `variants`, and against these once more, when the cache has the prompts.
+fn agree_with_alone(model: &Path, config: &EngineConfig, variants: impl IntoIterator<Item = EngineConfig>) {
+    let prompts = prompts(model);
+    let alone = load(model, EngineConfig { enable_prefix_caching: false, ..config.clone() });
+    let reference: Vec<_> = prompts.iter().map(|prompt| greedy(&alone, prompt, 24)).collect();
+    for variant in variants {
+        let what = format!("{} {variant:?}", model.display());
+        let engine = load(model, variant);
+        assert_eq!(greedy_together(&engine, &prompts, 24), reference, "together: {what}");
+        let cached: Vec<_> = prompts.iter().map(|prompt| greedy(&engine, prompt, 24)).collect();
+        assert_eq!(cached, reference, "cached: {what}");
+    }
+}
+
+fn prompts(model: &Path) -> Vec<Vec<TokenId>> {
+    let ids = expected(model).input_ids;
+    (1..8).map(|i| ids[..ids.len() * i / 8 + 1].to_vec()).collect()
+}
+
+fn greedy_together(engine: &EngineHandle, prompts: &[Vec<TokenId>], n: usize) -> Vec<(Vec<TokenId>, Vec<u32>)> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = prompts.iter().map(|prompt| scope.spawn(move || greedy(engine, prompt, n))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("it ran")).collect()
+    })
+}
+
+/// Blocks are given up and computed again where all sequences do not fit.
+#[test]
+fn preempted_sequences_continue_as_if_undisturbed() {
+    let cases = [("llama3", KvDtype::Int8, 13), ("gemma3", KvDtype::Int8, 26), ("llama3", KvDtype::Fp8, 13)];
+    for (model, dtype, num_blocks) in cases {
+        let model = golden(model);
+        let config = EngineConfig { kv_cache_dtype: Some(dtype), max_model_len: Some(96), ..config(Activations::Int8) };
+        let roomy = load(&model, config.clone());
+        let block_bytes = roomy.model().kv_cache_bytes / roomy.stats().num_blocks as u64;
+        let tight = load(&model, EngineConfig { kv_cache_memory: Some(num_blocks * block_bytes), ..config });
+        let prompts = prompts(&model);
+        assert_eq!(greedy_together(&tight, &prompts, 24), greedy_together(&roomy, &prompts, 24));
+        assert!(tight.stats().num_preemptions > 0, "{} {dtype} had room", model.display());
+    }
+}
+
+/// The choices of a request share the blocks of its prompt until they write.
+#[test]
+fn choices_that_copy_a_shared_block_equal_a_request_of_one() {
+    for dtype in [KvDtype::Bf16, KvDtype::Int8, KvDtype::Fp8] {
+        let model = golden("llama3");
+        let engine = load(&model, EngineConfig { kv_cache_dtype: Some(dtype), ..config(Activations::Int8) });
+        let prompt = expected(&model).input_ids;
+        let (tokens, logprobs) = greedy(&engine, &prompt, 24);
+        let params = SamplingParams { n: 3, ignore_eos: true, logprobs: Some(0), ..SamplingParams::greedy(24) };
+        let output = engine.generate(GenerateRequest::new(Prompt::Tokens(prompt), params)).expect("the request runs");
+        assert_eq!(output.outputs.len(), 3);
+        for choice in output.outputs {
+            assert_eq!(choice.token_ids, tokens, "{dtype}");
+            assert_eq!(choice.logprobs.iter().map(|token| token.logprob.to_bits()).collect::<Vec<_>>(), logprobs);
         }
     }
 }
@@ -113,17 +175,26 @@ fn outputs_do_not_depend_on_company() {
 #[test]
 fn tiers_agree() {
     for model in models() {
-        let ids = expected(&model).input_ids;
-        let by_isa = |isa| EngineHandle::load(&model, EngineConfig { isa: Some(isa), ..config(Activations::F32) });
-        let reference = greedy(&by_isa(Isa::Scalar).expect("every machine has the scalar tier"), &ids, 1);
-        for isa in [Isa::Avx2, Isa::Avx512] {
-            let Ok(engine) = by_isa(isa) else {
-                println!("{isa}: not on this machine");
-                continue;
-            };
-            let found = greedy(&engine, &ids, 1);
-            let distance = (f32::from_bits(found.1[0]) - f32::from_bits(reference.1[0])).abs();
-            assert!(found.0 == reference.0 && distance < 1e-4, "{} {isa}: {distance}", model.display());
-        }
+        vector_tiers_agree_with_scalar(&model, &config(Activations::F32), 1e-4);
+    }
+    for dtype in [KvDtype::Int8, KvDtype::Fp8] {
+        // A number between two of the cache's may fall to either in different tiers.
+        let config = EngineConfig { kv_cache_dtype: Some(dtype), ..config(Activations::F32) };
+        vector_tiers_agree_with_scalar(&golden("llama3"), &config, 1e-2);
+    }
+}
+
+fn vector_tiers_agree_with_scalar(model: &Path, config: &EngineConfig, bound: f32) {
+    let ids = expected(model).input_ids;
+    let by_isa = |isa| EngineHandle::load(model, EngineConfig { isa: Some(isa), ..config.clone() });
+    let reference = greedy(&by_isa(Isa::Scalar).expect("every machine has the scalar tier"), &ids, 1);
+    for isa in [Isa::Avx2, Isa::Avx512] {
+        let Ok(engine) = by_isa(isa) else {
+            println!("{isa}: not on this machine");
+            continue;
+        };
+        let found = greedy(&engine, &ids, 1);
+        let distance = (f32::from_bits(found.1[0]) - f32::from_bits(reference.1[0])).abs();
+        assert!(found.0 == reference.0 && distance < bound, "{} {isa}: {distance}", model.display());
     }
 }

@@ -367,7 +367,7 @@ class Engine:
         max_model_len: int | None = None,
         block_size: int = 16,
         kv_cache_memory: int | str | None = None,
-        kv_cache_dtype: Literal["f32", "bf16"] | None = None,
+        kv_cache_dtype: Literal["f32", "f16", "bf16", "int8", "fp8"] | None = None,
         activations: Literal["int8", "f32"] = "int8",
         threads: int | None = None,
         device: Literal["cpu"] = "cpu",

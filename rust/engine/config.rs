@@ -22,18 +22,36 @@ pub enum Activations {
     F32,
 }
 
+/// What keys and values are kept as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvDtype {
     F32,
+    F16,
     Bf16,
+    /// With a float32 scale per position and head: x = q * scale, q in -127 ..= 127.
+    Int8,
+    /// E4M3 without a scale: what is greater than 448 becomes 448.
+    Fp8,
 }
 
 impl KvDtype {
-    pub fn bytes(self) -> usize {
+    /// Bytes of a number.
+    pub fn number_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
-            Self::Bf16 => 2,
+            Self::F16 | Self::Bf16 => 2,
+            Self::Int8 | Self::Fp8 => 1,
         }
+    }
+
+    /// Bytes of the scale that the numbers of one position and head share.
+    pub fn scale_bytes(self) -> usize {
+        if self == Self::Int8 { size_of::<f32>() } else { 0 }
+    }
+
+    /// Bytes of one position's keys, or values, of one head.
+    pub fn head_bytes(self, head_dim: usize) -> usize {
+        head_dim * self.number_bytes() + self.scale_bytes()
     }
 }
 
@@ -171,6 +189,6 @@ macro_rules! named {
 
 named!(Device { "cpu" => Cpu });
 named!(Activations { "int8" => Int8, "f32" => F32 });
-named!(KvDtype { "f32" => F32, "bf16" => Bf16 });
+named!(KvDtype { "f32" => F32, "f16" => F16, "bf16" => Bf16, "int8" => Int8, "fp8" => Fp8 });
 named!(Policy { "continuous" => Continuous, "static" => Static });
 named!(Isa { "scalar" => Scalar, "avx2" => Avx2, "avx512" => Avx512 });

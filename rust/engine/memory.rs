@@ -194,6 +194,18 @@ mod tests {
     }
 
     #[test]
+    fn every_type_of_cache_takes_what_the_model_says() {
+        for (dtype, head_bytes) in
+            [(KvDtype::F32, 64), (KvDtype::F16, 32), (KvDtype::Bf16, 32), (KvDtype::Int8, 16 + 4), (KvDtype::Fp8, 16)]
+        {
+            let config = EngineConfig { kv_cache_dtype: Some(dtype), max_num_seqs: 1, ..EngineConfig::default() };
+            let plan = plan_kv(&model(), &config, 0, Some(64 << 30)).unwrap();
+            assert_eq!(model().kv_bytes_per_token(dtype), 2 * 2 * 2 * head_bytes);
+            assert_eq!(plan.bytes, 4096 * model().kv_bytes_per_token(dtype) as u64, "{dtype}");
+        }
+    }
+
+    #[test]
     fn a_length_that_nobody_asked_for_shrinks() {
         let config = EngineConfig { kv_cache_memory: Some(1000 * TOKEN_BYTES), ..EngineConfig::default() };
         let plan = plan_kv(&model(), &config, 0, Some(64 << 30)).unwrap();

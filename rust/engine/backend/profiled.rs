@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Act, Backend, HeadTransform};
+use crate::config::KvDtype;
 use crate::model::{Activation, ModelConfig};
 use crate::profile::{Cost, Operation, Profile};
 use crate::sched::SchedulerOutput;
@@ -25,9 +26,8 @@ pub struct StepCosts {
 }
 
 impl StepCosts {
-    /// `kv_number_bytes`: of a number in the KV cache.
-    pub fn new(step: &SchedulerOutput, config: &ModelConfig, kv_number_bytes: usize) -> Self {
-        let layer = |window: Option<usize>| attention(step, config, window.unwrap_or(usize::MAX), kv_number_bytes);
+    pub fn new(step: &SchedulerOutput, config: &ModelConfig, kv_dtype: KvDtype) -> Self {
+        let layer = |window: Option<usize>| attention(step, config, window.unwrap_or(usize::MAX), kv_dtype);
         Self {
             num_tokens: step.num_tokens() as u64,
             num_logit_rows: step.sequences.iter().map(|sequence| sequence.num_logit_rows() as u64).sum(),
@@ -37,13 +37,13 @@ impl StepCosts {
 }
 
 /// Of one layer: a sequence's keys and values are read once, however many of its tokens are computed.
-fn attention(step: &SchedulerOutput, config: &ModelConfig, window: usize, number_bytes: usize) -> Cost {
+fn attention(step: &SchedulerOutput, config: &ModelConfig, window: usize, kv_dtype: KvDtype) -> Cost {
     let mut cost = Cost::default();
     for sequence in &step.sequences {
         let seen: usize = (sequence.start..sequence.context_len()).map(|position| window.min(position + 1)).sum();
         let read = sequence.context_len().min(window.saturating_add(sequence.num_tokens() - 1));
         cost.ops += (2 * 2 * config.q_dim() * seen) as u64;
-        cost.bytes += (2 * config.kv_dim() * number_bytes * read) as u64;
+        cost.bytes += (config.kv_bytes_per_layer(kv_dtype) * read) as u64;
     }
     cost
 }
@@ -160,8 +160,8 @@ mod tests {
         };
         assert_eq!(ops(&prefill, &[Operation::Attention]), attention(0..PROMPT_LEN));
         assert_eq!(ops(&decode, &[Operation::Attention]), attention(PROMPT_LEN..PROMPT_LEN + GEN_LEN - 1));
-        let number_bytes = engine.config().kv_dtype().bytes();
-        let read: u64 = (PROMPT_LEN..PROMPT_LEN + GEN_LEN - 1).map(|p| config.kv_bytes_read(p, number_bytes)).sum();
+        let kv_dtype = engine.config().kv_dtype();
+        let read: u64 = (PROMPT_LEN..PROMPT_LEN + GEN_LEN - 1).map(|p| config.kv_bytes_read(p, kv_dtype)).sum();
         assert_eq!(decode.of(Operation::Attention).cost.bytes, read);
     }
 }

@@ -9,7 +9,10 @@
 //! row's sums run over its own positions in order: its bits depend on neither the other rows nor the split.
 
 mod chunk;
+pub(super) mod e4m3;
+mod int8;
 mod kv;
+mod store;
 
 use std::ops::Range;
 
@@ -21,11 +24,12 @@ pub use kv::{BLOCK_SIZE, EXTENT_BLOCKS, KvLayer, KvShape};
 /// Rows that share a pass over K and V: their scores and sums stay in the L2 cache.
 const ROWS_PER_TILE: usize = 48;
 
-/// A row's state: the greatest score, the sum of weights (zero: nothing seen yet), padding; then the
-/// weighted sum of values, padded to whole vectors.
+/// A row's state: the greatest score, the sum of weights (zero: nothing seen yet), a scale that kernels of integers
+/// keep while they work, padding; then the weighted sum of values, padded to whole vectors.
 pub(super) const STATE_HEADER: usize = 16;
 pub(super) const MAX: usize = 0;
 pub(super) const SUM: usize = 1;
+pub(super) const SCALE: usize = 2;
 
 /// Floats of a partial result of `num_rows` rows.
 pub fn partial_len(num_rows: usize, head_dim: usize) -> usize {

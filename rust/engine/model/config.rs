@@ -1,5 +1,7 @@
 //! A model's architecture as data. Families differ by these fields, not by code.
 
+use crate::config::KvDtype;
+
 /// The feed-forward gate's function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -104,8 +106,13 @@ impl ModelConfig {
         self.num_kv_heads * self.head_dim
     }
 
-    /// KV bytes of one position over all layers, at `bytes` per number.
-    pub fn kv_bytes_per_token(&self, bytes: usize) -> usize {
-        2 * self.kv_dim() * self.num_layers() * bytes
+    /// KV bytes of one position in one layer.
+    pub fn kv_bytes_per_layer(&self, dtype: KvDtype) -> usize {
+        2 * self.num_kv_heads * dtype.head_bytes(self.head_dim)
+    }
+
+    /// KV bytes of one position over all layers.
+    pub fn kv_bytes_per_token(&self, dtype: KvDtype) -> usize {
+        self.num_layers() * self.kv_bytes_per_layer(dtype)
     }
 }

@@ -1,6 +1,7 @@
 //! What a token costs, from the model's shape alone.
 
 use super::ModelConfig;
+use crate::config::KvDtype;
 
 impl ModelConfig {
     /// Multiply-adds of one token in the layers' matrices.
@@ -20,9 +21,9 @@ impl ModelConfig {
         2 * self.q_dim() as u64 * self.positions_seen(position)
     }
 
-    /// Bytes of keys and values that a token at `position` reads, at `bytes` per number.
-    pub fn kv_bytes_read(&self, position: usize, bytes: usize) -> u64 {
-        (2 * self.kv_dim() * bytes) as u64 * self.positions_seen(position)
+    /// Bytes of keys and values that a token at `position` reads.
+    pub fn kv_bytes_read(&self, position: usize, dtype: KvDtype) -> u64 {
+        self.kv_bytes_per_layer(dtype) as u64 * self.positions_seen(position)
     }
 
     /// Over all layers, itself included.
@@ -36,6 +37,7 @@ impl ModelConfig {
 mod tests {
     use std::path::Path;
 
+    use super::*;
     use crate::model::{LayerConfig, open};
 
     #[test]
@@ -58,8 +60,10 @@ mod tests {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/llama3");
         let mut config = open(&dir).unwrap().config;
         config.layers = vec![LayerConfig { window: None, rope: 0 }, LayerConfig { window: Some(4), rope: 0 }];
-        assert_eq!(config.kv_bytes_read(2, 2), (2 * 2 * config.kv_dim() * (3 + 3)) as u64);
-        assert_eq!(config.kv_bytes_read(9, 2), (2 * 2 * config.kv_dim() * (10 + 4)) as u64);
+        assert_eq!(config.kv_bytes_read(2, KvDtype::Bf16), (2 * 2 * config.kv_dim() * (3 + 3)) as u64);
+        assert_eq!(config.kv_bytes_read(9, KvDtype::Bf16), (2 * 2 * config.kv_dim() * (10 + 4)) as u64);
+        let scaled = 2 * (config.kv_dim() + 4 * config.num_kv_heads);
+        assert_eq!(config.kv_bytes_read(9, KvDtype::Int8), (scaled * (10 + 4)) as u64);
         assert_eq!(config.attention_products(9), (2 * config.q_dim() * (10 + 4)) as u64);
     }
 }

@@ -76,7 +76,7 @@ fn run(pool: &Pool, shared: &CpuStep<'_>, weights: &CpuWeights, profile: Option<
     let Some(profile) = profile else {
         return pool.run(&|lane| forward(&CpuLane { lane, shared }, shared.config, weights));
     };
-    let costs = &StepCosts::new(shared.step, shared.config, shared.kv.layer(0).shape.dtype.bytes());
+    let costs = &StepCosts::new(shared.step, shared.config, shared.kv.layer(0).shape.dtype);
     pool.run(&|lane| {
         let profile = (lane.id == 0).then_some(profile);
         forward(&Profiled { inner: CpuLane { lane, shared }, costs, profile }, shared.config, weights);

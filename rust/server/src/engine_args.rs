@@ -19,7 +19,7 @@ pub struct EngineArgs {
     /// Memory for the KV cache, such as 512MB or 2GiB [default: sized from free memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub kv_cache_memory: Option<u64>,
-    /// Type of the KV cache: f32 or bf16 [default: f32 if activations are, otherwise bf16]
+    /// Type of the KV cache: f32, f16, bf16, int8 or fp8 [default: f32 if activations are, otherwise bf16]
     #[arg(long, value_name = "TYPE")]
     pub kv_cache_dtype: Option<KvDtype>,
     /// Longest prompt plus output, in tokens [default: what the model was trained for]

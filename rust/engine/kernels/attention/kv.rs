@@ -1,13 +1,10 @@
-//! The layout of a KV block, and the writing of keys and values.
+//! The layout of a KV block.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use half::bf16;
-
 use crate::config::KvDtype;
 use crate::ids::BlockId;
-use crate::kernels::Kernels;
 
 /// Positions per block.
 pub const BLOCK_SIZE: usize = 16;
@@ -18,8 +15,9 @@ const PANEL_DIMS: usize = 16;
 /// What a block holds of one layer: a piece of keys and a piece of values for each KV head.
 ///
 /// ```text
-/// f32:  K (head_dim, 16)         V (head_dim / 16, 16, 16)
-/// bf16: K (head_dim / 2, 16, 2)  V (head_dim / 16, 8, 16, 2)   pairs of dims / of positions
+/// f32, f16, fp8: K (head_dim, 16)         V (head_dim / 16, 16, 16)
+/// bf16, int8:    K (head_dim / 2, 16, 2)  V (head_dim / 16, 8, 16, 2)   pairs of dims / of positions
+/// int8 besides:  scales (16,), float32, at the end of a piece
 /// ```
 /// Keys have 16 positions side by side, values 16 dimensions, so that no kernel sums across a register's lanes.
 /// A piece has room for head_dim rounded up to whole panels.
@@ -46,7 +44,12 @@ impl KvShape {
 
     /// Bytes of one head's keys, or values, in a block.
     fn piece_bytes(&self) -> usize {
-        self.value_panels() * PANEL_DIMS * BLOCK_SIZE * self.dtype.bytes()
+        self.scales_at() + BLOCK_SIZE * self.dtype.scale_bytes()
+    }
+
+    /// Where a piece's scales begin, in bytes.
+    pub(in crate::kernels) fn scales_at(&self) -> usize {
+        self.value_panels() * PANEL_DIMS * BLOCK_SIZE * self.dtype.number_bytes()
     }
 
     pub(in crate::kernels) fn value_panels(&self) -> usize {
@@ -66,8 +69,8 @@ impl KvShape {
     /// Of panels side by side: (depth, 16), or (depth / 2, 16, 2).
     fn panel_index(&self, depth: usize, lane: usize) -> usize {
         match self.dtype {
-            KvDtype::F32 => depth * 16 + lane,
-            KvDtype::Bf16 => (depth / 2 * 16 + lane) * 2 + depth % 2,
+            KvDtype::F32 | KvDtype::F16 | KvDtype::Fp8 => depth * 16 + lane,
+            KvDtype::Bf16 | KvDtype::Int8 => (depth / 2 * 16 + lane) * 2 + depth % 2,
         }
     }
 }
@@ -105,48 +108,5 @@ impl KvLayer<'_> {
         assert!(head < self.shape.num_kv_heads, "KV head {head} of {}", self.shape.num_kv_heads);
         let (extent, block) = (block.index() / EXTENT_BLOCKS, block.index() % EXTENT_BLOCKS);
         self.ptr.wrapping_add(extent * self.extent_stride + (head * EXTENT_BLOCKS + block) * self.shape.piece_bytes())
-    }
-}
-
-impl Kernels {
-    /// Writes one position's keys and values (num_kv_heads, head_dim), rounded to the cache's type.
-    ///
-    /// # Safety
-    /// `kv` is valid for its shape; no other lane touches this slot of the block's layer meanwhile (others may
-    /// write other slots).
-    pub unsafe fn store_kv(&self, kv: KvLayer<'_>, block: BlockId, slot: usize, k: &[f32], v: &[f32]) {
-        let KvShape { num_kv_heads, head_dim, dtype } = kv.shape;
-        assert!(slot < BLOCK_SIZE, "slot {slot} of {BLOCK_SIZE}");
-        assert_eq!((k.len(), v.len()), (num_kv_heads * head_dim, num_kv_heads * head_dim), "(num_kv_heads, head_dim)");
-        for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
-            let (keys, values) = (kv.keys(block, head), kv.values(block, head));
-            // SAFETY: the caller's promise; the pointers are to a head's part of the block, of this type.
-            unsafe {
-                match dtype {
-                    KvDtype::F32 => store_head(&kv.shape, keys.cast(), values.cast(), slot, (k, v), |x| x),
-                    KvDtype::Bf16 => store_head(&kv.shape, keys.cast(), values.cast(), slot, (k, v), bf16::from_f32),
-                }
-            }
-        }
-    }
-}
-
-/// # Safety
-/// `keys` and `values` are those of one head in a block that holds `T`, which is `shape`'s type.
-#[inline]
-unsafe fn store_head<T>(
-    shape: &KvShape,
-    keys: *mut T,
-    values: *mut T,
-    slot: usize,
-    (k, v): (&[f32], &[f32]),
-    round: impl Fn(f32) -> T,
-) {
-    for (d, (&k, &v)) in k.iter().zip(v).enumerate() {
-        // SAFETY: both indices lie within the head's part of the block.
-        unsafe {
-            keys.add(shape.key_index(slot, d)).write(round(k));
-            values.add(shape.value_index(slot, d)).write(round(v));
-        }
     }
 }

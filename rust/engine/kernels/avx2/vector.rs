@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::simd::{F32x16, WIDTH};
+use crate::kernels::simd::{F32x16, I32x16, WIDTH};
 
 #[derive(Clone, Copy)]
 pub(super) struct Vector(__m256, __m256);
@@ -42,8 +42,21 @@ unsafe fn load_words(p: *const i32, n: usize) -> (__m256i, __m256i) {
     }
 }
 
+/// E4M3 as f16 that are 2^8 times too small: the same bits, since an exponent of four bits fits one of five.
+#[inline(always)]
+fn e4m3_to_f16(codes: __m128i) -> __m256i {
+    // The sign fills the high half: it and the seven bits move up, and its copy in the exponent is cleared.
+    let moved = tier!(_mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(codes)));
+    let halves = tier!(_mm256_and_si256(moved, _mm256_set1_epi16(!0x4000)));
+    let sizes = tier!(_mm256_and_si256(moved, _mm256_set1_epi16(0x3fff)));
+    let nan = tier!(_mm256_cmpeq_epi16(sizes, _mm256_set1_epi16(0x7f << 7)));
+    tier!(_mm256_or_si256(halves, nan))
+}
+
 impl F32x16 for Vector {
     const REGISTERS: usize = 8;
+
+    type Integers = Integers;
 
     #[inline(always)]
     fn splat(x: f32) -> Self {
@@ -96,6 +109,29 @@ impl F32x16 for Vector {
             tier!(_mm256_castsi256_ps(_mm256_and_si256(low, high_half))),
             tier!(_mm256_castsi256_ps(_mm256_and_si256(high, high_half))),
         )
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u8) -> Self {
+        let half = |p: *const u8| tier!(_mm256_cvtph_ps(_mm_loadu_si128(p.cast())));
+        Self(half(p), half(p.wrapping_add(16)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(p: *const u8) -> Self {
+        let halves = tier!(e4m3_to_f16(_mm_loadu_si128(p.cast())));
+        let floats = Self(
+            tier!(_mm256_cvtph_ps(_mm256_castsi256_si128(halves))),
+            tier!(_mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves))),
+        );
+        floats.mul(Self::splat(256.0))
+    }
+
+    #[inline(always)]
+    unsafe fn store_i16(self, p: *mut i16) {
+        // Packing goes by halves of registers.
+        let packed = tier!(_mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1)));
+        tier!(_mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed)));
     }
 
     #[inline(always)]
@@ -195,5 +231,48 @@ impl Vector {
     fn power_of_two(self) -> Self {
         let bits = |x| tier!(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(127))));
         Self(tier!(_mm256_castsi256_ps(bits(self.0))), tier!(_mm256_castsi256_ps(bits(self.1))))
+    }
+}
+
+/// Sixteen integers in two registers.
+#[derive(Clone, Copy)]
+pub(super) struct Integers(__m256i, __m256i);
+
+impl I32x16 for Integers {
+    type Floats = Vector;
+
+    #[inline(always)]
+    fn splat(x: i32) -> Self {
+        let half = tier!(_mm256_set1_epi32(x));
+        Self(half, half)
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: *const i32) -> Self {
+        let (low, high) = tier!(load_words(p, WIDTH));
+        Self(low, high)
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut i32) {
+        tier!(_mm256_storeu_si256(p.cast(), self.0));
+        tier!(_mm256_storeu_si256(p.add(8).cast(), self.1));
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8_pairs(p: *const u8) -> Self {
+        let half = |p: *const u8| tier!(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())));
+        Self(half(p), half(p.wrapping_add(16)))
+    }
+
+    #[inline(always)]
+    fn add_products(self, a: Self, b: Self) -> Self {
+        let half = |sum, a, b| tier!(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b)));
+        Self(half(self.0, a.0, b.0), half(self.1, a.1, b.1))
+    }
+
+    #[inline(always)]
+    fn to_floats(self) -> Vector {
+        Vector(tier!(_mm256_cvtepi32_ps(self.0)), tier!(_mm256_cvtepi32_ps(self.1)))
     }
 }

@@ -6,7 +6,7 @@ use crate::kernels::simd::attention as simd;
 
 /// # Safety
 /// As for the vector tiers' `chunk_partial`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(in crate::kernels) unsafe fn chunk_partial(chunk: &Chunk<'_>, scores: &mut [f32], partial: &mut [f32]) {
     // SAFETY: the caller's promise.
     unsafe { simd::chunk_partial::<Vector>(chunk, scores, partial) }

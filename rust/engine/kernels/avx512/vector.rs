@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::simd::{F32x16, WIDTH};
+use crate::kernels::simd::{F32x16, I32x16, WIDTH};
 
 #[derive(Clone, Copy)]
 pub(super) struct Vector(__m512);
@@ -23,8 +23,21 @@ fn first(n: usize) -> __mmask16 {
     if n >= WIDTH { !0 } else { (1 << n) - 1 }
 }
 
+/// E4M3 as f16 that are 2^8 times too small: the same bits, since an exponent of four bits fits one of five.
+#[inline(always)]
+fn e4m3_to_f16(codes: __m128i) -> __m256i {
+    // The sign fills the high half: it and the seven bits move up, and its copy in the exponent is cleared.
+    let moved = tier!(_mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(codes)));
+    let halves = tier!(_mm256_and_si256(moved, _mm256_set1_epi16(!0x4000)));
+    let sizes = tier!(_mm256_and_si256(moved, _mm256_set1_epi16(0x3fff)));
+    let nan = tier!(_mm256_cmpeq_epi16_mask(sizes, _mm256_set1_epi16(0x7f << 7)));
+    tier!(_mm256_mask_set1_epi16(halves, nan, !0))
+}
+
 impl F32x16 for Vector {
     const REGISTERS: usize = 32;
+
+    type Integers = Integers;
 
     #[inline(always)]
     fn splat(x: f32) -> Self {
@@ -60,6 +73,23 @@ impl F32x16 for Vector {
     unsafe fn load_bf16_odd(p: *const u8) -> Self {
         let high_half = tier!(_mm512_set1_epi32(!0xffff));
         Self(tier!(_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p.cast()), high_half))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u8) -> Self {
+        Self(tier!(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(p: *const u8) -> Self {
+        let halves = tier!(e4m3_to_f16(_mm_loadu_si128(p.cast())));
+        Self(tier!(_mm512_cvtph_ps(halves))).mul(Self::splat(256.0))
+    }
+
+    #[inline(always)]
+    unsafe fn store_i16(self, p: *mut i16) {
+        let packed = tier!(_mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(self.0)));
+        tier!(_mm256_storeu_si256(p.cast(), packed));
     }
 
     #[inline(always)]
@@ -144,5 +174,43 @@ impl F32x16 for Vector {
         let x = tier!(_mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)));
         let x = tier!(_mm_max_ps(x, _mm_movehl_ps(x, x)));
         tier!(_mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x))))
+    }
+}
+
+/// Sixteen integers in one register.
+#[derive(Clone, Copy)]
+pub(super) struct Integers(__m512i);
+
+impl I32x16 for Integers {
+    type Floats = Vector;
+
+    #[inline(always)]
+    fn splat(x: i32) -> Self {
+        Self(tier!(_mm512_set1_epi32(x)))
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: *const i32) -> Self {
+        Self(tier!(_mm512_loadu_si512(p.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut i32) {
+        tier!(_mm512_storeu_si512(p.cast(), self.0));
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8_pairs(p: *const u8) -> Self {
+        Self(tier!(_mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast()))))
+    }
+
+    #[inline(always)]
+    fn add_products(self, a: Self, b: Self) -> Self {
+        Self(tier!(_mm512_dpwssd_epi32(self.0, a.0, b.0)))
+    }
+
+    #[inline(always)]
+    fn to_floats(self) -> Vector {
+        Vector(tier!(_mm512_cvtepi32_ps(self.0)))
     }
 }

@@ -1,9 +1,10 @@
 //! Attention over one chunk: the specification.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::config::KvDtype;
-use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
+use crate::kernels::KvShape;
+use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM, e4m3};
 
 /// The states (rows, state_stride) of the chunk's rows after its positions alone.
 ///
@@ -57,26 +58,35 @@ unsafe fn score(chunk: &Chunk<'_>, row: usize, position: usize) -> f32 {
 /// # Safety
 /// The position is stored.
 unsafe fn key(chunk: &Chunk<'_>, position: usize, d: usize) -> f32 {
-    let shape = chunk.task.kv.shape;
+    let (shape, slot) = (&chunk.task.kv.shape, position % BLOCK_SIZE);
     // SAFETY: the index lies within the head's keys of the block.
-    unsafe { element(chunk.keys[position / BLOCK_SIZE], shape.dtype, shape.key_index(position % BLOCK_SIZE, d)) }
+    unsafe { element(chunk.keys[position / BLOCK_SIZE], shape, slot, shape.key_index(slot, d)) }
 }
 
 /// # Safety
 /// The position is stored.
 unsafe fn value(chunk: &Chunk<'_>, position: usize, d: usize) -> f32 {
-    let shape = chunk.task.kv.shape;
+    let (shape, slot) = (&chunk.task.kv.shape, position % BLOCK_SIZE);
     // SAFETY: the index lies within the head's values of the block.
-    unsafe { element(chunk.values[position / BLOCK_SIZE], shape.dtype, shape.value_index(position % BLOCK_SIZE, d)) }
+    unsafe { element(chunk.values[position / BLOCK_SIZE], shape, slot, shape.value_index(slot, d)) }
 }
 
+/// Element `i`, which belongs to position `slot` of the block.
+///
 /// # Safety
-/// `p` points to an array of `dtype` with an element `i`.
-unsafe fn element(p: *const u8, dtype: KvDtype, i: usize) -> f32 {
-    match dtype {
-        // SAFETY: the caller's promise.
-        KvDtype::F32 => unsafe { p.cast::<f32>().add(i).read() },
-        // SAFETY: the caller's promise.
-        KvDtype::Bf16 => unsafe { p.cast::<bf16>().add(i).read() }.to_f32(),
+/// `piece` is one of this shape, and the index lies within it.
+unsafe fn element(piece: *const u8, shape: &KvShape, slot: usize, i: usize) -> f32 {
+    // SAFETY: the caller's promise; a piece of int8 ends with a scale per slot.
+    unsafe {
+        match shape.dtype {
+            KvDtype::F32 => piece.cast::<f32>().add(i).read(),
+            KvDtype::F16 => piece.cast::<f16>().add(i).read().to_f32(),
+            KvDtype::Bf16 => piece.cast::<bf16>().add(i).read().to_f32(),
+            KvDtype::Fp8 => e4m3::decode(piece.add(i).read()),
+            KvDtype::Int8 => {
+                let scale = piece.add(shape.scales_at()).cast::<f32>().add(slot).read();
+                f32::from(piece.cast::<i8>().add(i).read()) * scale
+            }
+        }
     }
 }

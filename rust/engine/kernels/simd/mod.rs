@@ -14,6 +14,8 @@ pub(super) trait F32x16: Copy {
     /// Values of this type that fit in registers at once.
     const REGISTERS: usize;
 
+    type Integers: I32x16<Floats = Self>;
+
     fn splat(x: f32) -> Self;
 
     /// The first sixteen of `x`; where there are fewer, zeros follow.
@@ -41,6 +43,24 @@ pub(super) trait F32x16: Copy {
     /// # Safety
     /// As for `load_bf16_even`.
     unsafe fn load_bf16_odd(p: *const u8) -> Self;
+
+    /// Sixteen f16, widened.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 32 bytes.
+    unsafe fn load_f16(p: *const u8) -> Self;
+
+    /// Sixteen numbers of E4M3, widened.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 16 bytes.
+    unsafe fn load_e4m3(p: *const u8) -> Self;
+
+    /// Rounds to the nearest i16, ties to even; what has none becomes the least or the greatest.
+    ///
+    /// # Safety
+    /// `p` is valid for writing 16 of them.
+    unsafe fn store_i16(self, p: *mut i16);
 
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
@@ -78,6 +98,32 @@ pub(super) trait F32x16: Copy {
 
     /// The greatest; NaN lanes are passed over where they can be.
     fn greatest(self) -> f32;
+}
+
+/// Sixteen integers, or sixteen pairs of i16 of which the first lies in the low half. Sums wrap around.
+pub(super) trait I32x16: Copy {
+    type Floats: F32x16;
+
+    fn splat(x: i32) -> Self;
+
+    /// # Safety
+    /// `p` is valid for reading 16 integers.
+    unsafe fn load(p: *const i32) -> Self;
+
+    /// # Safety
+    /// `p` is valid for writing 16 integers.
+    unsafe fn store(self, p: *mut i32);
+
+    /// Sixteen pairs of i8, widened.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 32 bytes.
+    unsafe fn load_i8_pairs(p: *const u8) -> Self;
+
+    /// self + a.first * b.first + a.second * b.second, of pairs.
+    fn add_products(self, a: Self, b: Self) -> Self;
+
+    fn to_floats(self) -> Self::Floats;
 }
 
 /// Asks for the cache lines that `bytes` from `p` on begin in. Any address will do.

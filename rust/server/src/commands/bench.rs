@@ -119,7 +119,7 @@ impl Bench {
         Workload {
             config: engine.model().config.as_ref(),
             weight_bytes,
-            kv_number_bytes: engine.config().kv_dtype().bytes(),
+            kv_dtype: engine.config().kv_dtype(),
             batch: batch as usize,
             prompt_len: self.prompt_len as usize,
             gen_len: self.gen_len as usize,

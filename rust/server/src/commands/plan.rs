@@ -49,7 +49,7 @@ impl Plan {
         let path = Store::open_default()?.resolve(&self.model)?;
         let facts = Facts::open(&path)?;
         let max_model_len = config.max_model_len.unwrap_or(facts.config.max_position);
-        let kv_bytes_per_position = 2 * facts.config.kv_dim() * config.kv_dtype().bytes();
+        let kv_bytes_per_position = facts.config.kv_bytes_per_layer(config.kv_dtype());
         let positions = |window: Option<usize>| window.map_or(max_model_len, |window| window.min(max_model_len));
         let kept: usize = facts.config.layers.iter().map(|layer| positions(layer.window)).sum();
         let threads = config.threads.unwrap_or_else(|| Machine::look().default_threads);
@@ -58,7 +58,7 @@ impl Plan {
         let estimate = Estimate {
             max_model_len,
             num_seqs: self.max_num_seqs.max(1),
-            kv_bytes_per_token: facts.config.kv_bytes_per_token(config.kv_dtype().bytes()) as u64,
+            kv_bytes_per_token: facts.config.kv_bytes_per_token(config.kv_dtype()) as u64,
             kv_bytes: (kept * kv_bytes_per_position * self.max_num_seqs.max(1)) as u64,
             available_memory: meminfo("MemAvailable:"),
             bandwidth: self.bandwidth.map_or_else(measured, |gigabytes| gigabytes * 1e9),

@@ -3,7 +3,7 @@
 //! A *panel* is (depth, 16) elements, two rows of the depth interleaved: a block's keys (head_dim, 16 positions),
 //! or sixteen dimensions of its values (16 positions, 16).
 
-use crate::kernels::simd::F32x16;
+use crate::kernels::simd::{F32x16, I32x16};
 
 /// A type of key and value. See `KvShape` for the layouts.
 pub(super) trait Element<S: F32x16> {
@@ -73,6 +73,30 @@ impl FloatElement for Bf16Element {
     }
 }
 
+pub(super) struct F16Element;
+
+impl FloatElement for F16Element {
+    const PAIR_BYTES: usize = 64;
+
+    #[inline(always)]
+    unsafe fn widen<S: F32x16>(p: *const u8) -> [S; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [S::load_f16(p), S::load_f16(p.add(32))] }
+    }
+}
+
+pub(super) struct Fp8Element;
+
+impl FloatElement for Fp8Element {
+    const PAIR_BYTES: usize = 32;
+
+    #[inline(always)]
+    unsafe fn widen<S: F32x16>(p: *const u8) -> [S; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [S::load_e4m3(p), S::load_e4m3(p.add(16))] }
+    }
+}
+
 impl<S: F32x16, T: FloatElement> Element<S> for T {
     const PAIR_BYTES: usize = T::PAIR_BYTES;
     type Factor = f32;
@@ -112,5 +136,51 @@ impl<S: F32x16, T: FloatElement> Element<S> for T {
     #[inline(always)]
     fn add_row(sum: S, factor: f32, pair: [S; 2], row: usize) -> S {
         S::splat(factor).mul_add(pair[row], sum)
+    }
+}
+
+/// Integers meet integers: sums are exact, and the scales of both sides are applied to them.
+pub(super) struct Int8Element;
+
+impl<S: F32x16> Element<S> for Int8Element {
+    const PAIR_BYTES: usize = 32;
+    type Factor = i16;
+    type Pair = S::Integers;
+    type Sum = S::Integers;
+
+    #[inline(always)]
+    fn zero() -> S::Integers {
+        S::Integers::splat(0)
+    }
+
+    #[inline(always)]
+    unsafe fn load_sum(p: *const f32) -> S::Integers {
+        // SAFETY: the caller's promise.
+        unsafe { S::Integers::load(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_sum(sum: S::Integers, p: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { sum.store(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pair(p: *const u8) -> S::Integers {
+        // SAFETY: the caller's promise.
+        unsafe { S::Integers::load_i8_pairs(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_pair(sum: S::Integers, factors: *const i16, pair: S::Integers) -> S::Integers {
+        // SAFETY: the caller's promise.
+        let factors = unsafe { factors.cast::<i32>().read_unaligned() };
+        sum.add_products(pair, S::Integers::splat(factors))
+    }
+
+    #[inline(always)]
+    fn add_row(sum: S::Integers, factor: i16, pair: S::Integers, row: usize) -> S::Integers {
+        let alone = i32::from(factor as u16) << (16 * row);
+        sum.add_products(pair, S::Integers::splat(alone))
     }
 }

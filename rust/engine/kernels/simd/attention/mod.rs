@@ -1,6 +1,7 @@
 //! Attention over one chunk, for vector tiers: scores, softmax, weighted values. A state's maximum counts in powers of two.
 
 mod element;
+mod int8;
 mod scores;
 mod softmax;
 mod tile;
@@ -9,7 +10,7 @@ mod values;
 use super::{F32x16, WIDTH, math};
 use crate::config::KvDtype;
 use crate::kernels::attention::{CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
-use element::{Bf16Element, Element, F32Element};
+use element::{Bf16Element, Element, F16Element, F32Element, Fp8Element};
 
 /// The states (rows, state_stride) of the chunk's rows after its positions alone.
 ///
@@ -20,8 +21,11 @@ pub(in crate::kernels) unsafe fn chunk_partial<S: F32x16>(chunk: &Chunk<'_>, sco
     // SAFETY: the caller's promise, and the element is that of the blocks.
     unsafe {
         match chunk.task.kv.shape.dtype {
-            KvDtype::F32 => chunk_partial_of::<S, F32Element>(chunk, scores, partial),
-            KvDtype::Bf16 => chunk_partial_of::<S, Bf16Element>(chunk, scores, partial),
+            KvDtype::F32 => float_partial::<S, F32Element>(chunk, scores, partial),
+            KvDtype::F16 => float_partial::<S, F16Element>(chunk, scores, partial),
+            KvDtype::Bf16 => float_partial::<S, Bf16Element>(chunk, scores, partial),
+            KvDtype::Fp8 => float_partial::<S, Fp8Element>(chunk, scores, partial),
+            KvDtype::Int8 => int8::chunk_partial::<S>(chunk, scores, partial),
         }
     }
 }
@@ -29,7 +33,7 @@ pub(in crate::kernels) unsafe fn chunk_partial<S: F32x16>(chunk: &Chunk<'_>, sco
 /// # Safety
 /// As above, and the blocks hold `E`.
 #[inline(always)]
-unsafe fn chunk_partial_of<S: F32x16, E: Element<S, Factor = f32>>(
+unsafe fn float_partial<S: F32x16, E: Element<S, Factor = f32>>(
     chunk: &Chunk<'_>,
     scores: &mut [f32],
     partial: &mut [f32],
@@ -37,14 +41,14 @@ unsafe fn chunk_partial_of<S: F32x16, E: Element<S, Factor = f32>>(
     let num_rows = chunk.rows.len();
     let stride = partial.len() / num_rows;
     // SAFETY: the caller's promise.
-    unsafe { scores::compute::<S, E>(chunk, scores) };
+    unsafe { scores::compute::<S, E>(chunk, |row| chunk.query(row), scores) };
     let rows = scores.chunks_exact_mut(CHUNK_LEN).zip(partial.chunks_exact_mut(stride)).take(num_rows);
     for (row, (scores, state)) in rows.enumerate() {
         state.fill(0.0);
         (state[MAX], state[SUM]) = softmax::weigh::<S>(chunk, chunk.seen(row), scores);
     }
     // SAFETY: the caller's promise.
-    unsafe { values::accumulate::<S, E>(chunk, scores, partial, stride) };
+    unsafe { values::accumulate::<S, E>(chunk, scores.as_ptr(), partial, stride) };
 }
 
 /// Adds `partial` to `state`; both have seen something.

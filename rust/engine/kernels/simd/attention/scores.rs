@@ -8,17 +8,24 @@ use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk};
 use crate::kernels::simd::F32x16;
 
 /// scores (rows, 256) = q · k, for the blocks that a row sees. What is not stored comes out as it may.
+/// `query` tells where a row's (head_dim,) factors are.
 ///
 /// # Safety
-/// The chunk's queries and blocks are valid for their shapes, and hold `E`.
+/// The queries and the chunk's blocks are valid for their shapes, and the blocks hold `E`.
 #[inline(always)]
-pub(super) unsafe fn compute<S: F32x16, E: Element<S, Factor = f32>>(chunk: &Chunk<'_>, scores: &mut [f32]) {
+pub(super) unsafe fn compute<S: F32x16, E: Element<S>>(
+    chunk: &Chunk<'_>,
+    query: impl Fn(usize) -> *const E::Factor,
+    scores: &mut [f32],
+) {
     assert!(scores.len() >= chunk.rows.len() * CHUNK_LEN, "(rows, 256)");
     for first in chunk.blocks.clone().step_by(BLOCKS_PER_PASS) {
         let pass = first..chunk.blocks.end.min(first + BLOCKS_PER_PASS);
         let scores = scores.as_mut_ptr();
         // SAFETY: the caller's promise, and the length above.
-        unsafe { for_each_tile!(S, E, chunk.rows.len(), |row| rows_together(chunk, row, pass.clone(), scores)) };
+        unsafe {
+            for_each_tile!(S, E, chunk.rows.len(), |row| rows_together(chunk, &query, row, pass.clone(), scores))
+        };
     }
 }
 
@@ -27,8 +34,9 @@ pub(super) unsafe fn compute<S: F32x16, E: Element<S, Factor = f32>>(chunk: &Chu
 /// # Safety
 /// As for `compute`; the rows are the chunk's, and `scores` (rows, 256) has room for all of the chunk's.
 #[inline(always)]
-unsafe fn rows_together<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const PANELS: usize>(
+unsafe fn rows_together<S: F32x16, E: Element<S>, const ROWS: usize, const PANELS: usize>(
     chunk: &Chunk<'_>,
+    query: &impl Fn(usize) -> *const E::Factor,
     row: usize,
     pass: Range<usize>,
     scores: *mut f32,
@@ -40,11 +48,11 @@ unsafe fn rows_together<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usiz
     // SAFETY: the caller's promise.
     unsafe {
         while block + PANELS <= end {
-            tile::<S, E, ROWS, PANELS>(chunk, row, block, scores);
+            tile::<S, E, ROWS, PANELS>(chunk, query, row, block, scores);
             block += PANELS;
         }
         while block < end {
-            tile::<S, E, ROWS, 1>(chunk, row, block, scores);
+            tile::<S, E, ROWS, 1>(chunk, query, row, block, scores);
             block += 1;
         }
     }
@@ -54,14 +62,15 @@ unsafe fn rows_together<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usiz
 /// # Safety
 /// As for `rows_together`; the blocks `block ..` are among the chunk's.
 #[inline(always)]
-unsafe fn tile<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const PANELS: usize>(
+unsafe fn tile<S: F32x16, E: Element<S>, const ROWS: usize, const PANELS: usize>(
     chunk: &Chunk<'_>,
+    query: &impl Fn(usize) -> *const E::Factor,
     row: usize,
     block: usize,
     scores: *mut f32,
 ) {
     let mut sums = [[E::zero(); PANELS]; ROWS];
-    let factors = std::array::from_fn(|i| chunk.query(row + i));
+    let factors = std::array::from_fn(|i| query(row + i));
     let panels = std::array::from_fn(|i| chunk.keys[block + i]);
     let ahead = std::array::from_fn(|i| chunk.after_keys(block + i));
     // SAFETY: the caller's promise: a row has 256 scores, 16 per block.

@@ -33,7 +33,7 @@ pub(super) fn weigh<S: F32x16>(chunk: &Chunk<'_>, seen: Range<usize>, scores: &m
 }
 
 /// Where the vectors begin that hold `seen`.
-fn vectors(seen: &Range<usize>) -> impl Iterator<Item = usize> + use<> {
+pub(super) fn vectors(seen: &Range<usize>) -> impl Iterator<Item = usize> + use<> {
     (seen.start / WIDTH * WIDTH..seen.end).step_by(WIDTH)
 }
 

@@ -11,30 +11,47 @@ use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, STATE_HEADER};
 use crate::kernels::simd::{F32x16, WIDTH};
 
 /// The weights (rows, 256) and the sums, `stride` floats apart, of all rows.
-#[derive(Clone, Copy)]
-struct Rows {
-    weights: *const f32,
+struct Rows<F> {
+    /// Rows lie as far apart as if these were floats.
+    weights: *const F,
     sums: *mut f32,
     stride: usize,
 }
 
-/// Adds weight · value to the sums of all rows.
+impl<F> Clone for Rows<F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for Rows<F> {}
+
+impl<F> Rows<F> {
+    const WEIGHTS_STRIDE: usize = CHUNK_LEN * size_of::<f32>() / size_of::<F>();
+
+    #[inline(always)]
+    fn weight(&self, row: usize, position: usize) -> *const F {
+        self.weights.wrapping_add(row * Self::WEIGHTS_STRIDE + position)
+    }
+}
+
+/// Adds weight · value to the sums of all rows. The weights are (rows, 256), each row as long as 256 floats.
 ///
 /// # Safety
-/// The positions that the rows see are stored, and the blocks hold `E`.
+/// The weights are valid for their shape; the positions that the rows see are stored, and the blocks hold `E`.
 #[inline(always)]
-pub(super) unsafe fn accumulate<S: F32x16, E: Element<S, Factor = f32>>(
+pub(super) unsafe fn accumulate<S: F32x16, E: Element<S>>(
     chunk: &Chunk<'_>,
-    weights: &[f32],
+    weights: *const E::Factor,
     states: &mut [f32],
     stride: usize,
 ) {
     let num_rows = chunk.rows.len();
-    assert!(weights.len() >= num_rows * CHUNK_LEN && states.len() >= num_rows * stride, "rows of whole states");
-    let rows = Rows { weights: weights.as_ptr(), sums: states[STATE_HEADER..].as_mut_ptr(), stride };
+    assert!(states.len() >= num_rows * stride, "rows of whole states");
+    let rows = Rows { weights, sums: states[STATE_HEADER..].as_mut_ptr(), stride };
     for first in chunk.blocks.clone().step_by(BLOCKS_PER_PASS) {
         let pass = first * BLOCK_SIZE..chunk.blocks.end.min(first + BLOCKS_PER_PASS) * BLOCK_SIZE;
-        // SAFETY: the caller's promise, and the lengths above.
+        // SAFETY: the caller's promise, and the length above.
         unsafe { for_each_tile!(S, E, num_rows, |row| rows_together(chunk, row, pass.clone(), rows)) };
     }
 }
@@ -44,11 +61,11 @@ pub(super) unsafe fn accumulate<S: F32x16, E: Element<S, Factor = f32>>(
 /// # Safety
 /// As for `accumulate`; the rows are the chunk's.
 #[inline(always)]
-unsafe fn rows_together<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const PANELS: usize>(
+unsafe fn rows_together<S: F32x16, E: Element<S>, const ROWS: usize, const PANELS: usize>(
     chunk: &Chunk<'_>,
     row: usize,
     pass: Range<usize>,
-    rows: Rows,
+    rows: Rows<E::Factor>,
 ) -> usize {
     // Both ends of what a row sees grow from row to row.
     let begin = chunk.seen(row + ROWS - 1).start.next_multiple_of(2);
@@ -74,11 +91,11 @@ fn intersect(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
 /// # Safety
 /// As for `rows_together`; all rows see the positions, which are whole pairs of one pass.
 #[inline(always)]
-unsafe fn together<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const PANELS: usize>(
+unsafe fn together<S: F32x16, E: Element<S>, const ROWS: usize, const PANELS: usize>(
     chunk: &Chunk<'_>,
     row: usize,
     positions: Range<usize>,
-    rows: Rows,
+    rows: Rows<E::Factor>,
 ) {
     let num_panels = chunk.task.kv.shape.value_panels();
     let mut panel = 0;
@@ -100,12 +117,12 @@ unsafe fn together<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, co
 /// # Safety
 /// As for `together`.
 #[inline(always)]
-unsafe fn tile<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const PANELS: usize>(
+unsafe fn tile<S: F32x16, E: Element<S>, const ROWS: usize, const PANELS: usize>(
     chunk: &Chunk<'_>,
     row: usize,
     positions: Range<usize>,
     panel: usize,
-    rows: Rows,
+    rows: Rows<E::Factor>,
 ) {
     let mut sums = [[E::zero(); PANELS]; ROWS];
     let place = |i: usize, j: usize| rows.sums.wrapping_add((row + i) * rows.stride + (panel + j) * WIDTH);
@@ -119,8 +136,7 @@ unsafe fn tile<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const 
         for block in positions.start / BLOCK_SIZE..positions.end.div_ceil(BLOCK_SIZE) {
             let part = intersect(&positions, &(block * BLOCK_SIZE..(block + 1) * BLOCK_SIZE));
             let within = |j: usize| ((panel + j) * BLOCK_SIZE + part.start % BLOCK_SIZE) / 2 * E::PAIR_BYTES;
-            let weights = rows.weights.wrapping_add(part.start);
-            let factors = std::array::from_fn(|i| weights.wrapping_add((row + i) * CHUNK_LEN));
+            let factors = std::array::from_fn(|i| rows.weight(row + i, part.start));
             let panels = std::array::from_fn(|j| chunk.values[block].wrapping_add(within(j)));
             let ahead = std::array::from_fn(|j| chunk.after_values(block).wrapping_add(within(j)));
             multiply::<S, E, ROWS, PANELS>(&mut sums, factors, panels, ahead, part.len() / 2);
@@ -138,11 +154,11 @@ unsafe fn tile<S: F32x16, E: Element<S, Factor = f32>, const ROWS: usize, const 
 /// # Safety
 /// As for `accumulate`.
 #[inline(always)]
-unsafe fn one_row<S: F32x16, E: Element<S, Factor = f32>>(
+unsafe fn one_row<S: F32x16, E: Element<S>>(
     chunk: &Chunk<'_>,
     row: usize,
     positions: Range<usize>,
-    rows: Rows,
+    rows: Rows<E::Factor>,
 ) {
     let positions = intersect(&positions, &chunk.seen(row));
     if positions.is_empty() {
@@ -156,7 +172,7 @@ unsafe fn one_row<S: F32x16, E: Element<S, Factor = f32>>(
             for position in positions.clone() {
                 let at = (panel * BLOCK_SIZE + position % BLOCK_SIZE) / 2 * E::PAIR_BYTES;
                 let pair = E::load_pair(chunk.values[position / BLOCK_SIZE].add(at));
-                sum = E::add_row(sum, *rows.weights.add(row * CHUNK_LEN + position), pair, position % 2);
+                sum = E::add_row(sum, *rows.weight(row, position), pair, position % 2);
             }
             E::store_sum(sum, place);
         }

@@ -1,7 +1,7 @@
 //! What a batch asks of the machine, and what the machine can give.
 
 use ferrule_engine::EngineHandle;
-use ferrule_engine::config::Activations;
+use ferrule_engine::config::{Activations, KvDtype};
 use ferrule_engine::info::ModelInfo;
 use ferrule_engine::kernels::Kernels;
 use ferrule_engine::kernels::limits::{Arithmetic, peak, read_bandwidth};
@@ -19,8 +19,7 @@ pub struct Workload<'a> {
     pub config: Option<&'a ModelConfig>,
     /// Bytes of weights that a step reads.
     pub weight_bytes: u64,
-    /// Bytes of a number in the KV cache.
-    pub kv_number_bytes: usize,
+    pub kv_dtype: KvDtype,
     pub batch: usize,
     pub prompt_len: usize,
     pub gen_len: usize,
@@ -45,7 +44,7 @@ impl Workload<'_> {
     /// Weights once, and every sequence's keys and values: mean over the steps.
     pub fn decode_bytes_per_step(&self) -> Option<f64> {
         let config = self.config?;
-        let kv = mean(self.decoded(), |position| config.kv_bytes_read(position, self.kv_number_bytes));
+        let kv = mean(self.decoded(), |position| config.kv_bytes_read(position, self.kv_dtype));
         Some(self.weight_bytes as f64 + self.batch as f64 * kv)
     }
 

@@ -1,0 +1,152 @@
+//! Attention over int8 keys and values, in integers.
+//!
+//! A query is rounded to i16 with one scale, so that its products with keys are integers and their sums exact; scores
+//! are these sums times the scales of the query and of the position. A weight takes on the scale of its position's
+//! values and is rounded likewise. Both roundings are 2^8 times finer than those of the cache.
+
+use std::ops::Range;
+
+use super::element::Int8Element;
+use super::softmax::{vectors, weigh};
+use super::{scores, values};
+use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, SCALE, STATE_HEADER, SUM};
+use crate::kernels::simd::{F32x16, I32x16, WIDTH};
+
+/// A vector of scores has the scales of one block.
+const _: () = assert!(WIDTH == BLOCK_SIZE);
+
+/// Of keys and values.
+const MOST_INT8: usize = 127;
+
+/// The greatest factor of which `terms` products with int8 fit into a sum.
+const fn most_factor(terms: usize) -> f32 {
+    let most = i32::MAX as usize / (MOST_INT8 * terms);
+    if most < i16::MAX as usize { most as f32 } else { i16::MAX as f32 }
+}
+
+/// As `chunk_partial`, for blocks of int8.
+///
+/// # Safety
+/// As for `chunk_partial`.
+#[inline(always)]
+pub(super) unsafe fn chunk_partial<S: F32x16>(chunk: &Chunk<'_>, scores: &mut [f32], partial: &mut [f32]) {
+    let num_rows = chunk.rows.len();
+    let stride = partial.len() / num_rows;
+    for (row, state) in partial.chunks_exact_mut(stride).enumerate() {
+        // SAFETY: the caller's promise.
+        let query = unsafe { std::slice::from_raw_parts(chunk.query(row), chunk.task.kv.shape.head_dim) };
+        // A state has its query in place of its sums until these begin.
+        let (header, room) = state.split_at_mut(STATE_HEADER);
+        header[SCALE] = round_query::<S>(query, room);
+    }
+    let queries = partial[STATE_HEADER..].as_ptr();
+    let query = |row: usize| queries.wrapping_add(row * stride).cast();
+    // SAFETY: the caller's promise, and the queries above.
+    unsafe { scores::compute::<S, Int8Element>(chunk, query, scores) };
+    for (row, (scores, state)) in
+        scores.chunks_exact_mut(CHUNK_LEN).zip(partial.chunks_exact_mut(stride)).enumerate().take(num_rows)
+    {
+        let seen = chunk.seen(row);
+        // SAFETY: the caller's promise.
+        unsafe { scale_scores::<S>(chunk, &seen, state[SCALE], scores) };
+        (state[MAX], state[SUM]) = weigh::<S>(chunk, seen.clone(), scores);
+        // SAFETY: the caller's promise.
+        state[SCALE] = unsafe { round_weights::<S>(chunk, &seen, scores) };
+        state[STATE_HEADER..].fill(0.0);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { values::accumulate::<S, Int8Element>(chunk, scores.as_ptr().cast(), partial, stride) };
+    for state in partial.chunks_exact_mut(stride) {
+        let (header, sums) = state.split_at_mut(STATE_HEADER);
+        scale_integers::<S>(sums, S::splat(header[SCALE]));
+    }
+}
+
+/// What rounds numbers to integers, and what turns these back.
+#[derive(Clone, Copy)]
+struct Rounding {
+    inverse: f32,
+    scale: f32,
+}
+
+impl Rounding {
+    /// Of numbers whose sizes have this maximum and this sum; the sum tells whether one is not finite.
+    #[inline(always)]
+    fn new(greatest: f32, sum: f32, most: f32) -> Self {
+        match (sum.is_finite(), greatest > 0.0) {
+            (true, true) => Self { inverse: most / greatest, scale: greatest / most },
+            (true, false) => Self { inverse: 0.0, scale: 0.0 },
+            (false, _) => Self { inverse: 0.0, scale: f32::NAN },
+        }
+    }
+}
+
+/// Writes the query as i16 into `room`, which has whole vectors of floats; returns its scale.
+#[inline(always)]
+fn round_query<S: F32x16>(query: &[f32], room: &mut [f32]) -> f32 {
+    let (mut greatest, mut sum) = (S::splat(0.0), S::splat(0.0));
+    for x in query.chunks(WIDTH) {
+        let size = S::read(x).abs();
+        greatest = size.max(greatest);
+        sum = sum.add(size);
+    }
+    let Rounding { inverse, scale } = Rounding::new(greatest.greatest(), sum.sum(), most_factor(query.len()));
+    for (x, room) in query.chunks(WIDTH).zip(room.as_chunks_mut::<{ WIDTH / 2 }>().0) {
+        // SAFETY: eight floats are sixteen i16.
+        unsafe { S::read(x).mul(S::splat(inverse)).store_i16(room.as_mut_ptr().cast()) };
+    }
+    scale
+}
+
+/// Scores = the sums of products (as integers) * scale of the query * scales of the keys.
+///
+/// # Safety
+/// The blocks that hold `seen` are valid.
+#[inline(always)]
+unsafe fn scale_scores<S: F32x16>(chunk: &Chunk<'_>, seen: &Range<usize>, scale: f32, scores: &mut [f32]) {
+    let scales_at = chunk.task.kv.shape.scales_at();
+    for at in vectors(seen) {
+        // SAFETY: the caller's promise: a piece ends with its scales.
+        let scales = unsafe { S::load(chunk.keys[at / BLOCK_SIZE].add(scales_at).cast()) };
+        scale_integers::<S>(&mut scores[at..at + WIDTH], scales.mul(S::splat(scale)));
+    }
+}
+
+/// Weights *= scales of the values, rounded to i16, in place; returns what an integer counts.
+///
+/// # Safety
+/// The blocks that hold `seen` are valid.
+#[inline(always)]
+unsafe fn round_weights<S: F32x16>(chunk: &Chunk<'_>, seen: &Range<usize>, weights: &mut [f32]) -> f32 {
+    let scales_at = chunk.task.kv.shape.scales_at();
+    let (mut greatest, mut sum) = (S::splat(0.0), S::splat(0.0));
+    for at in vectors(seen) {
+        // SAFETY: as in `scale_scores`.
+        let scales = unsafe { S::load(chunk.values[at / BLOCK_SIZE].add(scales_at).cast()) };
+        let mut scaled = S::read(&weights[at..]).mul(scales);
+        if at < seen.start || seen.end < at + WIDTH {
+            // A position that is not stored has no scale.
+            scaled = scaled.keep_lanes(seen.start.saturating_sub(at), (seen.end - at).min(WIDTH), S::splat(0.0));
+        }
+        greatest = scaled.max(greatest);
+        sum = sum.add(scaled);
+        scaled.write(&mut weights[at..]);
+    }
+    let Rounding { inverse, scale } = Rounding::new(greatest.greatest(), sum.sum(), most_factor(CHUNK_LEN));
+    for at in vectors(seen) {
+        let scaled = S::read(&weights[at..]).mul(S::splat(inverse));
+        // SAFETY: sixteen i16 end before the next sixteen floats begin.
+        unsafe { scaled.store_i16(weights.as_mut_ptr().cast::<i16>().add(at)) };
+    }
+    scale
+}
+
+/// Turns integers into floats, in place: x = i * factor.
+#[inline(always)]
+fn scale_integers<S: F32x16>(x: &mut [f32], factor: S) {
+    for x in x.chunks_exact_mut(WIDTH) {
+        // SAFETY: sixteen words, of which any bits are an integer.
+        let integers = unsafe { S::Integers::load(x.as_ptr().cast()) };
+        integers.to_floats().mul(factor).write(x);
+    }
+}
