@@ -6,6 +6,7 @@ mod completions;
 mod logprobs;
 mod models;
 mod request;
+mod responses;
 mod sampling;
 mod usage;
 
@@ -23,7 +24,10 @@ use super::body;
 use super::error::{Kind, ServeError};
 
 pub fn routes() -> Router<App> {
-    Router::new().route("/v1/chat/completions", post(chat::handle)).route("/v1/completions", post(completions::handle))
+    Router::new()
+        .route("/v1/chat/completions", post(chat::handle))
+        .route("/v1/completions", post(completions::handle))
+        .route("/v1/responses", post(responses::handle))
 }
 
 /// Errors as OpenAI writes them.
