@@ -50,6 +50,8 @@ pub enum Command {
     List(commands::list::List),
     /// Show what a model is
     Show(commands::show::Show),
+    /// Give a model of the local store a second name
+    Cp(commands::cp::Cp),
     /// Delete a model from the local store
     Rm(commands::rm::Rm),
 }

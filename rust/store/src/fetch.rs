@@ -39,6 +39,7 @@ impl Fetch<'_> {
             Name::Entry(entry) => self.entry(entry),
             Name::Hub { repo, file } => self.repository(repo, file.as_deref()),
             Name::Package { requirement } => self.package(requirement),
+            Name::Copy(name) => Err(Error::NotPulled { name: name.clone() }),
         }
     }
 

@@ -13,6 +13,7 @@
 mod catalogue;
 mod choose;
 mod config;
+mod copy;
 mod disk;
 mod error;
 mod fetch;

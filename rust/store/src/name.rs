@@ -20,6 +20,8 @@ pub enum Name {
     Package {
         requirement: String,
     },
+    /// A name that [`crate::Store::copy`] gave.
+    Copy(String),
 }
 
 impl Name {
@@ -51,8 +53,15 @@ impl Name {
             Self::Hub { repo, file: None } => Some(format!("hf:{repo}")),
             Self::Hub { repo, file: Some(file) } => Some(format!("hf:{repo}:{file}")),
             Self::Package { requirement } => Some(format!("pypi:{requirement}")),
+            Self::Copy(name) => Some(name.clone()),
         }
     }
+}
+
+/// Whether a copy may be called so: `NAME` or `NAME:TAG`.
+pub(crate) fn is_copy_name(name: &str) -> bool {
+    let (name, tag) = name.split_once(':').unwrap_or((name, "latest"));
+    is_word(name) && is_word(tag)
 }
 
 fn looks_like_path(name: &str) -> bool {

@@ -1,6 +1,7 @@
 //! The store: what a name stands for, and what is here.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -44,7 +45,10 @@ impl Store {
     }
 
     pub fn parse(&self, name: &str) -> Result<Name> {
-        Name::parse(name, &self.catalogue)
+        match Name::parse(name, &self.catalogue) {
+            Err(_) if self.is_copy(name) => Ok(Name::Copy(name.into())),
+            parsed => parsed,
+        }
     }
 
     /// What the engine opens for `name`, if it is on this machine; asks no network.
@@ -133,7 +137,7 @@ impl Store {
         Ok(bytes)
     }
 
-    fn models(&self) -> PathBuf {
+    pub(crate) fn models(&self) -> PathBuf {
         self.config.home.join("models")
     }
 
@@ -169,9 +173,11 @@ fn clean(folder: &Path) {
     }
 }
 
+/// What deleting the folder frees: files that copies share stay.
 fn folder_bytes(folder: &Path) -> u64 {
     let bytes = |entry: fs::DirEntry| match entry.metadata() {
         Ok(meta) if meta.is_dir() => folder_bytes(&entry.path()),
+        Ok(meta) if meta.nlink() > 1 => 0,
         Ok(meta) => meta.len(),
         Err(_) => 0,
     };

@@ -5,10 +5,11 @@ mod fake_hub;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use fake_hub::{Answer, Hub};
-use ferrule_store::{Catalogue, Entry, Error, Part, Progress, Silent, Source, Store, StoreConfig};
+use ferrule_store::{Catalogue, Entry, Error, Model, Part, Progress, Silent, Source, Store, StoreConfig};
 use sha2::{Digest, Sha256};
 
 #[derive(Default)]
@@ -96,6 +97,52 @@ fn a_pulled_model_is_listed_shown_found_and_removed() {
     assert!(store.remove("tiny").unwrap() > 100_000);
     assert!(store.list().unwrap().is_empty());
     assert!(matches!(store.remove("tiny"), Err(Error::NotPulled { .. })));
+}
+
+#[test]
+fn a_copy_is_a_second_name_of_the_same_files() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = content(100_000);
+    let (_hub, endpoint) = Hub::start(&[(FILE, vec![Answer::Bytes(bytes.clone())])]);
+    let store = store(home.path(), Some(&endpoint), None, vec![entry(&bytes, vec![hub_source()])]);
+    assert!(matches!(store.copy("tiny", "mine"), Err(Error::NotPulled { .. })));
+    let original = store.pull("tiny", &mut Silent).unwrap();
+
+    for name in ["mine:v1", "mine", "mine"] {
+        let copy = store.copy("tiny", name).unwrap();
+        assert_eq!((copy.name.as_str(), &copy.files), (name, &original.files));
+        assert_eq!(store.show(name).unwrap(), copy);
+        assert_eq!(store.pull(name, &mut Silent).unwrap(), copy, "it is here already");
+        let inode = |model: &Model| fs::metadata(model.path()).unwrap().ino();
+        assert_eq!(inode(&copy), inode(&original), "the file is the same");
+    }
+    let names: Vec<_> = store.list().unwrap().into_iter().map(|model| model.name).collect();
+    assert_eq!(names, ["mine", "mine:v1", "tiny:1m"]);
+    assert_eq!(store.copy("mine", "mine").unwrap(), store.show("mine").unwrap());
+
+    assert!(store.remove("tiny").unwrap() < 10_000, "copies still have the file");
+    store.copy("mine", "again").unwrap();
+    assert_eq!(fs::read(store.resolve("again").unwrap()).unwrap(), bytes);
+    for name in ["mine", "mine:v1"] {
+        store.remove(name).unwrap();
+        assert!(store.resolve(name).is_err());
+    }
+    assert!(store.remove("again").unwrap() > 100_000, "it was the last");
+}
+
+#[test]
+fn a_copy_takes_no_name_that_stands_for_something() {
+    let home = tempfile::tempdir().unwrap();
+    let bytes = content(1_000);
+    let (_hub, endpoint) = Hub::start(&[(FILE, vec![Answer::Bytes(bytes.clone())])]);
+    let store = store(home.path(), Some(&endpoint), None, vec![entry(&bytes, vec![hub_source()])]);
+    store.pull("tiny", &mut Silent).unwrap();
+    for name in
+        ["tiny", "TINY:1m", "hf:a/b", "pypi:a", "a/b", "../a", "./a", "a.gguf", "", "a b", "a:b:c", "a:", ":a", "-a"]
+    {
+        assert!(matches!(store.copy("tiny", name), Err(Error::BadName { .. })), "{name}");
+    }
+    assert_eq!(store.list().unwrap().len(), 1);
 }
 
 #[test]

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import ollama
 import pytest
 from serving import ROOT, running
 
@@ -226,8 +227,9 @@ BAD = [
     ("/api/show", {}, 400, "model is required"),
     ("/api/show", {"model": "nope"}, 404, "nope"),
     ("/api/pull", {"model": "smollm2"}, 400, "certain models"),
-    ("/api/copy", {"source": "null", "destination": "x"}, 400, "/api/copy is not supported"),
-    ("/api/embed", {"model": "null", "input": "x"}, 400, "/api/embed is not supported"),
+    ("/api/copy", {"source": "null", "destination": "x"}, 400, "this server was started for certain models"),
+    ("/api/embed", {"model": "null", "input": "x" * 5000, "truncate": False}, 400, "5000 tokens"),
+    ("/api/embed", {"model": "null", "input": "x", "dimensions": 3}, 400, "dimensions is 3"),
     ("/api/push", {"model": "null"}, 400, "/api/push is not supported"),
     ("/api/nope", {}, 404, "there is no POST /api/nope"),
     ("/api/tags", {}, 405, "does not take POST"),
@@ -331,6 +333,16 @@ def test_models_are_pulled_shown_and_deleted(hub, tmp_path, snapshot):
         assert (without.status_code, "tokenizer" in without.json()["error"]) == (400, True)
         tokens = {"model": "hf:org/tiny", "prompt": [1, 2, 3], "max_tokens": 2, "ignore_eos": True}
         assert server.post("/v1/completions", tokens).json()["usage"]["completion_tokens"] == 2
+
+        with ollama.Client(host=server.url) as client:
+            assert client.copy("hf:org/tiny", "mine:latest").status == "success"
+        assert [model["name"] for model in server.http.get("/api/tags").json()["models"]] == ["hf:org/tiny", "mine"]
+        answer = server.post("/v1/completions", {**tokens, "model": "mine"})
+        assert answer.json()["usage"]["completion_tokens"] == 2
+        refused = server.post("/api/copy", {"source": "mine", "destination": "../x"})
+        assert (refused.status_code, "a copy's name" in refused.json()["error"]) == (400, True)
+        assert server.post("/api/copy", {"source": "nope", "destination": "x"}).status_code == 404
+        assert server.http.request("DELETE", "/api/delete", json={"model": "mine"}).status_code == 200
 
         assert server.http.request("DELETE", "/api/delete", json={"model": "hf:org/tiny"}).status_code == 200
         assert server.http.get("/api/tags").json() == {"models": []}

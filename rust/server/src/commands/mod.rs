@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod chat;
+pub mod cp;
 pub mod doctor;
 pub mod key;
 pub mod list;
@@ -38,6 +39,7 @@ pub fn run(command: Command) -> Result {
         Command::Pull(pull) => pull.execute(),
         Command::List(list) => list.execute(),
         Command::Show(show) => show.execute(),
+        Command::Cp(cp) => cp.execute(),
         Command::Rm(rm) => rm.execute(),
     }
 }

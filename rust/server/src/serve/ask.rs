@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use ferrule_engine::output::Collector;
+use ferrule_engine::request::Task;
 use ferrule_engine::{
     EngineHandle, Event, GenerateOutput, GenerateRequest, Prompt, RequestId, SamplingParams, TokenId,
 };
@@ -41,6 +42,16 @@ impl App {
 
     /// Tokenizes, checks and enqueues.
     pub async fn ask(&self, visit: &Visit, model: &Lease, ask: Ask) -> Result<Answer> {
+        self.enqueue(visit, model, Task::Generate, ask).await
+    }
+
+    /// The same for the prompt's vector instead of what comes after it.
+    pub async fn embed(&self, visit: &Visit, model: &Lease, prompt: Prompt) -> Result<Answer> {
+        let ask = Ask { prompt, params: SamplingParams::greedy(0), priority: 0, cache_salt: None };
+        self.enqueue(visit, model, Task::Embed, ask).await
+    }
+
+    async fn enqueue(&self, visit: &Visit, model: &Lease, task: Task, ask: Ask) -> Result<Answer> {
         let in_flight = self.drain.enter()?;
         let prompt = tokens(model, ask.prompt).await?;
         ask.params.validate(model.engine.model().vocab_size)?;
@@ -60,6 +71,7 @@ impl App {
             sender.send(event)
         };
         let request = GenerateRequest {
+            task,
             priority: ask.priority,
             cache_salt: visit.caller.cache_salt(ask.cache_salt),
             ..GenerateRequest::new(Prompt::Tokens(prompt.clone()), ask.params)

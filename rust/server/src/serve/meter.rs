@@ -50,7 +50,8 @@ impl Meter {
             Event::Delta(delta) => self.token(delta),
             Event::Done(metrics) => self.done(metrics),
             Event::Error(_) => self.end(End::Error),
-            Event::PromptLogprobs(_) | Event::Embedding(_) => {}
+            Event::Embedding(_) => self.end(End::Stop),
+            Event::PromptLogprobs(_) => {}
         }
     }
 

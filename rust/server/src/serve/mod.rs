@@ -22,6 +22,7 @@ pub mod auth;
 mod body;
 mod dialect;
 mod drain;
+mod embed;
 mod error;
 mod events;
 mod fields;

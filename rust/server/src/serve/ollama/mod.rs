@@ -1,6 +1,7 @@
 //! Ollama's dialect.
 
 mod chat;
+mod embed;
 mod generate;
 mod models;
 mod options;
@@ -24,16 +25,21 @@ use super::models::Served;
 /// Content type of a stream: one JSON object a line.
 const ND_JSON: &str = "application/x-ndjson";
 
+/// The tag of names without a tag.
+const LATEST: &str = ":latest";
+
 /// What Ollama has and Ferrule does not.
-const UNBUILT: [&str; 6] =
-    ["/api/copy", "/api/create", "/api/embed", "/api/embeddings", "/api/push", "/api/blobs/{digest}"];
+const UNBUILT: [&str; 3] = ["/api/create", "/api/push", "/api/blobs/{digest}"];
 
 pub fn routes() -> Router<App> {
     let routes = Router::new()
         // Clients look here to learn whether the server is up.
         .route("/", get(async || "Ferrule is running"))
         .route("/api/chat", post(chat::handle))
+        .route("/api/copy", post(store::copy))
         .route("/api/delete", delete(store::delete))
+        .route("/api/embed", post(embed::handle))
+        .route("/api/embeddings", post(embed::handle_legacy))
         .route("/api/generate", post(generate::handle))
         .route("/api/ps", get(models::ps))
         .route("/api/pull", post(store::pull))
@@ -68,7 +74,7 @@ fn required(name: Option<&str>) -> Result<&str> {
 /// The model that a request names. Ollama's clients add the tag `latest` to names without a tag.
 fn find(app: &App, name: Option<&str>) -> Result<Served> {
     let (catalog, name) = (app.registry.catalog(), required(name)?);
-    catalog.find(Some(name)).or_else(|error| match name.strip_suffix(":latest") {
+    catalog.find(Some(name)).or_else(|error| match name.strip_suffix(LATEST) {
         Some(untagged) => catalog.find(Some(untagged)).map_err(|_| error),
         None => Err(error),
     })

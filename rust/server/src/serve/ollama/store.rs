@@ -1,4 +1,4 @@
-//! `/api/pull` and `/api/delete`: changing the store that the server offers.
+//! `/api/pull`, `/api/copy` and `/api/delete`: changing the store that the server offers.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::reply::write_line;
-use super::{ND_JSON, Named, blocking, error_json, find, required};
+use super::{LATEST, ND_JSON, Named, blocking, error_json, find, required};
 use crate::serve::app::App;
 use crate::serve::body::{self, Json};
 use crate::serve::drain::Phase;
@@ -127,6 +127,24 @@ impl Progress for Reports {
     fn is_cancelled(&mut self) -> bool {
         self.sender.is_closed() || self.app.drain.phase() == Phase::Stopping
     }
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Copy {
+    source: String,
+    destination: String,
+}
+
+/// A second name for the same files. An earlier copy of that name is replaced; in memory it stays until nobody uses it.
+pub async fn copy(State(app): State<App>, Json(request): Json<Copy>) -> Result<()> {
+    let store = own_store(&app)?;
+    let served = find(&app, Some(&request.source))?;
+    let name = request.destination.strip_suffix(LATEST).unwrap_or(&request.destination).to_owned();
+    if let Ok(replaced) = app.registry.catalog().find(Some(&name)) {
+        app.registry.expire(&replaced);
+    }
+    let copied = blocking(move || store.copy(&served.name, &name)).await?;
+    copied.map(drop).map_err(|error| explain(&request.destination, error))
 }
 
 /// Deletes the model's files; in memory it stays until nobody uses it.

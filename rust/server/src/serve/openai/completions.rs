@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::chat::stop_reason;
 use super::chunk::{self, ChunkWriter, Stamp};
 use super::logprobs::{self, Legacy};
+use super::prompts::Prompts;
 use super::request::{Delivery, UNBUILT, UNBUILT_IN_COMPLETIONS};
 use super::sampling::Sampling;
 use super::usage::Usage;
@@ -37,26 +38,6 @@ struct CompletionRequest {
     prompt: Prompts,
     logprobs: Option<usize>,
     echo: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a string, an array of strings, an array of token ids, or an array of those")]
-enum Prompts {
-    Text(String),
-    Tokens(Vec<TokenId>),
-    Texts(Vec<String>),
-    TokenLists(Vec<Vec<TokenId>>),
-}
-
-impl Prompts {
-    fn list(self) -> Vec<Prompt> {
-        match self {
-            Self::Text(text) => vec![Prompt::Text(text)],
-            Self::Tokens(tokens) => vec![Prompt::Tokens(tokens)],
-            Self::Texts(texts) => texts.into_iter().map(Prompt::Text).collect(),
-            Self::TokenLists(lists) => lists.into_iter().map(Prompt::Tokens).collect(),
-        }
-    }
 }
 
 pub async fn handle(

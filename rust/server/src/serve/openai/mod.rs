@@ -3,8 +3,10 @@
 mod chat;
 mod chunk;
 mod completions;
+mod embeddings;
 mod logprobs;
 mod models;
+mod prompts;
 mod request;
 mod responses;
 mod sampling;
@@ -27,6 +29,7 @@ pub fn routes() -> Router<App> {
     Router::new()
         .route("/v1/chat/completions", post(chat::handle))
         .route("/v1/completions", post(completions::handle))
+        .route("/v1/embeddings", post(embeddings::handle))
         .route("/v1/responses", post(responses::handle))
 }
 
