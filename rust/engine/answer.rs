@@ -13,6 +13,8 @@ use crate::output::{Delta, Event, FinishReason, TokenLogprob};
 use crate::request::Request;
 use crate::sample::Sampled;
 use crate::sched::Scheduler;
+use crate::sequence::Sequence;
+use crate::snapshot::{RequestSnapshot, ranges};
 use crate::text::Tokenizer;
 
 pub struct Answer {
@@ -101,6 +103,18 @@ impl Answer {
     /// To the caller. A sink that panics has gone, like one that answers `Break`.
     pub fn send(&mut self, event: Event) -> ControlFlow<()> {
         catch_unwind(AssertUnwindSafe(|| (self.sink)(event))).unwrap_or(ControlFlow::Break(()))
+    }
+
+    pub fn snapshot(&self, scheduler: &Scheduler) -> RequestSnapshot {
+        let ids = || self.choices.iter().filter_map(|choice| choice.sequence);
+        let sequence = ids().next().and_then(|id| scheduler.get(id));
+        RequestSnapshot {
+            id: self.request.id,
+            queue_time: self.first_step.map(|first_step| first_step.duration_since(self.submitted)),
+            num_cached_tokens: sequence.map_or(0, Sequence::num_cached_tokens),
+            num_computed_tokens: sequence.map_or(0, Sequence::num_computed_tokens),
+            blocks: ranges(ids().flat_map(|id| scheduler.blocks_of(id)).collect()),
+        }
     }
 
     pub fn metrics(&mut self, now: Instant) -> RequestMetrics {

@@ -18,6 +18,7 @@ use crate::output::Event;
 use crate::runner::ModelRunner;
 use crate::sched::{Scheduler, SchedulerConfig, SchedulerOutput};
 use crate::sequence::Sequence;
+use crate::snapshot::{Snapshot, runs};
 use crate::text::Tokenizer;
 
 /// Logits of one step may take this much, as long as every sequence gets its row.
@@ -126,6 +127,15 @@ impl Engine {
         for id in batch.cancelled {
             self.end(id, Ending::Cancelled);
         }
+        for watcher in batch.watchers {
+            watcher(self.snapshot());
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut requests: Vec<_> = self.requests.values().map(|answer| answer.snapshot(&self.scheduler)).collect();
+        requests.sort_unstable_by_key(|request| request.id);
+        Snapshot { blocks: runs(self.scheduler.block_states()), requests }
     }
 
     fn add(&mut self, submission: Submission) {

@@ -20,6 +20,7 @@ use crate::metrics::EngineStats;
 use crate::output::{Event, GenerateOutput};
 use crate::request::{ChatMessage, GenerateRequest, Prompt, Request};
 use crate::runner::ModelRunner;
+use crate::snapshot::Snapshot;
 use crate::stream::EventStream;
 
 /// A running engine. Clones share it; the last one to be dropped stops the engine's thread.
@@ -127,6 +128,12 @@ impl EngineHandle {
     pub fn stats(&self) -> EngineStats {
         let stats = self.0.stats.lock().unwrap_or_else(PoisonError::into_inner).clone();
         EngineStats { num_waiting: self.0.intake.num_waiting(), ..stats }
+    }
+
+    /// Calls `watcher` on the engine's thread between two steps: it must not block. It is dropped uncalled if the
+    /// engine ends first.
+    pub fn watch(&self, watcher: impl FnOnce(Snapshot) + Send + 'static) {
+        self.0.intake.watch(Box::new(watcher));
     }
 
     /// Stops the engine's thread; running requests get `Error(Cancelled)`. Idempotent.

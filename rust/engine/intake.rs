@@ -9,9 +9,13 @@ use crate::error::{Error, Result};
 use crate::ids::RequestId;
 use crate::output::Event;
 use crate::request::Request;
+use crate::snapshot::Snapshot;
 
 /// Called on the engine's thread; `Break` ends the request.
 pub type Sink = Box<dyn FnMut(Event) -> ControlFlow<()> + Send>;
+
+/// Called on the engine's thread.
+pub type Watcher = Box<dyn FnOnce(Snapshot) + Send>;
 
 pub struct Submission {
     pub request: Request,
@@ -24,6 +28,7 @@ pub struct Submission {
 pub struct Batch {
     pub submissions: VecDeque<Submission>,
     pub cancelled: Vec<RequestId>,
+    pub watchers: Vec<Watcher>,
 }
 
 pub struct Intake {
@@ -96,6 +101,15 @@ impl Intake {
         }
     }
 
+    /// Drops the watcher if the engine has ended.
+    pub fn watch(&self, watcher: Watcher) {
+        let mut state = self.lock();
+        if state.closed.is_none() {
+            state.batch.watchers.push(watcher);
+            self.work.notify_one();
+        }
+    }
+
     /// Takes nothing any more, for this reason. The first reason stays.
     pub fn close(&self, why: Error) {
         self.lock().closed.get_or_insert(why);
@@ -106,8 +120,9 @@ impl Intake {
     /// Parks the engine's thread until there is something to do. False: closed.
     pub fn wait(&self, busy: bool) -> bool {
         let idle = |state: &mut State| {
-            let Batch { submissions, cancelled } = &state.batch;
-            !busy && submissions.is_empty() && cancelled.is_empty() && state.closed.is_none()
+            let Batch { submissions, cancelled, watchers } = &state.batch;
+            let nothing_came = submissions.is_empty() && cancelled.is_empty() && watchers.is_empty();
+            !busy && nothing_came && state.closed.is_none()
         };
         self.work.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner).closed.is_none()
     }

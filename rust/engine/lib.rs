@@ -44,6 +44,7 @@ pub mod runner;
 pub mod sample;
 pub mod sched;
 pub mod sequence;
+pub mod snapshot;
 mod stream;
 pub mod text;
 pub mod weights;

@@ -4,4 +4,5 @@ mod admission;
 mod endings;
 mod equal;
 mod parameters;
+mod watching;
 mod world;

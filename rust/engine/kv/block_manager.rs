@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::block_pool::BlockPool;
+use super::block_pool::{BlockPool, BlockState};
 use super::block_table::BlockTable;
 use super::geometry::KvGeometry;
 use super::prefix_cache::{NodeId, PrefixCache};
@@ -73,6 +73,11 @@ impl BlockManager {
 
     pub fn num_used_blocks(&self) -> usize {
         self.pool.num_used()
+    }
+
+    /// Of all blocks, in the order of their ids.
+    pub fn block_states(&self) -> impl Iterator<Item = BlockState> + '_ {
+        self.pool.states()
     }
 
     pub fn num_free_blocks(&self) -> usize {

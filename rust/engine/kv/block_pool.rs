@@ -12,6 +12,19 @@ struct Block {
     next: Option<BlockId>,
 }
 
+/// What a block is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockState {
+    /// Nobody holds it, and nobody knows what is in it.
+    Free,
+    /// Nobody holds it, but the prefix cache knows what is in it.
+    Cached,
+    /// One table holds it.
+    Used,
+    /// Several tables hold it.
+    Shared,
+}
+
 /// Who holds which block is counted here; what is inside belongs to the prefix cache.
 ///
 /// The free list is linked through the blocks, and its order is the order of reuse:
@@ -60,6 +73,16 @@ impl BlockPool {
 
     pub fn set_cached(&mut self, id: BlockId, is_cached: bool) {
         self.blocks[id.index()].is_cached = is_cached;
+    }
+
+    /// In the order of their ids.
+    pub fn states(&self) -> impl Iterator<Item = BlockState> + '_ {
+        self.blocks.iter().map(|block| match (block.num_refs, block.is_cached) {
+            (0, false) => BlockState::Free,
+            (0, true) => BlockState::Cached,
+            (1, _) => BlockState::Used,
+            _ => BlockState::Shared,
+        })
     }
 
     /// A free block with one reference: the one after `near` if its contents are unknown, else the first
@@ -192,6 +215,19 @@ mod tests {
         pool.release(BlockId(3));
         assert_eq!(pool.take(Some(BlockId(2))), Some(BlockId(1)), "3 is cached");
         assert_eq!(pool.take(Some(BlockId(5))), Some(BlockId(2)), "5 is the last");
+    }
+
+    #[test]
+    fn a_state_says_who_holds_a_block_and_whether_its_contents_are_known() {
+        let mut pool = BlockPool::new(4);
+        take_all(&mut pool);
+        pool.share(BlockId(0));
+        for id in [2, 3] {
+            pool.set_cached(BlockId(id), id == 2);
+            pool.release(BlockId(id));
+        }
+        let states: Vec<_> = pool.states().collect();
+        assert_eq!(states, [BlockState::Shared, BlockState::Used, BlockState::Cached, BlockState::Free]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod geometry;
 mod prefix_cache;
 
 pub use block_manager::{AdmissionQuery, BlockManager, SequenceKv};
-pub use block_pool::BlockPool;
+pub use block_pool::{BlockPool, BlockState};
 pub use block_table::BlockTable;
 pub use geometry::{KvGeometry, KvGroup};
 pub use prefix_cache::PrefixCache;

@@ -5,8 +5,8 @@ use super::live::{Live, LiveSequences, Slot};
 use super::queue::Queue;
 use super::{RowsWanted, ScheduledSequence, SchedulerOutput, TableSlice};
 use crate::config::Policy;
-use crate::ids::{SequenceId, TokenId};
-use crate::kv::{AdmissionQuery, BlockManager, KvGeometry, SequenceKv};
+use crate::ids::{BlockId, SequenceId, TokenId};
+use crate::kv::{AdmissionQuery, BlockManager, BlockState, BlockTable, KvGeometry, SequenceKv};
 use crate::sequence::Sequence;
 
 #[derive(Debug, Clone)]
@@ -158,6 +158,17 @@ impl Scheduler {
     /// Blocks that some sequence holds; cached blocks that nobody holds are not counted.
     pub fn num_used_blocks(&self) -> usize {
         self.kv.num_used_blocks()
+    }
+
+    /// Of all blocks, in the order of their ids.
+    pub fn block_states(&self) -> impl Iterator<Item = BlockState> + '_ {
+        self.kv.block_states()
+    }
+
+    /// The blocks of a sequence, over all groups; none while it waits.
+    pub fn blocks_of(&self, id: SequenceId) -> impl Iterator<Item = BlockId> + '_ {
+        let kv = self.live.slot(id).and_then(|slot| self.live.get(slot).kv.as_ref());
+        kv.into_iter().flat_map(SequenceKv::tables).flat_map(BlockTable::blocks).copied()
     }
 
     pub fn num_preemptions(&self) -> u64 {
