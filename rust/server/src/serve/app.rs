@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::access_log::AccessLog;
 use super::auth::Auth;
 use super::drain::Drain;
+use super::live::Recent;
 use super::metrics::Metrics;
 use super::models::Registry;
 
@@ -24,6 +25,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub auth: Arc<Auth>,
     pub drain: Arc<Drain>,
+    pub recent: Recent,
     pub limits: Limits,
     pub log: AccessLog,
 }

@@ -70,6 +70,7 @@ impl App {
             meter.see(&event);
             sender.send(event)
         };
+        self.recent.add(visit);
         let request = GenerateRequest {
             task,
             priority: ask.priority,
@@ -78,6 +79,7 @@ impl App {
         };
         let id = model.engine.submit(request, sink).map_err(|error| self.refused(model, error))?;
         taken.store(true, Ordering::Release);
+        visit.record.update().engine_requests.push(id);
         Ok(Answer {
             engine: model.engine.clone(),
             drain: self.drain.clone(),

@@ -16,12 +16,13 @@ use super::app::App;
 use super::auth::{Caller, Standing};
 use super::error::{Kind, ServeError};
 use super::visit::Visit;
-use super::{admin, anthropic, dialect, native, ollama, openai};
+use super::{admin, anthropic, dialect, live, native, ollama, openai, page};
 
 /// All dialects' routes.
 pub fn router(app: App) -> Router {
     let dialects = openai::routes().merge(anthropic::routes()).merge(ollama::routes()).merge(dialect::shared_routes());
-    let routes = Router::new().merge(admin::routes()).merge(native::routes()).merge(dialects);
+    let own = admin::routes().merge(native::routes()).merge(live::routes()).merge(page::routes());
+    let routes = Router::new().merge(own).merge(dialects);
     let routes = routes.route_layer(middleware::from_fn(note_route));
     routes
         .fallback(async |request: Request| -> ServeError {
@@ -75,7 +76,7 @@ pub async fn front_door(app: App, mut router: Router, mut request: Request) -> R
 
 /// What anybody may see: whether the server is there, and the page, which asks for a key.
 fn is_open(path: &str) -> bool {
-    path == "/" || path == "/health" || path.starts_with("/health/")
+    ["/", "/health"].contains(&path) || ["/health/", "/page/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// OpenAI's headers about what is left of a key's limits.

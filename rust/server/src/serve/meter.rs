@@ -42,6 +42,7 @@ impl Meter {
     pub fn new(holds: Holds, visit: &Visit, prompt_len: usize, n: usize, taken: Arc<AtomicBool>) -> Self {
         let (record, arrived) = (visit.record.clone(), visit.started);
         let last_token = vec![None; n];
+        record.update().num_open += 1;
         Self { holds, record, arrived, prompt_len, num_generated: 0, last_token, taken, ended: false }
     }
 
@@ -76,6 +77,7 @@ impl Meter {
         self.num_generated += 1;
         let mut cost = self.record.update();
         cost.generated_tokens += 1;
+        cost.last_token = Some(now - self.arrived);
         match is_first {
             true => {
                 let ttft = now - self.arrived;
@@ -110,5 +112,8 @@ impl Drop for Meter {
         if let Some(reservation) = self.holds.reservation.take() {
             reservation.settle(was_taken.then_some((self.prompt_len + self.num_generated) as u64));
         }
+        let mut cost = self.record.update();
+        cost.num_open -= 1;
+        cost.ended = Some(self.arrived.elapsed());
     }
 }

@@ -13,6 +13,7 @@ use super::access_log::AccessLog;
 use super::app::{App, Limits, Shared};
 use super::auth::Auth;
 use super::drain::{Drain, Phase};
+use super::live::Recent;
 use super::metrics::Metrics;
 use super::models::{Catalog, KeepAlive, Registry, RegistryConfig};
 use super::{front_door, listen};
@@ -78,6 +79,7 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
         metrics,
         auth: Arc::new(auth),
         drain: Drain::new(),
+        recent: Recent::default(),
         limits: config.limits.clone(),
         log: config.log,
     });

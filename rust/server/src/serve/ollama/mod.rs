@@ -33,8 +33,6 @@ const UNBUILT: [&str; 3] = ["/api/create", "/api/push", "/api/blobs/{digest}"];
 
 pub fn routes() -> Router<App> {
     let routes = Router::new()
-        // Clients look here to learn whether the server is up.
-        .route("/", get(async || "Ferrule is running"))
         .route("/api/chat", post(chat::handle))
         .route("/api/copy", post(store::copy))
         .route("/api/delete", delete(store::delete))
