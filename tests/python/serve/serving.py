@@ -111,6 +111,12 @@ class Server:
         self.process.stderr.close()
 
 
+def add_key(path, name, *options):
+    """Makes a key for `name` in the file of keys, and returns it."""
+    done = subprocess.run([BINARY, "key", path, name, *options], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 @contextmanager
 def running(*args, **kwargs) -> Iterator[Server]:
     """A server with `args`, for as long as the block runs."""

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use ferrule_engine::Event;
 use ferrule_engine::metrics::RequestMetrics;
 use http_body::Frame;
@@ -24,19 +24,20 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = ServeError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        parse(&read(request, app).await?).map(Self)
+        let (head, body) = request.into_parts();
+        parse(&read(&head.headers, body, app).await?).map(Self)
     }
 }
 
 /// The whole body, within the server's limits.
-pub async fn read(request: Request, app: &App) -> Result<Bytes> {
+pub async fn read(headers: &HeaderMap, body: Body, app: &App) -> Result<Bytes> {
     let limit = app.limits.max_body_bytes;
     let too_large = || ServeError::new(Kind::BodyTooLarge, format!("the request's body is larger than {limit} bytes"));
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|len| len > limit as u64) {
         return Err(too_large());
     }
-    let body = Limited::new(request.into_body(), limit).collect();
+    let body = Limited::new(body, limit).collect();
     match tokio::time::timeout(app.limits.read_timeout, body).await {
         Err(_) => {
             let secs = app.limits.read_timeout.as_secs();

@@ -17,6 +17,8 @@ pub enum Kind {
     ContextLength,
     /// No key, or an unknown one.
     Unauthorized,
+    /// The request is signed, but not with the secret of its key, or not now.
+    BadSignature,
     ModelNotFound,
     NoSuchPath,
     MethodNotAllowed,
@@ -38,8 +40,7 @@ impl Kind {
     pub fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest | Self::ContextLength => StatusCode::BAD_REQUEST,
-
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized | Self::BadSignature => StatusCode::UNAUTHORIZED,
             Self::ModelNotFound | Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,

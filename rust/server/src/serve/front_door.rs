@@ -13,14 +13,15 @@ use futures_util::FutureExt;
 use tower_service::Service;
 
 use super::app::App;
-use super::auth::{Caller, Standing};
-use super::error::{Kind, ServeError};
+use super::auth::{Caller, Identity, Signed, Standing};
+use super::error::{Kind, Result, ServeError};
 use super::visit::Visit;
-use super::{admin, anthropic, dialect, live, native, ollama, openai, page};
+use super::{admin, anthropic, body, dialect, live, native, ollama, openai, page};
 
 /// All dialects' routes.
 pub fn router(app: App) -> Router {
-    let dialects = openai::routes().merge(anthropic::routes()).merge(ollama::routes()).merge(dialect::shared_routes());
+    let dialects = openai::routes().merge(anthropic::routes()).merge(ollama::routes());
+    let dialects = dialects.merge(dialect::shared_routes());
     let own = admin::routes().merge(native::routes()).merge(live::routes()).merge(page::routes());
     let routes = Router::new().merge(own).merge(dialects);
     let routes = routes.route_layer(middleware::from_fn(note_route));
@@ -51,7 +52,7 @@ fn visit(request: &Request) -> Option<&std::sync::Arc<Visit>> {
 pub async fn front_door(app: App, mut router: Router, mut request: Request) -> Result<Response<Body>, Infallible> {
     let identified = match is_open(request.uri().path()) {
         true => Ok(Caller::default()),
-        false => app.auth.identify(request.headers()),
+        false => identify(&app, &mut request).await,
     };
     let visit = Visit::begin(&request, identified.clone().unwrap_or_default());
     request.extensions_mut().insert(visit.clone());
@@ -72,6 +73,20 @@ pub async fn front_door(app: App, mut router: Router, mut request: Request) -> R
         tell_standing(&standing, response.headers_mut());
     }
     Ok(visit.finish(&app, response))
+}
+
+/// Who sent the request. Signatures cover the body, so it is read for them, and put back.
+async fn identify(app: &App, request: &mut Request) -> Result<Caller> {
+    let claim = match app.auth.identify(request.headers())? {
+        Identity::Known(caller) => return Ok(caller),
+        Identity::Claimed(claim) => claim,
+    };
+    let body = std::mem::take(request.body_mut());
+    let body = body::read(request.headers(), body, app).await?;
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    let caller = claim.check(Signed { method, uri, headers, body: &body })?;
+    *request.body_mut() = Body::from(body);
+    Ok(caller)
 }
 
 /// What anybody may see: whether the server is there, and the page, which asks for a key.

@@ -13,6 +13,11 @@ pub fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
 }
 
+/// `20261125T090507Z`, ISO 8601's basic form.
+pub fn compact(time: SystemTime) -> String {
+    rfc3339(time)[..19].replace(['-', ':'], "") + "Z"
+}
+
 /// Year, month and day of the day that is `days` after 1970-01-01: Howard Hinnant's `civil_from_days`. Its years begin
 /// in March, so that the leap day is their last.
 fn date(days: u64) -> (u64, u64, u64) {
@@ -47,6 +52,7 @@ mod tests {
         ] {
             let time = UNIX_EPOCH + Duration::new(secs, 42);
             assert_eq!(rfc3339(time), format!("{expected}.000000042Z"));
+            assert_eq!(compact(time), expected.replace(['-', ':'], "") + "Z");
         }
     }
 

@@ -40,7 +40,7 @@ fn error_json(error: &ServeError, request_id: &str) -> Value {
 fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::InvalidRequest | Kind::ContextLength | Kind::MethodNotAllowed => "invalid_request_error",
-        Kind::Unauthorized => "authentication_error",
+        Kind::Unauthorized | Kind::BadSignature => "authentication_error",
         Kind::ModelNotFound | Kind::NoSuchPath => "not_found_error",
         Kind::Timeout => "timeout_error",
         Kind::BodyTooLarge => "request_too_large",

@@ -1,11 +1,11 @@
-//! The file with the server's keys: their hashes, never the keys.
+//! The file with the server's keys: their hashes, and the key itself only where it is to sign requests.
 //!
 //! ```json
 //! {"keys": [{"name": "alice", "sha256": "9f86d0…", "requests_per_minute": 60, "tokens_per_minute": 20000}]}
 //! ```
 
 use std::collections::HashSet;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -23,8 +23,33 @@ pub struct Key {
     pub name: String,
     #[serde(serialize_with = "to_hex", deserialize_with = "from_hex")]
     pub sha256: [u8; 32],
+    /// The key itself, with which AWS's clients sign requests; its name is their access key id. Signatures can only be
+    /// checked by who has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sigv4_secret: Option<Secret>,
     #[serde(flatten)]
     pub limits: KeyLimits,
+}
+
+/// A text that is not logged.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// None: no limit.
@@ -48,11 +73,17 @@ impl KeyFile {
         file.check().map_err(bad).map(|()| file)
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), String> {
         let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
         for key in &self.keys {
             if key.name.is_empty() || key.name.contains(char::is_control) {
                 return Err(format!("'{}' is no name for a key", key.name.escape_debug()));
+            }
+            // An id stands between slashes and commas.
+            let is_id = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@+".contains(&b));
+            if key.sigv4_secret.is_some() && !is_id(&key.name) {
+                let allowed = "letters, digits, '-', '_', '.', '@' and '+' are";
+                return Err(format!("'{}' is no name for a key that signs: {allowed}", key.name.escape_debug()));
             }
             if !names.insert(&key.name) || !hashes.insert(key.sha256) {
                 return Err(format!("the key '{}' is there twice", key.name));
@@ -110,7 +141,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
         let limits = KeyLimits { requests_per_minute: Some(60), ..KeyLimits::default() };
-        let key = Key { name: "alice".into(), sha256: sha256("secret"), limits };
+        let key = Key { name: "alice".into(), sha256: sha256("secret"), sigv4_secret: None, limits };
         let file = KeyFile { keys: vec![key] };
         file.write(&path).unwrap();
         assert_eq!(KeyFile::read(&path).unwrap(), file);
@@ -131,6 +162,10 @@ mod tests {
             (r#"{"keys": [{"name": "a", "sha256": "12"}]}"#, "64 hexadecimal"),
             (&format!(r#"{{"keys": [{twice}, {twice}]}}"#), "twice"),
             (&format!(r#"{{"keys": [{{"name": "", "sha256": "{hash}"}}]}}"#), "no name"),
+            (
+                &format!(r#"{{"keys": [{{"name": "a/b", "sha256": "{hash}", "sigv4_secret": "s"}}]}}"#),
+                "'a/b' is no name",
+            ),
         ] {
             std::fs::write(&path, text).unwrap();
             let error = KeyFile::read(&path).unwrap_err();

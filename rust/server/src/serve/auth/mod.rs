@@ -2,6 +2,7 @@
 
 mod key_file;
 mod quota;
+mod sigv4;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -10,9 +11,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::{HeaderMap, header};
 
-pub use self::key_file::{Key, KeyFile, KeyLimits, hex, sha256};
+pub use self::key_file::{Key, KeyFile, KeyLimits, Secret, hex, sha256};
 use self::quota::Quota;
 pub use self::quota::Standing;
+use self::sigv4::Signature;
+pub use self::sigv4::Signed;
 use super::error::{Kind, Result, ServeError};
 use crate::print;
 
@@ -36,6 +39,28 @@ impl Caller {
     }
 }
 
+/// What a request's head says about who sent it.
+#[derive(Debug)]
+pub enum Identity {
+    Known(Caller),
+    /// True if the signature fits the whole request.
+    Claimed(Claim),
+}
+
+#[derive(Debug)]
+pub struct Claim {
+    signature: Signature,
+    key: Arc<Key>,
+}
+
+impl Claim {
+    pub fn check(self, request: Signed<'_>) -> Result<Caller> {
+        let secret = self.key.sigv4_secret.as_ref().expect("claims are of keys that sign");
+        self.signature.check(secret.expose(), request, SystemTime::now())?;
+        Ok(Caller { key: Some(self.key) })
+    }
+}
+
 /// The keys, and what each has used.
 #[derive(Debug)]
 pub struct Auth {
@@ -47,13 +72,16 @@ pub struct Auth {
 #[derive(Debug, Default)]
 struct State {
     by_hash: HashMap<[u8; 32], Arc<Key>>,
+    by_name: HashMap<String, Arc<Key>>,
     /// By name, so that a key that is replaced takes over what was used.
     quotas: HashMap<String, Quota>,
 }
 
 impl State {
     fn set_keys(&mut self, keys: KeyFile) {
-        self.by_hash = keys.keys.into_iter().map(|key| (key.sha256, Arc::new(key))).collect();
+        let keys: Vec<_> = keys.keys.into_iter().map(Arc::new).collect();
+        self.by_hash = keys.iter().map(|key| (key.sha256, key.clone())).collect();
+        self.by_name = keys.into_iter().map(|key| (key.name.clone(), key)).collect();
     }
 }
 
@@ -74,10 +102,21 @@ impl Auth {
         self.file.as_ref().map(|_| self.lock().by_hash.len())
     }
 
-    /// The caller whose key is in `headers`: `Authorization: Bearer`, `x-api-key` or `api-key`.
-    pub fn identify(&self, headers: &HeaderMap) -> Result<Caller> {
+    /// Whose key is in `headers`: as `Authorization: Bearer`, `x-api-key` or `api-key`, or that of a signature.
+    pub fn identify(&self, headers: &HeaderMap) -> Result<Identity> {
         if self.file.is_none() {
-            return Ok(Caller::default());
+            return Ok(Identity::Known(Caller::default()));
+        }
+        if let Some(signature) = Signature::of(headers) {
+            let signature = signature?;
+            let key = self.lock().by_name.get(&signature.key_id).cloned();
+            return match key.filter(|key| key.sigv4_secret.is_some()) {
+                Some(key) => Ok(Identity::Claimed(Claim { signature, key })),
+                None => Err(ServeError::new(
+                    Kind::Unauthorized,
+                    format!("no key that may sign requests is called '{}'", signature.key_id),
+                )),
+            };
         }
         let Some(secret) = presented(headers) else {
             return Err(ServeError::new(
@@ -88,7 +127,7 @@ impl Auth {
         // Only hashes are compared, so times tell nothing about keys.
         let key = self.lock().by_hash.get(&sha256(secret)).cloned();
         match key {
-            Some(key) => Ok(Caller { key: Some(key) }),
+            Some(key) => Ok(Identity::Known(Caller { key: Some(key) })),
             None => Err(ServeError::new(Kind::Unauthorized, "the API key is not one of this server's")),
         }
     }

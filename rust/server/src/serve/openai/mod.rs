@@ -48,7 +48,7 @@ fn names(kind: Kind) -> (&'static str, Option<&'static str>) {
     match kind {
         Kind::InvalidRequest | Kind::MethodNotAllowed | Kind::NoSuchPath => ("invalid_request_error", None),
         Kind::ContextLength => ("invalid_request_error", Some("context_length_exceeded")),
-        Kind::Unauthorized => ("invalid_request_error", Some("invalid_api_key")),
+        Kind::Unauthorized | Kind::BadSignature => ("invalid_request_error", Some("invalid_api_key")),
         Kind::ModelNotFound => ("invalid_request_error", Some("model_not_found")),
         Kind::Timeout => ("invalid_request_error", Some("request_timeout")),
         Kind::BodyTooLarge => ("invalid_request_error", Some("request_too_large")),
