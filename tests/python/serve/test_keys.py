@@ -4,15 +4,10 @@ import json
 import subprocess
 
 import pytest
-from serving import BINARY, running
+from serving import BINARY, add_key, running
 
 TEXT = "/v1/completions"
 BODY = {"prompt": "hello", "max_tokens": 5, "ignore_eos": True}
-
-
-def add_key(path, name, *limits):
-    done = subprocess.run([BINARY, "key", path, name, *limits], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def bearer(key):
@@ -40,6 +35,27 @@ def test_only_known_keys_are_let_in(keys):
         server.stop()
         assert server.log()[-1]["key"] == "alice"
         assert all(alice not in line for line in server.stderr().splitlines())
+
+
+def test_refusals_have_the_shape_of_the_paths_dialect(keys):
+    add_key(keys, "alice")
+    with running("null", "--api-key-file", keys) as server:
+        anthropic = server.post("/v1/messages", {}, headers={"x-api-key": "sk-wrong"})
+        assert (anthropic.status_code, anthropic.json()["error"]["type"]) == (401, "authentication_error")
+        bedrock = server.post("/model/null/converse", {}, headers=bearer("sk-wrong"))
+        assert (bedrock.status_code, bedrock.headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
+        assert server.post("/api/chat", {}).json().keys() == {"error"}
+
+
+def test_only_keys_that_sign_are_kept_themselves(keys):
+    alice, bob = add_key(keys, "alice", "--sigv4"), add_key(keys, "bob")
+    assert alice in keys.read_text()
+    assert bob not in keys.read_text()
+    assert keys.stat().st_mode & 0o077 == 0
+    refused = subprocess.run([BINARY, "key", keys, "a/b", "--sigv4"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "'a/b' is no name" in refused.stderr
+    assert "a/b" not in keys.read_text()
 
 
 def test_the_file_is_read_again_and_a_broken_one_changes_nothing(keys):

@@ -11,7 +11,7 @@ use crate::failure::Result;
 use crate::serve::{AccessLog, KeepAlive, Limits, ServeConfig, serve};
 use crate::units::parse_bytes;
 
-/// Speaks OpenAI's API. The first Ctrl-C or SIGTERM lets running answers finish, the second ends them.
+/// Speaks the APIs of OpenAI, Anthropic, Ollama and Amazon Bedrock. The first Ctrl-C or SIGTERM lets running answers finish, the second ends them.
 #[derive(Debug, Args)]
 pub struct Serve {
     /// Models to load: names, paths, or NAME=PATH [default: any model of the store, loaded when asked for]

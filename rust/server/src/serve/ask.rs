@@ -113,6 +113,14 @@ pub async fn tokenize(
     tokens.map_err(|_| ServeError::new(Kind::Internal, "tokenizing the prompt panicked"))?.map_err(ServeError::from)
 }
 
+/// The tokens of a text whose author wrote control tokens where they belong; the one that begins texts is added.
+pub fn written(engine: &EngineHandle, text: &str) -> ferrule_engine::Result<Vec<TokenId>> {
+    let Some(tokenizer) = &engine.model().tokenizer else { return engine.tokenize(Prompt::Text(text.into())) };
+    let tokens = tokenizer.encode(text, true, true)?;
+    let is_twice = tokenizer.bos().is_some_and(|bos| tokens.starts_with(&[bos, bos]));
+    Ok(tokens[usize::from(is_twice)..].to_vec())
+}
+
 /// The engine would refuse it too; dialects have a code for this.
 fn check_length(model: &Lease, prompt_len: usize, max_tokens: usize) -> Result<()> {
     let limit = model.engine.model().max_model_len;

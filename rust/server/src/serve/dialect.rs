@@ -8,7 +8,7 @@ use axum::routing::get;
 
 use super::app::App;
 use super::error::{Result, ServeError};
-use super::{anthropic, ollama, openai};
+use super::{anthropic, bedrock, ollama, openai};
 
 const MODELS: &str = "/v1/models";
 
@@ -18,6 +18,7 @@ pub enum Dialect {
     OpenAi,
     Anthropic,
     Ollama,
+    Bedrock,
 }
 
 impl Dialect {
@@ -25,6 +26,8 @@ impl Dialect {
         let is_under = |root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         if path.starts_with("/api/") {
             Self::Ollama
+        } else if path.starts_with("/model/") {
+            Self::Bedrock
         } else if is_under("/v1/messages") || headers.contains_key("anthropic-version") {
             Self::Anthropic
         } else {
@@ -37,6 +40,7 @@ impl Dialect {
             Self::OpenAi => openai::error_response(error),
             Self::Anthropic => anthropic::error_response(error, request_id),
             Self::Ollama => ollama::error_response(error),
+            Self::Bedrock => bedrock::error_response(error),
         }
     }
 
@@ -45,6 +49,7 @@ impl Dialect {
         match self {
             Self::OpenAi | Self::Ollama => None,
             Self::Anthropic => Some("request-id"),
+            Self::Bedrock => Some("x-amzn-requestid"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use axum::extract::{FromRequest, Request};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::app::App;
@@ -15,8 +16,13 @@ impl FromRequest<App> for Fields {
     type Rejection = ServeError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        let Json(fields) = Json::from_request(request, app).await?;
-        Ok(Self(Value::Object(fields)))
+        Json::from_request(request, app).await.map(|Json(fields)| fields)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Map::deserialize(deserializer).map(|fields| Self(Value::Object(fields)))
     }
 }
 
@@ -29,6 +35,10 @@ impl Fields {
                 _ => ServeError::invalid(&path, format!("{path}: {}", err.inner())),
             }
         })
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| !value.is_null())
     }
 
     /// Refuses fields that would change the answer and that are not built: silence would be a wrong answer.

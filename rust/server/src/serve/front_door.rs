@@ -16,11 +16,11 @@ use super::app::App;
 use super::auth::{Caller, Identity, Signed, Standing};
 use super::error::{Kind, Result, ServeError};
 use super::visit::Visit;
-use super::{admin, anthropic, body, dialect, live, native, ollama, openai, page};
+use super::{admin, anthropic, bedrock, body, dialect, live, native, ollama, openai, page};
 
 /// All dialects' routes.
 pub fn router(app: App) -> Router {
-    let dialects = openai::routes().merge(anthropic::routes()).merge(ollama::routes());
+    let dialects = openai::routes().merge(anthropic::routes()).merge(ollama::routes()).merge(bedrock::routes());
     let dialects = dialects.merge(dialect::shared_routes());
     let own = admin::routes().merge(native::routes()).merge(live::routes()).merge(page::routes());
     let routes = Router::new().merge(own).merge(dialects);

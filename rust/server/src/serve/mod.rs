@@ -19,6 +19,7 @@ mod anthropic;
 mod app;
 mod ask;
 pub mod auth;
+mod bedrock;
 mod body;
 mod dialect;
 mod drain;

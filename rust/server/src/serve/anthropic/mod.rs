@@ -14,6 +14,9 @@ use axum::routing::post;
 use serde_json::{Value, json};
 
 pub use self::models::{list as list_models, show as show_model};
+pub use self::reply::Reply;
+pub use self::request::ask;
+pub use self::stream::{MessageFramer, StreamEvent, Wire};
 use super::app::App;
 use super::body;
 use super::error::{Kind, ServeError};

@@ -50,7 +50,7 @@ impl GenerateRequest {
         let as_it_is = self.is_raw() || (engine.model().chat_template.is_none() && !self.has_system());
         let (prompt, mut tokens) = (self.prompt.unwrap_or_default(), self.context.unwrap_or_default());
         let new = match as_it_is {
-            true => written(engine, &prompt)?,
+            true => ask::written(engine, &prompt)?,
             false => {
                 let system = self.system.filter(|system| !system.is_empty());
                 let system = system.map(|system| ChatMessage::new("system", system));
@@ -66,14 +66,6 @@ impl GenerateRequest {
 
 fn bos(engine: &EngineHandle) -> Option<TokenId> {
     engine.model().tokenizer.as_ref()?.bos()
-}
-
-/// The tokens of a text whose author wrote control tokens where they belong; the one that begins texts is added.
-fn written(engine: &EngineHandle, text: &str) -> ferrule_engine::Result<Vec<TokenId>> {
-    let Some(tokenizer) = &engine.model().tokenizer else { return engine.tokenize(Prompt::Text(text.into())) };
-    let tokens = tokenizer.encode(text, true, true)?;
-    let is_twice = tokenizer.bos().is_some_and(|bos| tokens.starts_with(&[bos, bos]));
-    Ok(tokens[usize::from(is_twice)..].to_vec())
 }
 
 pub async fn handle(
