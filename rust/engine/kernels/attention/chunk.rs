@@ -27,8 +27,10 @@ pub(in crate::kernels) struct Chunk<'a> {
     /// Keys of the task's head in each block; null for blocks that no row sees.
     pub keys: [*const u8; BLOCKS],
     pub values: [*const u8; BLOCKS],
-    /// The first keys of the next chunk; where it has none, something that is in the caches.
-    next_keys: [*const u8; AHEAD],
+    /// What is read `AHEAD` blocks after the keys of a block; for prefetching only.
+    pub after_keys: [*const u8; BLOCKS],
+    /// The same for its values.
+    pub after_values: [*const u8; BLOCKS],
 }
 
 impl<'a> Chunk<'a> {
@@ -53,9 +55,11 @@ impl<'a> Chunk<'a> {
             blocks,
             keys: [null(); BLOCKS],
             values: [null(); BLOCKS],
-            next_keys: [null(); AHEAD],
+            after_keys: [null(); BLOCKS],
+            after_values: [null(); BLOCKS],
         };
         chunk.look_up();
+        chunk.look_ahead();
         chunk
     }
 
@@ -67,10 +71,27 @@ impl<'a> Chunk<'a> {
             self.keys[i] = kv.keys(block, *kv_head);
             self.values[i] = kv.values(block, *kv_head);
         }
-        for (i, keys) in self.next_keys.iter_mut().enumerate() {
-            let next = (first + BLOCKS + i).checked_sub(*first_block).and_then(|i| table.get(i));
-            *keys = next.map_or(self.task.q.cast(), |&block| kv.keys(block, *kv_head));
+    }
+
+    fn look_ahead(&mut self) {
+        let Range { start, end } = self.blocks;
+        for i in self.blocks.clone() {
+            self.after_keys[i] = match i + AHEAD {
+                next if next < end => self.keys[next],
+                next => self.values[(start + next - end).min(i)],
+            };
+            self.after_values[i] = match i + AHEAD {
+                next if next < end => self.values[next],
+                next => self.next_keys(next - end),
+            };
         }
+    }
+
+    /// The keys of the next chunk's block `i`; where it has none, something that is in the caches.
+    fn next_keys(&self, i: usize) -> *const u8 {
+        let AttentionTask { kv, kv_head, blocks: table, first_block, q, .. } = self.task;
+        let next = (self.first_position / BLOCK_SIZE + BLOCKS + i).checked_sub(*first_block).and_then(|i| table.get(i));
+        next.map_or(q.cast(), |&block| kv.keys(block, *kv_head))
     }
 
     /// The positions of this chunk that the chunk's row `i` sees.
@@ -81,21 +102,5 @@ impl<'a> Chunk<'a> {
     /// The chunk's row `i` of queries, (head_dim,).
     pub fn query(&self, i: usize) -> *const f32 {
         self.queries[i]
-    }
-
-    /// What is read `AHEAD` blocks after the keys of block `i`; for prefetching only.
-    pub fn after_keys(&self, i: usize) -> *const u8 {
-        match i + AHEAD {
-            next if next < self.blocks.end => self.keys[next],
-            next => self.values[(self.blocks.start + next - self.blocks.end).min(i)],
-        }
-    }
-
-    /// What is read `AHEAD` blocks after the values of block `i`; for prefetching only.
-    pub fn after_values(&self, i: usize) -> *const u8 {
-        match i + AHEAD {
-            next if next < self.blocks.end => self.values[next],
-            next => self.next_keys[next - self.blocks.end],
-        }
     }
 }

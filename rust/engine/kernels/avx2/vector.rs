@@ -29,6 +29,12 @@ fn before(n: usize, from: i32) -> __m256i {
     tier!(_mm256_cmpgt_epi32(_mm256_set1_epi32(n.min(WIDTH) as i32), lanes))
 }
 
+/// All bits set in the lanes begin .. end, of lanes from..from + 8.
+#[inline(always)]
+fn between(begin: usize, end: usize, from: i32) -> __m256 {
+    tier!(_mm256_castsi256_ps(_mm256_andnot_si256(before(begin, from), before(end, from))))
+}
+
 /// The first `n` of sixteen words, then zeros.
 ///
 /// # Safety
@@ -203,8 +209,7 @@ impl F32x16 for Vector {
 
     #[inline(always)]
     fn keep_lanes(self, begin: usize, end: usize, other: Self) -> Self {
-        let mask = |from| tier!(_mm256_castsi256_ps(_mm256_andnot_si256(before(begin, from), before(end, from))));
-        let kept = (mask(0), mask(8));
+        let kept = (between(begin, end, 0), between(begin, end, 8));
         both!(_mm256_blendv_ps, other, self, kept)
     }
 

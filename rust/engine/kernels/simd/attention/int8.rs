@@ -7,10 +7,10 @@
 use std::ops::Range;
 
 use super::element::Int8Element;
-use super::softmax::{vectors, weigh};
+use super::softmax::vectors;
 use super::{scores, values};
 use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, SCALE, STATE_HEADER, SUM};
-use crate::kernels::simd::{F32x16, I32x16, WIDTH};
+use crate::kernels::simd::{F32x16, I32x16, WIDTH, math};
 
 /// A vector of scores has the scales of one block.
 const _: () = assert!(WIDTH == BLOCK_SIZE);
@@ -48,10 +48,10 @@ pub(super) unsafe fn chunk_partial<S: F32x16>(chunk: &Chunk<'_>, scores: &mut [f
     {
         let seen = chunk.seen(row);
         // SAFETY: the caller's promise.
-        unsafe { scale_scores::<S>(chunk, &seen, state[SCALE], scores) };
-        (state[MAX], state[SUM]) = weigh::<S>(chunk, seen.clone(), scores);
-        // SAFETY: the caller's promise.
-        state[SCALE] = unsafe { round_weights::<S>(chunk, &seen, scores) };
+        unsafe {
+            state[MAX] = score::<S>(chunk, &seen, state[SCALE], scores);
+            (state[SUM], state[SCALE]) = weigh::<S>(chunk, &seen, state[MAX], scores);
+        }
         state[STATE_HEADER..].fill(0.0);
     }
     // SAFETY: the caller's promise.
@@ -98,47 +98,75 @@ fn round_query<S: F32x16>(query: &[f32], room: &mut [f32]) -> f32 {
     scale
 }
 
-/// Scores = the sums of products (as integers) * scale of the query * scales of the keys.
-///
-/// # Safety
-/// The blocks that hold `seen` are valid.
+/// Where a block's piece keeps its scales.
 #[inline(always)]
-unsafe fn scale_scores<S: F32x16>(chunk: &Chunk<'_>, seen: &Range<usize>, scale: f32, scores: &mut [f32]) {
-    let scales_at = chunk.task.kv.shape.scales_at();
-    for at in vectors(seen) {
-        // SAFETY: the caller's promise: a piece ends with its scales.
-        let scales = unsafe { S::load(chunk.keys[at / BLOCK_SIZE].add(scales_at).cast()) };
-        scale_integers::<S>(&mut scores[at..at + WIDTH], scales.mul(S::splat(scale)));
-    }
+fn scales(chunk: &Chunk<'_>, piece: *const u8) -> *const f32 {
+    piece.wrapping_add(chunk.task.kv.shape.scales_at()).cast()
 }
 
-/// Weights *= scales of the values, rounded to i16, in place; returns what an integer counts.
+/// Turns the dot products of `seen` (integers) into scores, in powers of two; returns the greatest.
 ///
 /// # Safety
 /// The blocks that hold `seen` are valid.
 #[inline(always)]
-unsafe fn round_weights<S: F32x16>(chunk: &Chunk<'_>, seen: &Range<usize>, weights: &mut [f32]) -> f32 {
-    let scales_at = chunk.task.kv.shape.scales_at();
-    let (mut greatest, mut sum) = (S::splat(0.0), S::splat(0.0));
+unsafe fn score<S: F32x16>(chunk: &Chunk<'_>, seen: &Range<usize>, query_scale: f32, scores: &mut [f32]) -> f32 {
+    let task = chunk.task;
+    let log2_e = std::f32::consts::LOG2_E;
+    let factor = query_scale * task.scale * if task.softcap.is_some() { 1.0 } else { log2_e };
+    let mut greatest = S::splat(f32::NEG_INFINITY);
     for at in vectors(seen) {
-        // SAFETY: as in `scale_scores`.
-        let scales = unsafe { S::load(chunk.values[at / BLOCK_SIZE].add(scales_at).cast()) };
-        let mut scaled = S::read(&weights[at..]).mul(scales);
-        if at < seen.start || seen.end < at + WIDTH {
-            // A position that is not stored has no scale.
-            scaled = scaled.keep_lanes(seen.start.saturating_sub(at), (seen.end - at).min(WIDTH), S::splat(0.0));
+        // SAFETY: sixteen words, and the caller's promise.
+        let (dots, scales) = unsafe {
+            (
+                S::Integers::load(scores[at..at + WIDTH].as_ptr().cast()),
+                S::load(scales(chunk, chunk.keys[at / BLOCK_SIZE])),
+            )
+        };
+        let mut score = dots.to_floats().mul(scales.mul(S::splat(factor)));
+        if let Some(cap) = task.softcap {
+            score = math::softcap(score, S::splat(cap)).mul(S::splat(log2_e));
         }
-        greatest = scaled.max(greatest);
-        sum = sum.add(scaled);
-        scaled.write(&mut weights[at..]);
+        let score = keep_seen(score, seen, at, f32::NEG_INFINITY);
+        greatest = score.max(greatest);
+        score.write(&mut scores[at..]);
     }
-    let Rounding { inverse, scale } = Rounding::new(greatest.greatest(), sum.sum(), most_factor(CHUNK_LEN));
+    greatest.greatest()
+}
+
+/// Turns scores into weights 2^(score - max) times the scales of the values, rounded to i16, in place. Returns the
+/// sum of the weights alone, and what an integer counts.
+///
+/// # Safety
+/// The blocks that hold `seen` are valid.
+#[inline(always)]
+unsafe fn weigh<S: F32x16>(chunk: &Chunk<'_>, seen: &Range<usize>, max: f32, scores: &mut [f32]) -> (f32, f32) {
+    let [mut sum, mut greatest, mut sum_scaled] = [S::splat(0.0); 3];
     for at in vectors(seen) {
-        let scaled = S::read(&weights[at..]).mul(S::splat(inverse));
-        // SAFETY: sixteen i16 end before the next sixteen floats begin.
-        unsafe { scaled.store_i16(weights.as_mut_ptr().cast::<i16>().add(at)) };
+        // SAFETY: the caller's promise.
+        let scales = unsafe { S::load(scales(chunk, chunk.values[at / BLOCK_SIZE])) };
+        let weight = math::exp2(S::read(&scores[at..]).sub(S::splat(max)));
+        sum = sum.add(weight);
+        let scaled = keep_seen(weight.mul(scales), seen, at, 0.0);
+        greatest = scaled.max(greatest);
+        sum_scaled = sum_scaled.add(scaled);
+        scaled.write(&mut scores[at..]);
     }
-    scale
+    let rounding = Rounding::new(greatest.greatest(), sum_scaled.sum(), most_factor(CHUNK_LEN));
+    for at in vectors(seen) {
+        let scaled = S::read(&scores[at..]).mul(S::splat(rounding.inverse));
+        // SAFETY: sixteen i16 end before the next sixteen floats begin.
+        unsafe { scaled.store_i16(scores.as_mut_ptr().cast::<i16>().add(at)) };
+    }
+    (sum.sum(), rounding.scale)
+}
+
+/// `x` is of the positions `at ..`; those outside `seen` may not be stored, and give way to `hidden`.
+#[inline(always)]
+fn keep_seen<S: F32x16>(x: S, seen: &Range<usize>, at: usize, hidden: f32) -> S {
+    if seen.start <= at && at + WIDTH <= seen.end {
+        return x;
+    }
+    x.keep_lanes(seen.start.saturating_sub(at), (seen.end - at).min(WIDTH), S::splat(hidden))
 }
 
 /// Turns integers into floats, in place: x = i * factor.

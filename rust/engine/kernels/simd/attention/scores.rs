@@ -72,7 +72,7 @@ unsafe fn tile<S: F32x16, E: Element<S>, const ROWS: usize, const PANELS: usize>
     let mut sums = [[E::zero(); PANELS]; ROWS];
     let factors = std::array::from_fn(|i| query(row + i));
     let panels = std::array::from_fn(|i| chunk.keys[block + i]);
-    let ahead = std::array::from_fn(|i| chunk.after_keys(block + i));
+    let ahead = std::array::from_fn(|i| chunk.after_keys[block + i]);
     // SAFETY: the caller's promise: a row has 256 scores, 16 per block.
     unsafe {
         multiply::<S, E, ROWS, PANELS>(&mut sums, factors, panels, ahead, chunk.task.kv.shape.head_dim / 2);

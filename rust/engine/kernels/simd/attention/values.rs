@@ -138,7 +138,7 @@ unsafe fn tile<S: F32x16, E: Element<S>, const ROWS: usize, const PANELS: usize>
             let within = |j: usize| ((panel + j) * BLOCK_SIZE + part.start % BLOCK_SIZE) / 2 * E::PAIR_BYTES;
             let factors = std::array::from_fn(|i| rows.weight(row + i, part.start));
             let panels = std::array::from_fn(|j| chunk.values[block].wrapping_add(within(j)));
-            let ahead = std::array::from_fn(|j| chunk.after_values(block).wrapping_add(within(j)));
+            let ahead = std::array::from_fn(|j| chunk.after_values[block].wrapping_add(within(j)));
             multiply::<S, E, ROWS, PANELS>(&mut sums, factors, panels, ahead, part.len() / 2);
         }
         for i in 0..ROWS {
