@@ -164,8 +164,8 @@ fn time(kernels: Kernels, copies: &[PackedMatrix], rows: usize, int8: bool) -> f
             // SAFETY: one thread; shapes agree.
             unsafe {
                 match int8 {
-                    true => kernels.matmul_int8(w, 0..w.num_panels(), &quantized, rows, out),
-                    false => kernels.matmul_f32(w, 0..w.num_panels(), &x, rows, out),
+                    true => kernels.matmul_int8(w, 0..w.num_panels(), &quantized, 0..rows, out),
+                    false => kernels.matmul_f32(w, 0..w.num_panels(), &x, 0..rows, out),
                 }
             }
         }

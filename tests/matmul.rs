@@ -128,7 +128,7 @@ fn int8(kernels: Kernels, w: &PackedMatrix, x: &[f32], splits: &[Range<usize>]) 
     product(w, rows, |out| {
         for panels in splits {
             // SAFETY: one thread; the output has the shape.
-            unsafe { kernels.matmul_int8(w, panels.clone(), &quantized, rows, out) };
+            unsafe { kernels.matmul_int8(w, panels.clone(), &quantized, 0..rows, out) };
         }
     })
 }
@@ -138,7 +138,7 @@ fn float32(kernels: Kernels, w: &PackedMatrix, x: &[f32], splits: &[Range<usize>
     product(w, rows, |out| {
         for panels in splits {
             // SAFETY: one thread; the output has the shape.
-            unsafe { kernels.matmul_f32(w, panels.clone(), x, rows, out) };
+            unsafe { kernels.matmul_f32(w, panels.clone(), x, 0..rows, out) };
         }
     })
 }

@@ -18,8 +18,6 @@ pub enum Act {
     Attended,
     /// (num_tokens, intermediate_size): the gated product.
     Gate,
-    /// (num_tokens, intermediate_size).
-    Up,
     /// What returns to the residual stream, (num_tokens, hidden_size).
     Projected,
 }

@@ -4,14 +4,14 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
 use super::{CpuWeights, ModelOutput, ModelRunner};
-use crate::backend::cpu::{Activations, CpuLane, CpuStep, KvMemory, StepPlan};
+use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, KvMemory, StepPlan};
 use crate::backend::profiled::{Profiled, StepCosts};
 use crate::config;
 use crate::error::Result;
 use crate::kernels::threads::Pool;
 use crate::kernels::{Kernels, MatMut, partial_len};
 use crate::kv::KvGeometry;
-use crate::model::{ModelConfig, RopeTable, forward};
+use crate::model::{FeedForward, ModelConfig, RopeTable, forward};
 use crate::profile::{Phase, Profile};
 use crate::sched::SchedulerOutput;
 use crate::weights::packed::PendingWrite;
@@ -51,8 +51,10 @@ pub struct CpuParts {
 
 impl CpuRunner {
     pub fn new(parts: CpuParts) -> Self {
-        let acts = Activations::new(&parts.config, parts.max_tokens, parts.pool.num_lanes(), parts.activations);
-        let scratch = (0..parts.pool.num_lanes()).map(|_| Mutex::default()).collect();
+        let lanes = parts.pool.num_lanes();
+        let float_gate = parts.activations == config::Activations::F32 || reads_float_gate(&parts.weights);
+        let acts = Activations::new(&parts.config, parts.max_tokens, lanes, parts.activations, float_gate);
+        let scratch = (0..lanes).map(|_| Mutex::default()).collect();
         let ropes = parts.config.ropes.iter().map(RopeTable::new).collect();
         Self {
             config: parts.config,
@@ -69,6 +71,14 @@ impl CpuRunner {
             unwritten: parts.unwritten,
         }
     }
+}
+
+/// Whether int8 kernels cannot serve every product that reads the gated activations.
+fn reads_float_gate(weights: &CpuWeights) -> bool {
+    let dense = |FeedForward::Dense { down, .. }: &FeedForward<CpuLinear>| {
+        down.segments.iter().any(|segment| !segment.matrix.layout().is_quantized())
+    };
+    weights.layers.iter().any(|layer| dense(&layer.ffn))
 }
 
 /// The step by all lanes, timed if there is a profile.

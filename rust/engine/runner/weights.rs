@@ -68,7 +68,7 @@ impl Loader<'_> {
             attn_post_norm: post(Role::AttnPostNorm(layer))?,
             ffn_norm: self.source.vector(Role::FfnNorm(layer))?,
             ffn: FeedForward::Dense {
-                gate_up: self.linear(&[(Role::Gate(layer), Act::Gate, 0), (Role::Up(layer), Act::Up, 0)])?,
+                gate_up: self.linear(&[(Role::Gate(layer), Act::Gate, 0), (Role::Up(layer), Act::Gate, 0)])?,
                 down: self.linear(&[(Role::Down(layer), Act::Projected, 0)])?,
             },
             ffn_post_norm: post(Role::FfnPostNorm(layer))?,

@@ -18,8 +18,8 @@ pub struct Activations {
     pub private: Vec<Stream>,
     pub qkv: Shared,
     pub attended: Shared,
-    pub gate: Shared,
-    pub up: Shared,
+    /// Where a product reads it as float32.
+    pub gate: Option<Shared>,
     pub projected: Shared,
     /// Inputs of products once more, as int8. None in the exact mode.
     pub attended_int8: Option<QuantizedRows>,
@@ -36,7 +36,14 @@ pub struct Stream {
 }
 
 impl Activations {
-    pub fn new(config: &ModelConfig, max_tokens: usize, lanes: usize, mode: config::Activations) -> Self {
+    /// `float_gate`: some product reads the gated activations as float32.
+    pub fn new(
+        config: &ModelConfig,
+        max_tokens: usize,
+        lanes: usize,
+        mode: config::Activations,
+        float_gate: bool,
+    ) -> Self {
         let shared = |cols| Shared::new(max_tokens, cols);
         let stream = |tokens| Stream {
             residual: Shared::new(tokens, config.hidden_size),
@@ -48,8 +55,7 @@ impl Activations {
             private: (0..lanes).map(|_| stream(PRIVATE_TOKENS)).collect(),
             qkv: shared(config.q_dim() + 2 * config.kv_dim()),
             attended: shared(config.q_dim()),
-            gate: shared(config.intermediate_size),
-            up: shared(config.intermediate_size),
+            gate: float_gate.then(|| shared(config.intermediate_size)),
             projected: shared(config.hidden_size),
             attended_int8: int8(mode, max_tokens, config.q_dim()),
             gate_int8: int8(mode, max_tokens, config.intermediate_size),

@@ -20,8 +20,9 @@ pub use linear::{CpuLinear, Segment};
 pub use plan::{AttentionWork, StepPlan};
 
 use crate::backend::{Act, Backend, HeadTransform};
+
 use crate::kernels::threads::Lane;
-use crate::kernels::{AttentionTask, Kernels, MatMut, QuantizedRows};
+use crate::kernels::{AttentionTask, BLOCK_ROWS, Kernels, MatMut, QuantizedRows, blocks, cached_rows};
 use crate::model::{Activation, ModelConfig};
 use crate::quant::PANEL_ROWS;
 use crate::sched::SchedulerOutput;
@@ -29,8 +30,8 @@ use crate::sched::SchedulerOutput;
 /// Panels whose outputs are one group of int8 activations.
 const GROUP_PANELS: usize = QuantizedRows::GROUP / PANEL_ROWS;
 
-/// Floats of Gate, and as many of Up, that a lane computes before it multiplies them: a part of its L2.
-const GATED_FLOATS: usize = 16 << 10;
+/// Outputs of the gate, and as many of up, that a lane computes before it multiplies them: a part of its L1.
+const GATED_FLOATS: usize = BLOCK_ROWS * QuantizedRows::GROUP;
 
 /// What all lanes share during a step.
 pub struct CpuStep<'a> {
@@ -115,17 +116,18 @@ impl Backend for CpuLane<'_> {
 
     fn gated_linear(&self, weight: &CpuLinear, activation: Activation) {
         let [gate, up] = &weight.segments[..] else { panic!("a gated linear has two matrices") };
-        let rows = self.shared.plan.num_tokens();
-        let panels_at_once = GROUP_PANELS * (GATED_FLOATS / (rows * QuantizedRows::GROUP)).max(1);
         let share = self.lane.share(gate.matrix.num_panels().div_ceil(GROUP_PANELS));
-        let end = gate.matrix.num_panels().min(share.end * GROUP_PANELS);
-        for first in (share.start * GROUP_PANELS..end).step_by(panels_at_once) {
-            let panels = first..end.min(first + panels_at_once);
-            self.multiply(gate, panels.clone(), Act::Normed);
-            self.multiply(up, panels.clone(), Act::Normed);
-            let cols = panels.start * PANEL_ROWS..gate.matrix.rows().min(panels.end * PANEL_ROWS);
-            for token in 0..rows {
-                self.gate(activation, token, cols.clone());
+        let panels = share.start * GROUP_PANELS..gate.matrix.num_panels().min(share.end * GROUP_PANELS);
+        let tokens = self.shared.plan.num_tokens();
+        let panels_at_once = GROUP_PANELS * (GATED_FLOATS / (tokens.min(BLOCK_ROWS) * QuantizedRows::GROUP)).max(1);
+        let mut scratch = self.scratch();
+        let len = scratch.len().max(2 * GATED_FLOATS);
+        scratch.resize(len, 0.0);
+        for rows in blocks(0..tokens, cached_rows(gate.matrix.cols())) {
+            for panels in blocks(panels.clone(), panels_at_once) {
+                for rows in blocks(rows.clone(), BLOCK_ROWS) {
+                    self.gated_block([gate, up], activation, rows, panels.clone(), &mut scratch);
+                }
             }
         }
         self.lane.barrier();
@@ -158,7 +160,7 @@ impl Backend for CpuLane<'_> {
         let rows = self.shared.plan.logit_rows.len();
         if rows > 0 {
             for (segment, panels) in head.within(self.lane.share(head.num_panels())) {
-                self.multiply_rows(segment, panels, Act::Normed, rows, self.shared.logits);
+                self.multiply_rows(segment, panels, Act::Normed, 0..rows, self.shared.logits);
             }
             self.lane.barrier();
         }
@@ -253,27 +255,44 @@ impl CpuLane<'_> {
         self.lane.barrier();
     }
 
-    /// Gate = activation(Gate) * Up in columns of a row, ready for the next product.
-    fn gate(&self, activation: Activation, token: usize, cols: Range<usize>) {
+    /// Gate = activation(gate) * up in these rows and panels, ready for the next product.
+    fn gated_block(
+        &self,
+        [gate, up]: [&Segment; 2],
+        activation: Activation,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        scratch: &mut [f32],
+    ) {
+        let cols = panels.start * PANEL_ROWS..gate.matrix.rows().min(panels.end * PANEL_ROWS);
+        let (gated, other) = scratch.split_at_mut(GATED_FLOATS);
+        for (segment, out) in [(gate, &mut *gated), (up, &mut *other)] {
+            let out = MatMut::part(out, cols.len(), rows.start, cols.start);
+            self.multiply_rows(segment, panels.clone(), Act::Normed, rows.clone(), out);
+        }
         let CpuStep { acts, kernels, .. } = self.shared;
-        let first = cols.start;
-        // SAFETY: this lane's columns, which it has just computed.
-        let (gate, up) = unsafe { (acts.gate.part_mut(token, cols.clone()), acts.up.part_mut(token, cols)) };
-        kernels.gated_activation(activation, gate, up);
-        if let Some(int8) = &acts.gate_int8 {
-            // SAFETY: as above.
-            unsafe { kernels.quantize(gate, int8, token, first) };
+        let each = gated.chunks_exact_mut(cols.len()).zip(other.chunks_exact(cols.len()));
+        for (token, (gated, other)) in rows.zip(each) {
+            kernels.gated_activation(activation, gated, other);
+            if let Some(int8) = &acts.gate_int8 {
+                // SAFETY: this lane's columns.
+                unsafe { kernels.quantize(gated, int8, token, cols.start) };
+            }
+            if let Some(float32) = &acts.gate {
+                // SAFETY: this lane's columns.
+                unsafe { float32.part_mut(token, cols.clone()) }.copy_from_slice(gated);
+            }
         }
     }
 
-    /// An activation as float32, and as int8 where the mode has it.
-    fn input(&self, act: Act) -> (&Shared, Option<&QuantizedRows>) {
+    /// An activation as float32 and as int8, in the forms that its readers take.
+    fn input(&self, act: Act) -> (Option<&Shared>, Option<&QuantizedRows>) {
         let acts = self.shared.acts;
         match act {
-            Act::Normed => (&self.stream().normed, self.stream().normed_int8.as_ref()),
-            Act::Attended => (&acts.attended, acts.attended_int8.as_ref()),
-            Act::Gate => (&acts.gate, acts.gate_int8.as_ref()),
-            Act::Residual | Act::Qkv | Act::Up | Act::Projected => panic!("{act:?} is no input of products"),
+            Act::Normed => (Some(&self.stream().normed), self.stream().normed_int8.as_ref()),
+            Act::Attended => (Some(&acts.attended), acts.attended_int8.as_ref()),
+            Act::Gate => (acts.gate.as_ref(), acts.gate_int8.as_ref()),
+            Act::Residual | Act::Qkv | Act::Projected => panic!("{act:?} is no input of products"),
         }
     }
 
@@ -281,28 +300,27 @@ impl CpuLane<'_> {
         let acts = self.shared.acts;
         match act {
             Act::Qkv => &acts.qkv,
-            Act::Gate => &acts.gate,
-            Act::Up => &acts.up,
             Act::Projected => &acts.projected,
-            Act::Residual | Act::Normed | Act::Attended => panic!("{act:?} is no output of products"),
+            Act::Residual | Act::Normed | Act::Attended | Act::Gate => panic!("{act:?} is no output of `linear`"),
         }
     }
 
     /// The segment's outputs of these panels, for all tokens.
     fn multiply(&self, segment: &Segment, panels: Range<usize>, input: Act) {
         let out = self.output(segment.output).columns_from(segment.col);
-        self.multiply_rows(segment, panels, input, self.shared.plan.num_tokens(), out);
+        self.multiply_rows(segment, panels, input, 0..self.shared.plan.num_tokens(), out);
     }
 
-    fn multiply_rows(&self, segment: &Segment, panels: Range<usize>, input: Act, rows: usize, out: MatMut<'_>) {
+    fn multiply_rows(&self, segment: &Segment, panels: Range<usize>, input: Act, rows: Range<usize>, out: MatMut<'_>) {
         let kernels = self.shared.kernels;
         let (float32, int8) = self.input(input);
-        match int8.filter(|_| segment.matrix.layout().is_quantized()) {
+        if let Some(x) = int8.filter(|_| segment.matrix.layout().is_quantized()) {
             // SAFETY: the columns of these panels are this lane's; the input lies behind a barrier.
-            Some(x) => unsafe { kernels.matmul_int8(&segment.matrix, panels, x, rows, out) },
-            // SAFETY: as above.
-            None => unsafe { kernels.matmul_f32(&segment.matrix, panels, float32.first_rows(rows), rows, out) },
+            return unsafe { kernels.matmul_int8(&segment.matrix, panels, x, rows, out) };
         }
+        let x = float32.expect("a float32 form is kept where something reads it");
+        // SAFETY: as above.
+        unsafe { kernels.matmul_f32(&segment.matrix, panels, x.first_rows(rows.end), rows, out) }
     }
 
     fn transform_heads(&self, token: usize, heads: &HeadTransform<Vec<f32>>) {

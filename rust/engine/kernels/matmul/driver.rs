@@ -1,14 +1,17 @@
-//! The loops around a tier's tiles. Panels outermost, so that weights are read once per block of rows;
-//! inside, a chunk of columns is unpacked to L1 and used for all rows of the block.
+//! The loops around a tier's tiles. Outermost, as many rows as stay in L2; then panels, so that weights are read once
+//! for them; inside, a chunk of columns is unpacked to L1 and used for a block of rows.
 
 use std::ops::Range;
 
-use super::tier::{F32Rows, F32Weights, GroupShape, Lanes};
+use super::tier::{F32Rows, F32Weights, Lanes};
 use super::{CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, MatMut, MatmulTier, PanelChunk, QuantizedRows};
 use crate::quant::{Layout, PANEL_ROWS, PackedMatrix};
 
 /// Rows that share an unpacked chunk; their sums stay in L1.
-const BLOCK_ROWS: usize = 48;
+pub const BLOCK_ROWS: usize = 48;
+
+/// Bytes of int8 activations that stay in a core's L2 while the panels pass by.
+const CACHED_BYTES: usize = 256 << 10;
 
 /// Most rows that are computed straight from the packed panel.
 const PANEL_KERNEL_ROWS: usize = 4;
@@ -24,6 +27,16 @@ impl<const P: usize> Sums<P> {
 #[repr(align(64))]
 struct Decoded(F32Weights);
 
+/// `range` in parts of at most `len`.
+pub fn blocks(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(len).map(move |first| first..range.end.min(first + len))
+}
+
+/// Rows of int8 activations that stay in L2: whole blocks.
+pub fn cached_rows(cols: usize) -> usize {
+    (CACHED_BYTES / cols / BLOCK_ROWS).max(1) * BLOCK_ROWS
+}
+
 /// `Kernels::matmul_int8` of a tier.
 ///
 /// # Safety
@@ -31,47 +44,76 @@ struct Decoded(F32Weights);
 pub unsafe fn int8(
     tier: &MatmulTier,
     w: &PackedMatrix,
-    shape: GroupShape,
     panels: Range<usize>,
     x: &QuantizedRows,
-    rows: usize,
+    rows: Range<usize>,
     out: MatMut<'_>,
 ) {
-    if let (Some(kernel), true) = (tier.int8_panel, rows <= PANEL_KERNEL_ROWS) {
-        let view = x.view(0, 0, shape.group);
+    if let (Some(kernel), true) = (tier.int8_panel, rows.len() <= PANEL_KERNEL_ROWS) {
+        let view = x.view(rows.start, 0, group_of(w));
         for panel in panels {
             let mut sums = [[0.0; PANEL_ROWS]; PANEL_KERNEL_ROWS];
-            // SAFETY: `view` has `rows` rows of w.cols() columns, as the panel has.
-            unsafe { kernel(w.layout(), w.panel_ptr(panel), w.cols(), view, rows, &mut sums[..rows]) };
-            for (row, sums) in sums[..rows].iter().enumerate() {
+            let sums = &mut sums[..rows.len()];
+            // SAFETY: `view` has these rows of w.cols() columns, as the panel has.
+            unsafe { kernel(w.layout(), w.panel_ptr(panel), w.cols(), view, rows.len(), sums) };
+            for (row, sums) in rows.clone().zip(sums) {
                 // SAFETY: the caller's promise.
                 unsafe { out.write_panel(row, panel, w.rows(), sums) };
             }
         }
         return;
     }
-    let mut chunks = [PanelChunk::ZERO; INT8_PANELS];
-    let mut sums = Sums::<INT8_PANELS>::ZERO;
-    for first in panels.clone().step_by(INT8_PANELS) {
-        let count = INT8_PANELS.min(panels.end - first);
-        for first_row in (0..rows).step_by(BLOCK_ROWS) {
-            let block = first_row..rows.min(first_row + BLOCK_ROWS);
-            let sums = &mut sums.0[..block.len()];
-            sums.fill([[0.0; PANEL_ROWS]; INT8_PANELS]);
-            for col in (0..w.cols()).step_by(CHUNK_COLS) {
-                let cols = CHUNK_COLS.min(w.cols() - col);
-                for (i, chunk) in chunks[..count].iter_mut().enumerate() {
-                    // SAFETY: the columns lie inside the panel.
-                    unsafe { (tier.unpack)(w.layout(), block_ptr(w, first + i, col), cols, chunk) };
-                }
-                let view = x.view(block.start, col, shape.group);
-                // SAFETY: the view has the block's rows and at least `cols` columns.
-                unsafe { (tier.int8_tile)(w.layout(), &chunks[..count], cols, view, sums) };
+    let mut tile = Int8Tile { chunks: [PanelChunk::ZERO; INT8_PANELS], sums: Sums::ZERO };
+    for rows in blocks(rows, cached_rows(w.cols())) {
+        for panels in blocks(panels.clone(), INT8_PANELS) {
+            for rows in blocks(rows.clone(), BLOCK_ROWS) {
+                // SAFETY: the caller's promise.
+                unsafe { tile.multiply(tier, w, panels.clone(), x, rows, out) };
             }
-            // SAFETY: the caller's promise.
-            unsafe { write(out, block, first, count, w.rows(), sums) };
         }
     }
+}
+
+/// What a tile of int8 products works with, in L1.
+struct Int8Tile {
+    chunks: [PanelChunk; INT8_PANELS],
+    sums: Sums<INT8_PANELS>,
+}
+
+impl Int8Tile {
+    /// One block of rows against the panels of a tile.
+    ///
+    /// # Safety
+    /// As for `int8`.
+    unsafe fn multiply(
+        &mut self,
+        tier: &MatmulTier,
+        w: &PackedMatrix,
+        panels: Range<usize>,
+        x: &QuantizedRows,
+        rows: Range<usize>,
+        out: MatMut<'_>,
+    ) {
+        let group = group_of(w);
+        let sums = &mut self.sums.0[..rows.len()];
+        sums.fill([[0.0; PANEL_ROWS]; INT8_PANELS]);
+        for cols in blocks(0..w.cols(), CHUNK_COLS) {
+            for (panel, chunk) in panels.clone().zip(&mut self.chunks) {
+                // SAFETY: the columns lie inside the panel.
+                unsafe { (tier.unpack)(w.layout(), block_ptr(w, panel, cols.start), cols.len(), chunk) };
+            }
+            let view = x.view(rows.start, cols.start, group);
+            // SAFETY: the view has the block's rows and at least these columns.
+            unsafe { (tier.int8_tile)(w.layout(), &self.chunks[..panels.len()], cols.len(), view, sums) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { write(out, rows, panels, w.rows(), sums) };
+    }
+}
+
+/// Columns of a quantized matrix that share a scale.
+fn group_of(w: &PackedMatrix) -> usize {
+    w.layout().block().expect("int8 products take quantized layouts only").group
 }
 
 /// `Kernels::matmul_f32` of a tier.
@@ -83,30 +125,28 @@ pub unsafe fn float32(
     w: &PackedMatrix,
     panels: Range<usize>,
     x: &[f32],
-    rows: usize,
+    rows: Range<usize>,
     out: MatMut<'_>,
 ) {
     let mut chunks = [PanelChunk::ZERO; F32_PANELS];
     let mut sums = Sums::<F32_PANELS>::ZERO;
     let mut weights = Decoded([[[0.0; PANEL_ROWS]; F32_TILE_COLS]; F32_PANELS]);
-    for first in panels.clone().step_by(F32_PANELS) {
-        let count = F32_PANELS.min(panels.end - first);
-        for first_row in (0..rows).step_by(BLOCK_ROWS) {
-            let block = first_row..rows.min(first_row + BLOCK_ROWS);
-            let sums = &mut sums.0[..block.len()];
+    for panels in blocks(panels, F32_PANELS) {
+        for rows in blocks(rows.clone(), BLOCK_ROWS) {
+            let sums = &mut sums.0[..rows.len()];
             sums.fill([[0.0; PANEL_ROWS]; F32_PANELS]);
-            for col in (0..w.cols()).step_by(F32_TILE_COLS) {
-                let cols = F32_TILE_COLS.min(w.cols() - col);
-                for panel in 0..count {
+            for cols in blocks(0..w.cols(), F32_TILE_COLS) {
+                for (i, panel) in panels.clone().enumerate() {
+                    let decoded = &mut weights.0[i][..cols.len()];
                     // SAFETY: the columns lie inside the panel.
-                    unsafe { decode(tier, w, first + panel, col, &mut chunks[panel], &mut weights.0[panel][..cols]) };
+                    unsafe { decode(tier, w, panel, cols.start, &mut chunks[i], decoded) };
                 }
-                let rows = F32Rows { ptr: x[block.start * w.cols() + col..].as_ptr(), stride: w.cols() };
+                let x = F32Rows { ptr: x[rows.start * w.cols() + cols.start..].as_ptr(), stride: w.cols() };
                 // SAFETY: `x` has the block's rows and columns.
-                unsafe { (tier.f32_tile)(&weights.0, rows, cols, count, sums) };
+                unsafe { (tier.f32_tile)(&weights.0, x, cols.len(), panels.len(), sums) };
             }
             // SAFETY: the caller's promise.
-            unsafe { write(out, block, first, count, w.rows(), sums) };
+            unsafe { write(out, rows, panels.clone(), w.rows(), sums) };
         }
     }
 }
@@ -147,15 +187,14 @@ fn block_ptr(w: &PackedMatrix, panel: usize, col: usize) -> *const u8 {
 unsafe fn write<const P: usize>(
     out: MatMut<'_>,
     rows: Range<usize>,
-    first_panel: usize,
-    panels: usize,
+    panels: Range<usize>,
     cols: usize,
     sums: &[[Lanes; P]],
 ) {
     for (row, sums) in rows.zip(sums) {
-        for (i, sums) in sums[..panels].iter().enumerate() {
+        for (panel, sums) in panels.clone().zip(sums) {
             // SAFETY: the caller's promise.
-            unsafe { out.write_panel(row, first_panel + i, cols, sums) };
+            unsafe { out.write_panel(row, panel, cols, sums) };
         }
     }
 }

@@ -7,6 +7,7 @@ mod tier;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+pub(crate) use self::driver::{BLOCK_ROWS, blocks, cached_rows};
 pub use self::quantize::QuantizedRows;
 pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, quantize_groups, scale_of};
 pub(super) use self::tier::{
@@ -27,7 +28,13 @@ pub struct MatMut<'a> {
     pub _life: PhantomData<&'a mut [f32]>,
 }
 
-impl MatMut<'_> {
+impl<'a> MatMut<'a> {
+    /// Memory that stands in for the part of a larger matrix whose first element is (row, col).
+    pub fn part(memory: &'a mut [f32], stride: usize, row: usize, col: usize) -> Self {
+        let ptr = memory.as_mut_ptr().wrapping_sub(row * stride + col);
+        Self { ptr, rows: row + memory.len() / stride, stride, _life: PhantomData }
+    }
+
     /// Writes panel `panel`'s outputs of one row, up to column `cols`.
     ///
     /// # Safety
@@ -36,7 +43,7 @@ impl MatMut<'_> {
         let first = panel * PANEL_ROWS;
         // SAFETY: columns first .. first + count are below `cols`.
         unsafe {
-            let out = self.ptr.add(row * self.stride + first);
+            let out = self.ptr.wrapping_add(row * self.stride + first);
             match cols - first {
                 PANEL_ROWS.. => out.cast::<[f32; PANEL_ROWS]>().write_unaligned(*values),
                 count => std::ptr::copy_nonoverlapping(values.as_ptr(), out, count),
@@ -72,7 +79,7 @@ impl Kernels {
         unsafe { (self.matmul_tier().quantize)(x, out.part(row, first_col, x.len())) }
     }
 
-    /// out[r][16 p ..] = rows of `x` times panels `panels` of `w`, for the first `rows` rows.
+    /// out[r][16 p ..] = row r of `x` times panels `panels` of `w`, for the rows `rows`.
     /// Columns past `w.rows()` are not written. `w` is quantized: dense layouts go through `matmul_f32`.
     ///
     /// Products are summed exactly within a group of 16 or 32 columns; groups are added in ascending order
@@ -80,21 +87,19 @@ impl Kernels {
     /// 2⁻²² × groups × Σ |w · x|.
     ///
     /// # Safety
-    /// `out` has `rows` rows and at least `w.rows()` columns; no other lane touches these columns meanwhile,
-    /// and none writes `x`.
+    /// `out` has these rows and columns; no other lane touches them meanwhile, and none writes `x`.
     pub unsafe fn matmul_int8(
         &self,
         w: &PackedMatrix,
         panels: Range<usize>,
         x: &QuantizedRows,
-        rows: usize,
+        rows: Range<usize>,
         out: MatMut<'_>,
     ) {
-        let spec = w.layout().block().expect("matmul_int8 takes quantized layouts only");
         assert!(x.cols() == w.cols(), "{} activations for {} columns", x.cols(), w.cols());
-        assert!(rows <= x.rows() && rows <= out.rows && out.stride >= w.rows() && panels.end <= w.num_panels());
+        assert!(rows.end <= x.rows() && rows.end <= out.rows && panels.end <= w.num_panels());
         // SAFETY: this machine has the tier; the shapes were checked.
-        unsafe { driver::int8(self.matmul_tier(), w, spec.into(), panels, x, rows, out) }
+        unsafe { driver::int8(self.matmul_tier(), w, panels, x, rows, out) }
     }
 
     /// The same with float32 activations, `x` (rows, w.cols()). Serves every layout.
@@ -104,9 +109,16 @@ impl Kernels {
     ///
     /// # Safety
     /// As for `matmul_int8`.
-    pub unsafe fn matmul_f32(&self, w: &PackedMatrix, panels: Range<usize>, x: &[f32], rows: usize, out: MatMut<'_>) {
-        assert!(x.len() >= rows * w.cols(), "{} activations for {rows} rows of {}", x.len(), w.cols());
-        assert!(rows <= out.rows && out.stride >= w.rows() && panels.end <= w.num_panels());
+    pub unsafe fn matmul_f32(
+        &self,
+        w: &PackedMatrix,
+        panels: Range<usize>,
+        x: &[f32],
+        rows: Range<usize>,
+        out: MatMut<'_>,
+    ) {
+        assert!(x.len() >= rows.end * w.cols(), "{} activations for {} rows of {}", x.len(), rows.end, w.cols());
+        assert!(rows.end <= out.rows && panels.end <= w.num_panels());
         // SAFETY: this machine has the tier; the shapes were checked.
         unsafe { driver::float32(self.matmul_tier(), w, panels, x, rows, out) }
     }
