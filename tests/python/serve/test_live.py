@@ -137,4 +137,5 @@ def test_watching_keeps_no_server_from_stopping():
         report()
         began = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 3
+        # Less than a connection that does not end is given.
+        assert time.monotonic() - began < 4.5

@@ -8,7 +8,7 @@ use ferrule_engine::EngineConfig;
 
 use crate::engine_args::EngineArgs;
 use crate::failure::Result;
-use crate::serve::{AccessLog, KeepAlive, Limits, ServeConfig, serve};
+use crate::serve::{AccessLog, KeepAlive, Limits, ServeConfig, TlsFiles, serve};
 use crate::units::parse_bytes;
 
 /// Speaks the APIs of OpenAI, Anthropic, Ollama and Amazon Bedrock. The first Ctrl-C or SIGTERM lets running answers finish, the second ends them.
@@ -56,6 +56,12 @@ pub struct Serve {
     /// File with the hashes of API keys (see ferrule key); it is read again when it changes
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// File with the certificate chain (PEM): serve HTTPS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// File with the certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Serve other machines without keys
     #[arg(long, conflicts_with = "api_key_file")]
     no_auth: bool,
@@ -89,6 +95,7 @@ impl Serve {
                 read_timeout: Duration::from_secs(self.read_timeout),
                 max_connections: self.max_connections as usize,
             },
+            tls: self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
             log: self.log,
             api_key_file: self.api_key_file,
             no_auth: self.no_auth,

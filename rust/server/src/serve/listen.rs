@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 
 use super::app::App;
 use super::front_door::front_door;
@@ -22,14 +23,14 @@ const MAX_BUFFER_BYTES: usize = 64 << 10;
 const LAST_BYTES: Duration = Duration::from_secs(5);
 
 /// Serves until the drain says stop. Returns when connections are closed, or will not close.
-pub async fn listen(listener: TcpListener, app: App, router: Router) {
+pub async fn listen(listener: TcpListener, tls: Option<TlsAcceptor>, app: App, router: Router) {
     let connections = Arc::new(Semaphore::new(app.limits.max_connections));
     loop {
         // While all are in use, others wait in the system's backlog.
         let permit = connections.clone().acquire_owned().await.expect("the semaphore is never closed");
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => accept(stream, permit, &app, &router),
+                Ok((stream, _)) => accept(stream, tls.clone(), permit, &app, &router),
                 // Out of file descriptors, or a client that left at once: neither is a reason to stop.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
@@ -40,10 +41,26 @@ pub async fn listen(listener: TcpListener, app: App, router: Router) {
     let _ = tokio::time::timeout(LAST_BYTES, all_closed).await;
 }
 
-fn accept(stream: TcpStream, permit: OwnedSemaphorePermit, app: &App, router: &Router) {
+fn accept(stream: TcpStream, tls: Option<TlsAcceptor>, permit: OwnedSemaphorePermit, app: &App, router: &Router) {
     // Tokens are sent when they are there. Without it they come a little later.
     let _ = stream.set_nodelay(true);
-    tokio::spawn(serve(stream, permit, app.clone(), router.clone()));
+    let (app, router) = (app.clone(), router.clone());
+    match tls {
+        None => drop(tokio::spawn(serve(stream, permit, app, router))),
+        Some(tls) => drop(tokio::spawn(serve_tls(stream, tls, permit, app, router))),
+    }
+}
+
+/// A handshake has the time that a request's head has. One that fails is its client's business.
+async fn serve_tls(stream: TcpStream, tls: TlsAcceptor, permit: OwnedSemaphorePermit, app: App, router: Router) {
+    tokio::select! {
+        shaken = tokio::time::timeout(app.limits.read_timeout, tls.accept(stream)) => {
+            if let Ok(Ok(stream)) = shaken {
+                serve(stream, permit, app.clone(), router).await;
+            }
+        }
+        () = app.drain.stopping() => {}
+    }
 }
 
 /// One connection, until its end or the server's.

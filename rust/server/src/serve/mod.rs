@@ -41,6 +41,7 @@ mod record;
 mod rfc3339;
 mod run;
 mod timing;
+mod tls;
 mod turns;
 mod visit;
 
@@ -48,3 +49,4 @@ pub use access_log::AccessLog;
 pub use app::Limits;
 pub use models::KeepAlive;
 pub use run::{ServeConfig, serve};
+pub use tls::TlsFiles;

@@ -16,6 +16,7 @@ use super::drain::{Drain, Phase};
 use super::live::Recent;
 use super::metrics::Metrics;
 use super::models::{Catalog, KeepAlive, Registry, RegistryConfig};
+use super::tls::TlsFiles;
 use super::{front_door, listen};
 use crate::failure::{Failure, Result};
 use crate::print;
@@ -32,6 +33,8 @@ pub struct ServeConfig {
     /// How long running answers may go on after a signal to stop.
     pub drain_timeout: Duration,
     pub limits: Limits,
+    /// None: HTTP without TLS.
+    pub tls: Option<TlsFiles>,
     pub log: AccessLog,
     /// None: no keys.
     pub api_key_file: Option<PathBuf>,
@@ -60,6 +63,7 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
         Some(file) => Auth::from_file(file.clone()).map_err(Failure::usage)?,
         None => Auth::open(),
     };
+    let tls = config.tls.as_ref().map(TlsFiles::acceptor).transpose()?;
     let listener = bind(&config).await?;
     let address = listener.local_addr()?;
     if config.api_key_file.is_none() && !config.no_auth && !address.ip().is_loopback() {
@@ -84,7 +88,7 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
         log: config.log,
     });
     let signals = Signals::install()?;
-    let server = tokio::spawn(listen::listen(listener, app.clone(), front_door::router(app.clone())));
+    let server = tokio::spawn(listen::listen(listener, tls, app.clone(), front_door::router(app.clone())));
     tokio::spawn(registry.clone().reap());
     tokio::spawn(app.auth.clone().watch());
     announce(&config, &app, address)?;
@@ -116,7 +120,8 @@ fn announce(config: &ServeConfig, app: &App, address: SocketAddr) -> Result {
         (false, true) => format!("{} (from the store, loaded when asked for)", models.join(", ")),
         (false, false) => models.join(", "),
     };
-    print::line(&format!("listening on http://{address}"))?;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    print::line(&format!("listening on {scheme}://{address}"))?;
     let keys = match app.auth.num_keys() {
         None => "off: whoever reaches this address may use it".into(),
         Some(count) => format!(
