@@ -280,6 +280,25 @@ def test_a_full_queue_throttles():
             thread.join()
 
 
+def test_tiers_decide_who_runs_earlier():
+    with running("null:20", "--max-num-seqs", "1") as server:
+        ended = []
+
+        def ask(tier):
+            answer = server.post(CONVERSE, {**converse(maxTokens=30), "serviceTier": {"type": tier}})
+            ended.append(answer.json()["serviceTier"]["type"])
+
+        threads = []
+        for num_before, tier in enumerate(["default", "flex", "default", "priority"]):
+            threads.append(threading.Thread(target=ask, args=[tier]))
+            threads[-1].start()
+            there = {"num_running": 1, "num_waiting": num_before}
+            server.wait_until(lambda there=there: there.items() <= server.resident().items())
+        for thread in threads:
+            thread.join()
+        assert ended == ["default", "priority", "default", "flex"]
+
+
 @pytest.mark.parametrize(
     ("path", "body"), [(CONVERSE_STREAM, converse(maxTokens=4000)), (INVOKE_STREAM, llama(max_gen_len=4000))]
 )

@@ -75,8 +75,14 @@ def test_errors_are_the_clients_own(client):
             assert caught.value.status_code == status
     with pytest.raises(ollama.ResponseError, match="certain models"):
         client.pull("smollm2")
-    with pytest.raises(ollama.ResponseError, match="/api/embed is not supported"):
-        client.embed("smollm2", "hi")
+    with pytest.raises(ollama.ResponseError, match="/api/push is not supported"):
+        client.push("smollm2")
+
+
+def test_embeddings(client):
+    one, other = client.embed("smollm2", ["hi", "there"]).embeddings
+    assert len(one) == len(other) == 576
+    assert one != other
 
 
 def test_clients_at_once(smollm2):
