@@ -5,10 +5,12 @@ import shutil
 import ssl
 import subprocess
 import time
+from contextlib import closing
 
+import boto3
 import httpx
 import pytest
-from serving import BINARY, running
+from serving import BINARY, add_key, running
 
 TEXT = "/v1/completions"
 BODY = {"model": "null", "prompt": "hello", "max_tokens": 5, "ignore_eos": True}
@@ -139,3 +141,23 @@ def test_the_socket_is_closed_with_a_farewell(server, files):
         while piece := connection.recv(4096):
             answer += piece
     assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_amazons_client_sends_its_key_or_signs(files, tmp_path, monkeypatch):
+    cert, key = files
+    keys = tmp_path / "keys.json"
+    secret = add_key(keys, "alice", "--sigv4")
+    messages = [{"role": "user", "content": [{"text": "hi"}]}]
+
+    def converse(**credentials):
+        client = boto3.client("bedrock-runtime", "us-east-1", endpoint_url=server.url, verify=str(cert), **credentials)
+        with closing(client):
+            answer = client.converse(modelId="null", messages=messages, inferenceConfig={"maxTokens": 4})
+        return answer["usage"]["outputTokens"]
+
+    with running("null", "--tls-cert", cert, "--tls-key", key, "--api-key-file", keys) as server:
+        signed = converse(aws_access_key_id="alice", aws_secret_access_key=secret)
+        monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", secret)
+        sent = converse()
+    assert 0 < signed <= 4
+    assert 0 < sent <= 4
