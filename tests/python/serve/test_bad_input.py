@@ -112,6 +112,7 @@ def test_errors_of_no_handler_have_the_shape_of_their_paths_dialect(null):
         assert isinstance(response.json()["error"], shape)
     wrong_method = null.http.delete("/api/version")
     assert wrong_method.status_code == 405
+    assert wrong_method.headers["allow"] == "GET,HEAD"
     assert wrong_method.json() == {"error": "/api/version does not take DELETE"}
 
 

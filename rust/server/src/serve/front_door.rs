@@ -16,13 +16,14 @@ use super::app::App;
 use super::auth::{Caller, Identity, Signed, Standing};
 use super::error::{Kind, Result, ServeError};
 use super::visit::Visit;
-use super::{admin, anthropic, bedrock, body, dialect, live, native, ollama, openai, page};
+use super::{admin, anthropic, bedrock, body, dialect, live, native, ollama, openai, openapi, page};
 
 /// All dialects' routes.
 pub fn router(app: App) -> Router {
     let dialects = openai::routes().merge(anthropic::routes()).merge(ollama::routes()).merge(bedrock::routes());
     let dialects = dialects.merge(dialect::shared_routes());
-    let own = admin::routes().merge(native::routes()).merge(live::routes()).merge(page::routes());
+    let own =
+        admin::routes().merge(native::routes()).merge(live::routes()).merge(page::routes()).merge(openapi::routes());
     let routes = Router::new().merge(own).merge(dialects);
     let routes = routes.route_layer(middleware::from_fn(note_route));
     routes
@@ -67,7 +68,10 @@ pub async fn front_door(app: App, mut router: Router, mut request: Request) -> R
         }
     };
     if let Some(error) = response.extensions_mut().remove::<ServeError>() {
+        // Which methods a path takes is the router's to say.
+        let allow = response.headers_mut().remove(header::ALLOW);
         response = shaped(&visit, &error);
+        response.headers_mut().extend(allow.map(|methods| (header::ALLOW, methods)));
     }
     if let Some(standing) = app.auth.standing(&visit.caller) {
         tell_standing(&standing, response.headers_mut());
@@ -89,9 +93,10 @@ async fn identify(app: &App, request: &mut Request) -> Result<Caller> {
     Ok(caller)
 }
 
-/// What anybody may see: whether the server is there, and the page, which asks for a key.
+/// What anybody may see: whether the server is there, its document, and the page, which asks for a key.
 fn is_open(path: &str) -> bool {
-    ["/", "/health"].contains(&path) || ["/health/", "/page/"].iter().any(|folder| path.starts_with(folder))
+    ["/", "/health", "/openapi.json"].contains(&path)
+        || ["/health/", "/page/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// OpenAI's headers about what is left of a key's limits.

@@ -36,6 +36,7 @@ mod models;
 mod native;
 mod ollama;
 mod openai;
+mod openapi;
 mod page;
 mod record;
 mod rfc3339;
