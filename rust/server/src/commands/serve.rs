@@ -53,6 +53,9 @@ pub struct Serve {
     /// Access log on stderr: human, json or off
     #[arg(long, value_name = "FORMAT", default_value = "human")]
     log: AccessLog,
+    /// File that gets OpenTelemetry's spans of requests to models, as JSON lines of its protocol
+    #[arg(long, value_name = "FILE")]
+    trace_file: Option<PathBuf>,
     /// File with the hashes of API keys (see ferrule key); it is read again when it changes
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
@@ -97,6 +100,7 @@ impl Serve {
             },
             tls: self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
             log: self.log,
+            trace_file: self.trace_file,
             api_key_file: self.api_key_file,
             no_auth: self.no_auth,
         })

@@ -10,6 +10,7 @@ use super::drain::Drain;
 use super::live::Recent;
 use super::metrics::Metrics;
 use super::models::Registry;
+use super::trace::TraceFile;
 
 /// What no request may exceed.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct Shared {
     pub recent: Recent,
     pub limits: Limits,
     pub log: AccessLog,
+    /// None: nobody traces.
+    pub trace_file: Option<TraceFile>,
 }
 
 #[derive(Clone)]

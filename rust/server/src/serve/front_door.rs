@@ -15,6 +15,7 @@ use tower_service::Service;
 use super::app::App;
 use super::auth::{Caller, Identity, Signed, Standing};
 use super::error::{Kind, Result, ServeError};
+use super::trace::Trace;
 use super::visit::Visit;
 use super::{admin, anthropic, bedrock, body, dialect, live, native, ollama, openai, openapi, page};
 
@@ -55,7 +56,8 @@ pub async fn front_door(app: App, mut router: Router, mut request: Request) -> R
         true => Ok(Caller::default()),
         false => identify(&app, &mut request).await,
     };
-    let visit = Visit::begin(&request, identified.clone().unwrap_or_default());
+    let trace = app.trace_file.as_ref().and_then(|file| Trace::begin(file, request.headers()));
+    let visit = Visit::begin(&request, identified.clone().unwrap_or_default(), trace);
     request.extensions_mut().insert(visit.clone());
     let answered = match identified {
         Ok(_) => AssertUnwindSafe(router.call(request)).catch_unwind().await,

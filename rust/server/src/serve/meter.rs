@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use ferrule_engine::metrics::RequestMetrics;
 use ferrule_engine::output::Delta;
-use ferrule_engine::{Event, FinishReason};
+use ferrule_engine::{Error, Event, FinishReason};
 
 use super::auth::Reservation;
 use super::drain::InFlight;
 use super::metrics::End;
 use super::models::Lease;
 use super::record::Record;
+use super::trace::{Stages, Trace};
 use super::visit::Visit;
 
 /// Lives in the request's sink, so on the engine's thread: it sees tokens when they are made, not when a client
@@ -28,6 +29,8 @@ pub struct Meter {
     /// The engine took the request; no event comes before that, but nothing may come after it either.
     taken: Arc<AtomicBool>,
     ended: bool,
+    /// None: nobody traces.
+    trace: Option<(Arc<Trace>, Stages)>,
 }
 
 /// What a request holds until its end.
@@ -43,13 +46,16 @@ impl Meter {
         let (record, arrived) = (visit.record.clone(), visit.started);
         let last_token = vec![None; n];
         record.update().num_open += 1;
-        Self { holds, record, arrived, prompt_len, num_generated: 0, last_token, taken, ended: false }
+        let trace = visit.trace.clone().map(|trace| (trace, Stages::begin()));
+        Self { holds, record, arrived, prompt_len, num_generated: 0, last_token, taken, ended: false, trace }
     }
 
     pub fn see(&mut self, event: &Event) {
         match event {
             Event::Delta(delta) => self.token(delta),
             Event::Done(metrics) => self.done(metrics),
+            // By its caller, or because the server stops.
+            Event::Error(Error::Cancelled(_)) => self.end(End::Abort),
             Event::Error(_) => self.end(End::Error),
             Event::Embedding(_) => self.end(End::Stop),
             Event::PromptLogprobs(_) => {}
@@ -75,6 +81,9 @@ impl Meter {
         let is_first = self.last_token.iter().all(Option::is_none);
         let gap = self.last_token[choice].replace(now).map(|last| now - last);
         self.num_generated += 1;
+        if let Some((_, stages)) = &mut self.trace {
+            stages.token(now);
+        }
         let mut cost = self.record.update();
         cost.generated_tokens += 1;
         cost.last_token = Some(now - self.arrived);
@@ -91,15 +100,21 @@ impl Meter {
     fn done(&mut self, metrics: &RequestMetrics) {
         self.ended = true;
         self.holds.lease.metrics.done(metrics, self.arrived.elapsed());
+        if let Some((_, stages)) = &mut self.trace {
+            stages.done(metrics);
+        }
         let mut cost = self.record.update();
         cost.cached_tokens += metrics.num_cached_tokens;
         cost.queue_time.get_or_insert(metrics.queue_time);
     }
 
     fn end(&mut self, end: End) {
-        self.ended |= end == End::Error;
+        self.ended |= matches!(end, End::Abort | End::Error);
         self.holds.lease.metrics.end(end);
         self.record.update().end = Some(end.as_str());
+        if let Some((_, stages)) = &mut self.trace {
+            stages.end = end.as_str();
+        }
     }
 }
 
@@ -111,6 +126,9 @@ impl Drop for Meter {
         }
         if let Some(reservation) = self.holds.reservation.take() {
             reservation.settle(was_taken.then_some((self.prompt_len + self.num_generated) as u64));
+        }
+        if let Some((trace, stages)) = &self.trace {
+            trace.request(&self.holds.lease.served.name, self.prompt_len, self.num_generated, stages);
         }
         let mut cost = self.record.update();
         cost.num_open -= 1;

@@ -43,6 +43,7 @@ mod rfc3339;
 mod run;
 mod timing;
 mod tls;
+mod trace;
 mod turns;
 mod visit;
 

@@ -17,6 +17,7 @@ use super::live::Recent;
 use super::metrics::Metrics;
 use super::models::{Catalog, KeepAlive, Registry, RegistryConfig};
 use super::tls::TlsFiles;
+use super::trace::TraceFile;
 use super::{front_door, listen};
 use crate::failure::{Failure, Result};
 use crate::print;
@@ -36,6 +37,8 @@ pub struct ServeConfig {
     /// None: HTTP without TLS.
     pub tls: Option<TlsFiles>,
     pub log: AccessLog,
+    /// Where spans are written. None: nowhere.
+    pub trace_file: Option<PathBuf>,
     /// None: no keys.
     pub api_key_file: Option<PathBuf>,
     /// Without keys, listen on addresses that others reach.
@@ -86,6 +89,7 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
         recent: Recent::default(),
         limits: config.limits.clone(),
         log: config.log,
+        trace_file: config.trace_file.as_deref().map(TraceFile::open).transpose()?,
     });
     let signals = Signals::install()?;
     let server = tokio::spawn(listen::listen(listener, tls, app.clone(), front_door::router(app.clone())));
@@ -99,6 +103,9 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
     signals.stop.notified().await;
     stop(&app, &signals, config.drain_timeout).await;
     let _ = server.await;
+    if let Some(file) = &app.trace_file {
+        file.flush();
+    }
     Ok(())
 }
 

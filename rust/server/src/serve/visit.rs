@@ -16,6 +16,7 @@ use super::app::App;
 use super::auth::Caller;
 use super::dialect::Dialect;
 use super::record::Record;
+use super::trace::Trace;
 
 pub const REQUEST_ID: &str = "x-request-id";
 const MAX_ID_LEN: usize = 128;
@@ -27,6 +28,7 @@ pub struct Visit {
     pub started: Instant,
     pub caller: Caller,
     pub record: Arc<Record>,
+    pub trace: Option<Arc<Trace>>,
     pub method: String,
     pub path: String,
     pub dialect: Dialect,
@@ -35,7 +37,7 @@ pub struct Visit {
 }
 
 impl Visit {
-    pub fn begin<B>(request: &Request<B>, caller: Caller) -> Arc<Self> {
+    pub fn begin<B>(request: &Request<B>, caller: Caller, trace: Option<Arc<Trace>>) -> Arc<Self> {
         let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
         let is_sound = |id: &&str| (1..=MAX_ID_LEN).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
         Arc::new(Self {
@@ -43,6 +45,7 @@ impl Visit {
             started: Instant::now(),
             caller,
             record: Arc::default(),
+            trace,
             method: request.method().to_string(),
             path: request.uri().path().to_owned(),
             dialect: Dialect::of(request.uri().path(), request.headers()),
@@ -88,6 +91,9 @@ impl Drop for Ending {
         let route = visit.route.get().map_or("none", String::as_str);
         app.metrics.http.observe(route, &visit.method, *status, took);
         app.log.write(&Line { visit, status: *status, took });
+        if let Some(trace) = &visit.trace {
+            trace.visit(visit, route, *status);
+        }
     }
 }
 

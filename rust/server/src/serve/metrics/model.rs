@@ -34,7 +34,7 @@ const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0];
 pub enum End {
     Stop,
     Length,
-    /// Its caller left.
+    /// Its caller left, or the server stopped.
     Abort,
     Error,
 }
