@@ -125,8 +125,9 @@ def test_the_text_for_perplexity_is_long_enough() -> None:
 
 
 def test_perplexities_are_compared_over_the_same_tokens() -> None:
-    exact = {"tokens": 100, "perplexity": 10.0}
-    result = quality.comparison("m", {"tokens": 100, "perplexity": 10.02}, exact)
-    assert result["difference_percent"] == pytest.approx(0.2)
-    with pytest.raises(ValueError, match="99 and 100"):
-        quality.comparison("m", {"tokens": 99, "perplexity": 10.0}, exact)
+    exact, fast = {"tokens": 100, "perplexity": 10.0}, {"tokens": 100, "perplexity": 10.02}
+    result = quality.comparison("m", {"f32/f32": exact, "int8/bf16": fast})
+    assert result["perplexity"] == {"f32/f32": 10.0, "int8/bf16": 10.02}
+    assert result["difference_percent"] == pytest.approx({"f32/f32": 0.0, "int8/bf16": 0.2})
+    with pytest.raises(ValueError, match="100 and 99"):
+        quality.comparison("m", {"f32/f32": exact, "int8/bf16": {"tokens": 99, "perplexity": 10.0}})
