@@ -131,7 +131,7 @@ fn read_speed(bytes: usize) -> f64 {
 /// Seconds to pack what a model's loader packs, one thread.
 fn report_pack(dtype: DType, rows: usize, cols: usize) {
     let bytes = vec![0x21; rows * dtype.row_bytes(cols).expect("whole blocks")];
-    let view = TensorView { name: "w", dtype, shape: vec![rows, cols], bytes: &bytes };
+    let view = TensorView { name: "w", dtype, shape: vec![rows, cols], bytes: bytes.as_slice().into() };
     let seconds = best(|| drop(PackedMatrix::pack(&view, rows, &|row| row)));
     println!("pack {dtype:5} {rows}x{cols}: {:.2} GB/s", bytes.len() as f64 / seconds / 1e9);
 }
@@ -140,7 +140,7 @@ fn matrix(arena: &WeightArena, dtype: DType, rows: usize, cols: usize) -> Packed
     let len = rows * dtype.row_bytes(cols).expect("whole blocks");
     // Bytes 0x20 to 0x2f make every f16 field a normal number below 1.
     let bytes: Vec<u8> = (0..len).map(|i| 0x20 + (i * 7 % 16) as u8).collect();
-    let view = TensorView { name: "w", dtype, shape: vec![rows, cols], bytes: &bytes };
+    let view = TensorView { name: "w", dtype, shape: vec![rows, cols], bytes: bytes.as_slice().into() };
     let matrix = PackedMatrix::zeroed_in(arena, dtype, rows, cols).expect("memory for weights");
     // SAFETY: one thread.
     unsafe { matrix.pack_panels(&view, &|row| row, 0..matrix.num_panels()) };

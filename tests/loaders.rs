@@ -41,7 +41,7 @@ fn read_all(checkpoint: &dyn Checkpoint) {
     for name in checkpoint.tensor_names() {
         if let Ok(view) = checkpoint.tensor(name) {
             let mut out = vec![0.0; view.shape.iter().product()];
-            dequantize(view.dtype, view.bytes, &mut out);
+            dequantize(view.dtype, &view.bytes, &mut out);
             checkpoint.release(&view);
         }
     }
@@ -51,8 +51,10 @@ fn read_all(checkpoint: &dyn Checkpoint) {
 fn blocks_decode_as_the_gguf_package_decodes_them() {
     let text = std::fs::read_to_string(golden("quant/blocks.json")).unwrap();
     let cases: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
-    assert_eq!(cases.len(), DType::ALL.len());
-    for dtype in DType::ALL {
+    let (grouped, gguf): (Vec<_>, Vec<_>) =
+        DType::ALL.iter().partition(|dtype| matches!(dtype.name().as_bytes(), [b'I' | b'U', ..]));
+    assert_eq!((cases.len(), grouped.len()), (gguf.len(), 6));
+    for dtype in gguf.into_iter().copied() {
         let bytes = |field: &str| hex(cases[dtype.name()][field].as_str().unwrap());
         let expected: Vec<u32> =
             bytes("numbers").chunks(4).map(|chunk| u32::from_le_bytes(chunk.try_into().unwrap())).collect();
@@ -84,7 +86,7 @@ fn gguf_metadata_and_tensors_read_as_written() {
         assert_eq!(gguf.keys().next(), Some("general.name"));
         let view = gguf.tensor("a").unwrap();
         assert_eq!((view.dtype, &view.shape[..], view.bytes.len()), (DType::F32, &[2, 3][..], 24));
-        assert_eq!(gguf.tensor("b").unwrap().bytes, 7f32.to_le_bytes());
+        assert_eq!(gguf.tensor("b").unwrap().bytes[..], 7f32.to_le_bytes());
         assert_eq!(gguf.tensor_names(), ["a", "b"]);
     }
 }
@@ -95,7 +97,7 @@ fn gguf_alignment_is_honoured() {
     file.alignment = 128;
     file.u32("general.alignment", 128).tensor("a", &[1], &[1.0]).tensor("b", &[1], &[2.0]);
     let (_dir, path) = written(&file.bytes(3));
-    assert_eq!(Gguf::open(&path).unwrap().tensor("b").unwrap().bytes, 2f32.to_le_bytes());
+    assert_eq!(Gguf::open(&path).unwrap().tensor("b").unwrap().bytes[..], 2f32.to_le_bytes());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use ferrule_engine::weights::TensorView;
 use half::f16;
 use proptest::prelude::*;
 
-const QUANTIZED: [DType; 10] = [
+const QUANTIZED: [DType; 16] = [
     DType::Q4_0,
     DType::Q4_1,
     DType::Q5_0,
@@ -21,6 +21,12 @@ const QUANTIZED: [DType; 10] = [
     DType::Q4_K,
     DType::Q5_K,
     DType::Q6_K,
+    DType::I4G32,
+    DType::I4G64,
+    DType::I4G128,
+    DType::U4G32,
+    DType::U4G64,
+    DType::U4G128,
 ];
 const DENSE: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -53,6 +59,7 @@ fn f16_fields(dtype: DType) -> &'static [usize] {
         DType::Q2_K => &[80, 82],
         DType::Q3_K => &[108],
         DType::Q6_K => &[208],
+        DType::I4G32 | DType::I4G64 | DType::I4G128 | DType::U4G32 | DType::U4G64 | DType::U4G128 => &[0],
         _ => &[],
     }
 }
@@ -86,7 +93,7 @@ struct Case {
 impl Case {
     fn new(dtype: DType, rows: usize, cols: usize, rng: &mut Rng) -> Self {
         let bytes = tensor_bytes(dtype, rows, cols, rng);
-        let view = TensorView { name: "w", dtype, shape: vec![rows, cols], bytes: &bytes };
+        let view = TensorView { name: "w", dtype, shape: vec![rows, cols], bytes: bytes.as_slice().into() };
         let mut weights = vec![0.0; rows * cols];
         dequantize(dtype, &bytes, &mut weights);
         Self { packed: PackedMatrix::pack(&view, rows, &|row| row).unwrap(), weights }
@@ -179,6 +186,7 @@ fn max_min(dtype: DType) -> f64 {
         DType::Q4_1 | DType::Q5_1 => 0.1,
         DType::Q2_K => 0.1 * 15.0,
         DType::Q4_K | DType::Q5_K => 0.1 * 63.0,
+        DType::U4G32 | DType::U4G64 | DType::U4G128 => 0.1 * 255.0,
         _ => 0.0,
     }
 }
@@ -195,6 +203,8 @@ fn assert_close(got: &[f32], expected: &[(f64, f64)], relative: f64, slack: f64,
 fn some_cols(dtype: DType) -> impl Strategy<Value = usize> {
     match dtype.block_len() {
         256 => prop::sample::select(vec![256, 512, 768, 2048]).boxed(),
+        64 => prop::sample::select(vec![64, 128, 320, 576, 2048]).boxed(),
+        128 => prop::sample::select(vec![128, 256, 384, 1152, 2048]).boxed(),
         32 => prop::sample::select(vec![32, 96, 256, 288, 576, 640, 1024, 2048]).boxed(),
         _ => prop::sample::select(vec![1, 7, 64, 100, 333, 576]).boxed(),
     }
@@ -224,7 +234,7 @@ fn rows_decode_as_the_reference_decodes_the_file() {
 fn rows_are_taken_from_where_they_are_asked() {
     let mut rng = Rng(2);
     let bytes = tensor_bytes(DType::Q4_1, 50, 64, &mut rng);
-    let view = TensorView { name: "w", dtype: DType::Q4_1, shape: vec![50, 64], bytes: &bytes };
+    let view = TensorView { name: "w", dtype: DType::Q4_1, shape: vec![50, 64], bytes: bytes.as_slice().into() };
     let all = PackedMatrix::pack(&view, 50, &|row| row).unwrap();
     let some = PackedMatrix::pack(&view, 20, &|row| 49 - 2 * row).unwrap();
     let by_parts = PackedMatrix::zeroed(DType::Q4_1, 20, 64).unwrap();
@@ -331,7 +341,7 @@ fn int8_sums_are_exact_at_the_extremes() {
                     block[at..at + 2].copy_from_slice(&f16::ONE.to_le_bytes());
                 }
             }
-            let view = TensorView { name: "w", dtype, shape: vec![16, 512], bytes: &bytes };
+            let view = TensorView { name: "w", dtype, shape: vec![16, 512], bytes: bytes.as_slice().into() };
             let w = PackedMatrix::pack(&view, 16, &|row| row).unwrap();
             let mut weights = vec![0.0; 16 * 512];
             dequantize(dtype, &bytes, &mut weights);

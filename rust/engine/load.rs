@@ -77,7 +77,8 @@ fn load_kept_weights(
 /// What the tensors take in their file, which packing keeps to within a few percent.
 pub fn weight_bytes(source: &Source) -> u64 {
     let checkpoint = &source.checkpoint;
-    checkpoint.tensor_names().iter().filter_map(|name| checkpoint.find(name)).map(|view| view.bytes.len() as u64).sum()
+    let infos = checkpoint.tensor_names().into_iter().filter_map(|name| checkpoint.info(name).ok());
+    infos.map(|info| info.num_bytes() as u64).sum()
 }
 
 /// A folder without a tokenizer serves callers that bring token ids.

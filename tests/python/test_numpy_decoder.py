@@ -1,12 +1,12 @@
 """Exact mode against the NumPy decoder, on a tiny checkpoint with random weights."""
 
 import json
-import struct
 
 import numpy as np
 import pytest
 
 import ferrule
+from checkpoints import write_safetensors, write_tokenizer
 from ferrule import Engine, SamplingParams
 from numpy_decoder import LlamaConfig, LlamaDecoder, random_weights
 
@@ -15,46 +15,6 @@ CONFIGS = {
     "tied": LlamaConfig(tie_word_embeddings=True, num_key_value_heads=4),
     "one_kv_head": LlamaConfig(num_key_value_heads=1, rope_theta=500000.0),
 }
-
-
-def write_safetensors(path, tensors):
-    """The format's own words: 8 bytes of header length, a JSON header, the bytes."""
-    header, offset = {}, 0
-    for name, tensor in tensors.items():
-        header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [offset, offset + tensor.nbytes]}
-        offset += tensor.nbytes
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(t.tobytes() for t in tensors.values()))
-
-
-def write_tokenizer(path, vocab_size):
-    """Byte-level BPE without merges: a printable character for each token."""
-    special = ["<unk>", "<s>", "</s>"]
-    characters = [chr(ord("!") + i) for i in range(vocab_size - len(special))]
-    vocab = {piece: i for i, piece in enumerate(special + characters)}
-    added = [
-        {
-            "id": i,
-            "content": word,
-            "special": True,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-        }
-        for i, word in enumerate(special)
-    ]
-    model = {"type": "BPE", "vocab": vocab, "merges": []}
-    tokenizer = {
-        "version": "1.0",
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "model": model,
-    }
-    path.write_text(json.dumps(tokenizer))
 
 
 @pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS.keys())

@@ -15,7 +15,7 @@ impl Matrix {
         let view = source.checkpoint.tensor(&part.name).unwrap();
         let cols = view.shape[1];
         let mut all = vec![0.0; view.shape.iter().product()];
-        dequantize(view.dtype, view.bytes, &mut all);
+        dequantize(view.dtype, &view.bytes, &mut all);
         let rows = (0..part.rows).map(|row| (part.row_of)(row));
         Self { cols, values: rows.flat_map(|row| all[row * cols..][..cols].to_vec()).collect() }
     }

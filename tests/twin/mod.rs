@@ -13,7 +13,7 @@ pub fn gguf_of(source: &Source) -> GgufFile {
     for name in source.checkpoint.tensor_names() {
         let view = source.checkpoint.tensor(name).unwrap();
         let mut numbers = vec![0.0; view.shape.iter().product()];
-        dequantize(view.dtype, view.bytes, &mut numbers);
+        dequantize(view.dtype, &view.bytes, &mut numbers);
         if name.contains("norm") && arch.starts_with("gemma") {
             numbers.iter_mut().for_each(|weight| *weight += 1.0);
         }

@@ -8,6 +8,7 @@ use super::families::{self, Family, Pattern};
 use super::fields::Fields;
 use super::{Activation, LayerConfig, ModelConfig, hf_rope};
 use crate::error::{Error, Result};
+use crate::weights::{Checkpoint, GroupedDir, SafetensorsDir};
 
 /// Fields that would change the mathematics when they are set.
 const REFUSED: &[&str] = &[
@@ -20,7 +21,6 @@ const REFUSED: &[&str] = &[
     "no_rope_layers",
     "num_experts",
     "num_local_experts",
-    "quantization_config",
     "residual_multiplier",
     "use_bidirectional_attention",
     "use_qk_norm",
@@ -41,6 +41,17 @@ pub fn read(dir: &Path) -> Result<(&'static Family, ModelConfig)> {
     refuse_what_is_not_handled(&fields)?;
     let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
     Ok((family, config(&fields, family, name)?))
+}
+
+/// The folder's tensors, as its configuration says that they are quantized.
+pub fn checkpoint(dir: &Path) -> Result<Box<dyn Checkpoint>> {
+    let path = dir.join("config.json");
+    let root = Fields::read(&path)?;
+    let folder = SafetensorsDir::open(dir)?;
+    Ok(match root.get("quantization_config").or(root.get("compression_config")) {
+        None => Box::new(folder),
+        Some(config) => Box::new(GroupedDir::new(folder, config)?),
+    })
 }
 
 fn config(fields: &Fields<'_>, family: &Family, name: String) -> Result<ModelConfig> {

@@ -7,7 +7,7 @@ use super::families::{Family, RowOrder};
 use super::names::{HF_PREFIXES, Naming, Place};
 use super::{ModelConfig, Role, checks, gguf_config, hf_config};
 use crate::error::{Error, Result};
-use crate::weights::{Checkpoint, Gguf, SafetensorsDir};
+use crate::weights::{Checkpoint, Gguf};
 
 /// Rows of a tensor in a file. Phi-3 keeps q, k, v in one tensor; GGUF's llama files keep the rows of q and
 /// k in the order of interleaved RoPE pairs, and `row_of` undoes it, so that one RoPE (half-split) serves all.
@@ -59,13 +59,13 @@ impl Source {
     }
 
     fn check_shape(&self, place: &Place) -> Result<()> {
-        let view = self.checkpoint.tensor(&place.name)?;
+        let info = self.checkpoint.info(&place.name)?;
         let expected: Vec<usize> = [Some(place.total_rows), place.cols].into_iter().flatten().collect();
-        if view.shape == expected {
+        if info.shape == expected {
             return Ok(());
         }
         let what =
-            format!("tensor '{}' has the shape {:?}; the configuration needs {expected:?}", place.name, view.shape);
+            format!("tensor '{}' has the shape {:?}; the configuration needs {expected:?}", place.name, info.shape);
         Err(Error::corrupt(self.checkpoint.path(), what))
     }
 
@@ -145,15 +145,15 @@ fn open_gguf(path: &Path) -> Result<Source> {
 
 fn open_folder(path: &Path) -> Result<Source> {
     let (family, hf) = hf_config::read(path)?;
-    let checkpoint = SafetensorsDir::open(path)?;
-    let embedding = |body: &str| checkpoint.find(&format!("{body}embed_tokens.weight")).map(|view| view.shape);
+    let checkpoint = hf_config::checkpoint(path)?;
+    let embedding = |body: &str| checkpoint.info(&format!("{body}embed_tokens.weight")).ok().map(|info| info.shape);
     let Some((body, head, shape)) = HF_PREFIXES.iter().find_map(|&(body, head)| Some((body, head, embedding(body)?)))
     else {
         return Err(Error::corrupt(path, "tensor 'model.embed_tokens.weight' is missing"));
     };
-    let has_head = checkpoint.find(&format!("{head}lm_head.weight")).is_some();
+    let has_head = checkpoint.tensor_names().contains(&format!("{head}lm_head.weight").as_str());
     let mut config = hf;
     config.vocab_size = shape.first().copied().unwrap_or(0);
     config.tie_embeddings |= !has_head;
-    Ok(Source { config, checkpoint: Box::new(checkpoint), family, naming: Naming::HuggingFace { body, head } })
+    Ok(Source { config, checkpoint, family, naming: Naming::HuggingFace { body, head } })
 }

@@ -1,4 +1,5 @@
-//! GGUF's block formats: `#[repr(C)]` layouts and the reference decoders. Source: ggml's definitions.
+//! Block formats: `#[repr(C)]` layouts and the reference decoders. GGUF's follow ggml's definitions; those with
+//! groups are what `weights::grouped` makes of other checkpoints' tensors.
 //!
 //! A block holds 32 numbers, or 256 in sub-blocks of 16 or 32 for the K types. All are little-endian and have
 //! alignment 1, so that any bytes of the right length can be viewed as blocks.
@@ -39,7 +40,7 @@ pub unsafe trait Block: Copy {
 
 /// Declares `Block` for a struct of bytes, with its size checked against the type's.
 macro_rules! block {
-    ($name:ident, $dtype:ident, |$block:ident, $out:ident| $decode:expr) => {
+    ($name:ty, $dtype:ident, |$block:ident, $out:ident| $decode:expr) => {
         const _: () = assert!(size_of::<$name>() == DType::$dtype.block_bytes() && align_of::<$name>() == 1);
         // SAFETY: repr(C) with fields of u8, i8 and Half only, all of alignment 1.
         unsafe impl Block for $name {
@@ -276,6 +277,47 @@ pub fn scale_and_min(packed: &[u8; 12], i: usize) -> (u8, u8) {
     }
 }
 
+/// Four bits in groups: two columns a byte, the first one in the low nibble. x = d (q - 8).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockI4<const BYTES: usize> {
+    pub d: Half,
+    pub qs: [u8; BYTES],
+}
+
+/// The same with a zero point. x = d q + d (-z).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockU4<const BYTES: usize> {
+    pub d: Half,
+    pub z: u8,
+    pub qs: [u8; BYTES],
+}
+
+/// `decode` of every code of a group.
+fn decode_nibbles(qs: &[u8], out: &mut [f32], decode: impl Fn(f32) -> f32) {
+    for (&byte, out) in qs.iter().zip(out.as_chunks_mut::<2>().0) {
+        *out = [byte & 15, byte >> 4].map(|q| decode(f32::from(q)));
+    }
+}
+
+fn decode_i4(d: Half, qs: &[u8], out: &mut [f32]) {
+    let d = d.to_f32();
+    decode_nibbles(qs, out, |q| d * (q - 8.0));
+}
+
+fn decode_u4(d: Half, zero: u8, qs: &[u8], out: &mut [f32]) {
+    let (d, negated) = (d.to_f32(), f32::from(-i16::from(zero)));
+    decode_nibbles(qs, out, |q| d * q + d * negated);
+}
+
+block!(BlockI4<16>, I4G32, |b, out| decode_i4(b.d, &b.qs, out));
+block!(BlockI4<32>, I4G64, |b, out| decode_i4(b.d, &b.qs, out));
+block!(BlockI4<64>, I4G128, |b, out| decode_i4(b.d, &b.qs, out));
+block!(BlockU4<16>, U4G32, |b, out| decode_u4(b.d, b.z, &b.qs, out));
+block!(BlockU4<32>, U4G64, |b, out| decode_u4(b.d, b.z, &b.qs, out));
+block!(BlockU4<64>, U4G128, |b, out| decode_u4(b.d, b.z, &b.qs, out));
+
 /// Decodes whole blocks: `bytes` is (out.len() / block_len * block_bytes). The specification of every format.
 pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(dtype.row_bytes(out.len()), Some(bytes.len()), "{} numbers of {dtype}", out.len());
@@ -293,6 +335,12 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         DType::Q4_K => decode_blocks::<BlockQ4K>(bytes, out),
         DType::Q5_K => decode_blocks::<BlockQ5K>(bytes, out),
         DType::Q6_K => decode_blocks::<BlockQ6K>(bytes, out),
+        DType::I4G32 => decode_blocks::<BlockI4<16>>(bytes, out),
+        DType::I4G64 => decode_blocks::<BlockI4<32>>(bytes, out),
+        DType::I4G128 => decode_blocks::<BlockI4<64>>(bytes, out),
+        DType::U4G32 => decode_blocks::<BlockU4<16>>(bytes, out),
+        DType::U4G64 => decode_blocks::<BlockU4<32>>(bytes, out),
+        DType::U4G128 => decode_blocks::<BlockU4<64>>(bytes, out),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A tensor's element type; the quantized ones are GGUF's.
+/// A tensor's element type. The quantized ones are GGUF's, and at the end those that tensors of GPTQ, AWQ and
+/// compressed-tensors are read as: four bits in groups of 32, 64 or 128, symmetric (I4) or with zero points (U4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(non_camel_case_types)]
 pub enum DType {
@@ -19,12 +20,21 @@ pub enum DType {
     Q4_K,
     Q5_K,
     Q6_K,
+    I4G32,
+    I4G64,
+    I4G128,
+    U4G32,
+    U4G64,
+    U4G128,
 }
 
 impl DType {
-    pub const ALL: [Self; 13] = {
+    pub const ALL: [Self; 19] = {
         use DType::*;
-        [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K]
+        [
+            F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, I4G32, I4G64, I4G128, U4G32,
+            U4G64, U4G128,
+        ]
     };
 
     /// Elements per block; rows are whole numbers of blocks.
@@ -32,6 +42,9 @@ impl DType {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::I4G32 | Self::U4G32 => 32,
+            Self::I4G64 | Self::U4G64 => 64,
+            Self::I4G128 | Self::U4G128 => 128,
             Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
         }
     }
@@ -50,6 +63,12 @@ impl DType {
             Self::Q4_K => 144,
             Self::Q5_K => 176,
             Self::Q6_K => 210,
+            Self::I4G32 => 18,
+            Self::I4G64 => 34,
+            Self::I4G128 => 66,
+            Self::U4G32 => 19,
+            Self::U4G64 => 35,
+            Self::U4G128 => 67,
         }
     }
 
@@ -86,6 +105,12 @@ impl DType {
             Self::Q4_K => "Q4_K",
             Self::Q5_K => "Q5_K",
             Self::Q6_K => "Q6_K",
+            Self::I4G32 => "I4G32",
+            Self::I4G64 => "I4G64",
+            Self::I4G128 => "I4G128",
+            Self::U4G32 => "U4G32",
+            Self::U4G64 => "U4G64",
+            Self::U4G128 => "U4G128",
         }
     }
 }

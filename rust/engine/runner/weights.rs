@@ -107,12 +107,13 @@ impl Loader<'_> {
 
     fn matrix(&self, role: Role) -> Result<PackedMatrix> {
         let part = self.source.part(role)?;
-        let view = self.source.checkpoint.tensor(&part.name)?;
-        let cols = view.shape.last().copied().unwrap_or(0);
+        let info = self.source.checkpoint.info(&part.name)?;
+        let cols = info.shape.last().copied().unwrap_or(0);
         let name = format!("{role:?}");
-        if let Some(matrix) = self.kept.and_then(|kept| kept.matrix(&name, view.dtype, part.rows, cols)) {
+        if let Some(matrix) = self.kept.and_then(|kept| kept.matrix(&name, info.dtype, part.rows, cols)) {
             return Ok(matrix);
         }
+        let view = self.source.checkpoint.tensor(&part.name)?;
         let matrix = PackedMatrix::zeroed_in(&self.arena, view.dtype, part.rows, cols)?;
         self.pool.run(&|lane| {
             // SAFETY: each lane packs its own panels, and nobody else has the matrix yet.

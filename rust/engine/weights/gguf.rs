@@ -108,7 +108,7 @@ impl Checkpoint for Gguf {
         let tensor = &self.header.tensors[*self.by_name.get(name)?];
         let TensorType::Runs(dtype) = tensor.kind else { return None };
         let bytes = &self.file.bytes()[tensor.range.clone()];
-        Some(TensorView { name: &tensor.name, dtype, shape: tensor.shape.clone(), bytes })
+        Some(TensorView { name: &tensor.name, dtype, shape: tensor.shape.clone(), bytes: bytes.into() })
     }
 
     fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
@@ -129,6 +129,6 @@ impl Checkpoint for Gguf {
     }
 
     fn release(&self, view: &TensorView<'_>) {
-        self.file.release(view.bytes);
+        self.file.release(&view.bytes);
     }
 }

@@ -1,13 +1,16 @@
 //! Checkpoints: where tensors lie in files. What they mean is the model registry's business.
 
 mod gguf;
+mod grouped;
 mod mmap;
 pub mod packed;
-mod safetensors;
+pub(crate) mod safetensors;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 pub use self::gguf::{Gguf, Strings, Value};
+pub use self::grouped::GroupedDir;
 pub(crate) use self::mmap::MappedFile;
 pub use self::safetensors::SafetensorsDir;
 use crate::error::Result;
@@ -21,7 +24,20 @@ pub struct TensorView<'a> {
     /// Row-major, outermost first: a matrix is [rows, cols]. (GGUF files store it the other way round.)
     pub shape: Vec<usize>,
     /// Exactly the tensor's bytes; quantized types never straddle rows.
-    pub bytes: &'a [u8],
+    pub bytes: Cow<'a, [u8]>,
+}
+
+/// What a tensor is, without its numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+}
+
+impl TensorInfo {
+    pub fn num_bytes(&self) -> usize {
+        self.dtype.num_bytes(&self.shape).expect("tensors were checked when they were opened")
+    }
 }
 
 /// A set of named tensors, memory-mapped.
@@ -35,6 +51,11 @@ pub trait Checkpoint: Send + Sync {
 
     fn find(&self, name: &str) -> Option<TensorView<'_>>;
 
+    /// What `tensor` has, without reading (or converting) its numbers.
+    fn info(&self, name: &str) -> Result<TensorInfo> {
+        self.tensor(name).map(|view| TensorInfo { dtype: view.dtype, shape: view.shape })
+    }
+
     /// `find`, or an error that names the file and the tensor.
     fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
         self.find(name).ok_or_else(|| crate::Error::corrupt(self.path(), format!("tensor '{name}' is missing")))
@@ -44,7 +65,7 @@ pub trait Checkpoint: Send + Sync {
     fn floats(&self, name: &str) -> Result<Vec<f32>> {
         let view = self.tensor(name)?;
         let mut out = vec![0.0; view.shape.iter().product()];
-        dequantize(view.dtype, view.bytes, &mut out);
+        dequantize(view.dtype, &view.bytes, &mut out);
         Ok(out)
     }
 

@@ -12,6 +12,7 @@ use self::header::TensorInfo;
 use super::mmap::MappedFile;
 use super::{Checkpoint, TensorView};
 use crate::error::{Error, Result};
+use crate::quant::DType;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -87,6 +88,31 @@ fn shard_path(dir: &Path, index_path: &Path, name: &str) -> Result<PathBuf> {
     }
 }
 
+/// A tensor of any type, as the file has it.
+#[derive(Debug, Clone, Copy)]
+pub struct RawTensor<'a> {
+    /// Safetensors' own name of the type.
+    pub dtype: &'a str,
+    pub shape: &'a [usize],
+    pub bytes: &'a [u8],
+}
+
+impl SafetensorsDir {
+    pub fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
+        let (shard, tensor) = &self.tensors[*self.by_name.get(name)?];
+        let dtype = tensor.dtype.map_or_else(|other| other, DType::name);
+        Some(RawTensor { dtype, shape: &tensor.shape, bytes: &self.shards[*shard].bytes()[tensor.range.clone()] })
+    }
+
+    /// Tells the system that the pages of a tensor of any type are not needed any more.
+    pub fn release_raw(&self, name: &str) {
+        if let Some(&id) = self.by_name.get(name) {
+            let (shard, tensor) = &self.tensors[id];
+            self.shards[*shard].release(&self.shards[*shard].bytes()[tensor.range.clone()]);
+        }
+    }
+}
+
 impl Checkpoint for SafetensorsDir {
     fn path(&self) -> &Path {
         &self.dir
@@ -104,7 +130,12 @@ impl Checkpoint for SafetensorsDir {
     fn find(&self, name: &str) -> Option<TensorView<'_>> {
         let (shard, tensor) = &self.tensors[*self.by_name.get(name)?];
         let bytes = &self.shards[*shard].bytes()[tensor.range.clone()];
-        Some(TensorView { name: &tensor.name, dtype: tensor.dtype.ok()?, shape: tensor.shape.clone(), bytes })
+        Some(TensorView {
+            name: &tensor.name,
+            dtype: tensor.dtype.ok()?,
+            shape: tensor.shape.clone(),
+            bytes: bytes.into(),
+        })
     }
 
     fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
@@ -121,8 +152,6 @@ impl Checkpoint for SafetensorsDir {
     }
 
     fn release(&self, view: &TensorView<'_>) {
-        if let Some(&id) = self.by_name.get(view.name) {
-            self.shards[self.tensors[id].0].release(view.bytes);
-        }
+        self.release_raw(view.name);
     }
 }

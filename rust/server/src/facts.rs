@@ -22,9 +22,9 @@ impl Facts {
         let mut num_parameters = 0;
         let mut weights: Vec<(DType, u64)> = Vec::new();
         for name in source.checkpoint.tensor_names() {
-            let tensor = source.checkpoint.tensor(name)?;
+            let tensor = source.checkpoint.info(name)?;
             num_parameters += tensor.shape.iter().product::<usize>() as u64;
-            let bytes = tensor.bytes.len() as u64;
+            let bytes = tensor.num_bytes() as u64;
             match weights.iter_mut().find(|(dtype, _)| *dtype == tensor.dtype) {
                 Some((_, sum)) => *sum += bytes,
                 None => weights.push((tensor.dtype, bytes)),
@@ -35,7 +35,7 @@ impl Facts {
             true => 0,
             false => {
                 let embedding = source.part(model::Role::Embedding)?;
-                source.checkpoint.tensor(&embedding.name)?.bytes.len() as u64
+                source.checkpoint.info(&embedding.name)?.num_bytes() as u64
             }
         };
         Ok(Self { config: source.config, num_parameters, weights, lookup_bytes })

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! scale  f16 [16]            one per row
-//! min    f16 [16]            if `min`
+//! min    f16 [16]            if `min`; if `zero`, i16 [16]: the minimum is scale * min
 //! scales i8  [groups][16]    if `sub_scales`: the group's scale is scale * scales
 //! mins   i8  [groups][16]    if `sub_scales` and `min`: the group's minimum is min * mins
 //! codes  8 bit: [cols / 4][16][4]    byte b of row r in line j is column 4 j + b
@@ -23,7 +23,7 @@ pub const LAYOUT_VERSION: u32 = 1;
 /// How a panel's numbers lie. Every file type maps to one of these without loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// Q4_0.
+    /// Q4_0 and I4G32.
     Q4,
     /// Q4_1.
     Q4Min,
@@ -43,6 +43,11 @@ pub enum Layout {
     K4Sub16,
     /// Q6_K.
     K8Sub16,
+    I4G64,
+    I4G128,
+    U4G32,
+    U4G64,
+    U4G128,
     /// (cols, 16) per panel.
     F32,
     F16,
@@ -62,6 +67,8 @@ pub struct BlockSpec {
     /// Subtracted from codes: 0 or a power of two.
     pub offset: i32,
     pub min: bool,
+    /// Minima are whole multiples of the scale: negated zero points.
+    pub zero: bool,
     pub sub_scales: bool,
 }
 
@@ -108,7 +115,7 @@ pub trait Format {
 
 macro_rules! formats {
     ($($name:ident { cols: $cols:literal, group: $group:literal, bits: $bits:literal, code_bits: $code_bits:literal,
-                     offset: $offset:literal, min: $min:literal, sub_scales: $sub:literal }),+ $(,)?) => {
+                     offset: $offset:literal, min: $min:literal, zero: $zero:literal, sub_scales: $sub:literal }),+ $(,)?) => {
         /// The quantized layouts as types, named as their [`Layout`].
         pub mod format {
             use super::{BlockSpec, Format};
@@ -117,7 +124,7 @@ macro_rules! formats {
                 impl Format for $name {
                     const SPEC: BlockSpec = BlockSpec {
                         cols: $cols, group: $group, bits: $bits, code_bits: $code_bits, offset: $offset, min: $min,
-                        sub_scales: $sub,
+                        zero: $zero, sub_scales: $sub,
                     };
                 }
             )+
@@ -150,16 +157,21 @@ macro_rules! formats {
 }
 
 formats! {
-    Q4      { cols: 32,  group: 32, bits: 4, code_bits: 4, offset: 8,   min: false, sub_scales: false },
-    Q4Min   { cols: 32,  group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  sub_scales: false },
-    Q5      { cols: 32,  group: 32, bits: 8, code_bits: 5, offset: 16,  min: false, sub_scales: false },
-    Q8      { cols: 32,  group: 32, bits: 8, code_bits: 8, offset: 128, min: false, sub_scales: false },
-    Q8Min   { cols: 32,  group: 32, bits: 8, code_bits: 5, offset: 0,   min: true,  sub_scales: false },
-    K4Min   { cols: 256, group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  sub_scales: true },
-    K8Min   { cols: 256, group: 32, bits: 8, code_bits: 5, offset: 0,   min: true,  sub_scales: true },
-    K4Min16 { cols: 256, group: 16, bits: 4, code_bits: 2, offset: 0,   min: true,  sub_scales: true },
-    K4Sub16 { cols: 256, group: 16, bits: 4, code_bits: 3, offset: 4,   min: false, sub_scales: true },
-    K8Sub16 { cols: 256, group: 16, bits: 8, code_bits: 6, offset: 32,  min: false, sub_scales: true },
+    Q4      { cols: 32,  group: 32, bits: 4, code_bits: 4, offset: 8,   min: false, zero: false, sub_scales: false },
+    Q4Min   { cols: 32,  group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  zero: false, sub_scales: false },
+    Q5      { cols: 32,  group: 32, bits: 8, code_bits: 5, offset: 16,  min: false, zero: false, sub_scales: false },
+    Q8      { cols: 32,  group: 32, bits: 8, code_bits: 8, offset: 128, min: false, zero: false, sub_scales: false },
+    Q8Min   { cols: 32,  group: 32, bits: 8, code_bits: 5, offset: 0,   min: true,  zero: false, sub_scales: false },
+    K4Min   { cols: 256, group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  zero: false, sub_scales: true },
+    K8Min   { cols: 256, group: 32, bits: 8, code_bits: 5, offset: 0,   min: true,  zero: false, sub_scales: true },
+    K4Min16 { cols: 256, group: 16, bits: 4, code_bits: 2, offset: 0,   min: true,  zero: false, sub_scales: true },
+    K4Sub16 { cols: 256, group: 16, bits: 4, code_bits: 3, offset: 4,   min: false, zero: false, sub_scales: true },
+    K8Sub16 { cols: 256, group: 16, bits: 8, code_bits: 6, offset: 32,  min: false, zero: false, sub_scales: true },
+    I4G64   { cols: 64,  group: 32, bits: 4, code_bits: 4, offset: 8,   min: false, zero: false, sub_scales: false },
+    I4G128  { cols: 128, group: 32, bits: 4, code_bits: 4, offset: 8,   min: false, zero: false, sub_scales: false },
+    U4G32   { cols: 32,  group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  zero: true, sub_scales: false },
+    U4G64   { cols: 64,  group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  zero: true, sub_scales: false },
+    U4G128  { cols: 128, group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  zero: true, sub_scales: false },
 }
 
 const _: () = {
@@ -168,6 +180,7 @@ const _: () = {
     assert!(format::Q8::SPEC.bytes() == 544);
     assert!(format::K4Min::SPEC.bytes() == 2368);
     assert!(format::K8Sub16::SPEC.bytes() == 4384);
+    assert!(format::U4G128::SPEC.bytes() == 1088);
 };
 
 impl Layout {
@@ -176,7 +189,7 @@ impl Layout {
             DType::F32 => Self::F32,
             DType::F16 => Self::F16,
             DType::BF16 => Self::Bf16,
-            DType::Q4_0 => Self::Q4,
+            DType::Q4_0 | DType::I4G32 => Self::Q4,
             DType::Q4_1 => Self::Q4Min,
             DType::Q5_0 => Self::Q5,
             DType::Q8_0 => Self::Q8,
@@ -186,6 +199,11 @@ impl Layout {
             DType::Q4_K => Self::K4Min,
             DType::Q5_K => Self::K8Min,
             DType::Q6_K => Self::K8Sub16,
+            DType::I4G64 => Self::I4G64,
+            DType::I4G128 => Self::I4G128,
+            DType::U4G32 => Self::U4G32,
+            DType::U4G64 => Self::U4G64,
+            DType::U4G128 => Self::U4G128,
         }
     }
 

@@ -82,7 +82,7 @@ impl PackedMatrix {
             // SAFETY: the panel lies inside the buffer, and the caller keeps others away from it.
             let out = unsafe { std::slice::from_raw_parts_mut(self.panel_ptr(panel), self.panel_bytes()) };
             let count = PANEL_ROWS.min(self.rows - panel * PANEL_ROWS);
-            self.pack_panel(view.bytes, &|lane| row_of(panel * PANEL_ROWS + lane), count, out);
+            self.pack_panel(&view.bytes, &|lane| row_of(panel * PANEL_ROWS + lane), count, out);
         }
     }
 
@@ -218,6 +218,10 @@ fn read_f16(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
+fn read_i16(bytes: &[u8]) -> i16 {
+    i16::from_le_bytes([bytes[0], bytes[1]])
+}
+
 fn decode_dense(panel: &[u8], layout: Layout, lane: usize, out: &mut [f32]) {
     let size = if layout == Layout::F32 { 4 } else { 2 };
     for (x, column) in out.iter_mut().zip(panel.chunks_exact(size * PANEL_ROWS)) {
@@ -247,7 +251,11 @@ fn decode_block(block: &[u8], spec: &BlockSpec, lane: usize, out: &mut [f32]) {
 /// Scale and minimum of one row in one group. Both products are exact: 11 bits times 8.
 pub(crate) fn group_scales(block: &[u8], spec: &BlockSpec, group: usize, lane: usize) -> (f32, f32) {
     let mut scale = read_f16(&block[2 * lane..]);
-    let mut min = if spec.min { read_f16(&block[spec.min_at() + 2 * lane..]) } else { 0.0 };
+    let mut min = match (spec.min, spec.zero) {
+        (false, _) => 0.0,
+        (true, false) => read_f16(&block[spec.min_at() + 2 * lane..]),
+        (true, true) => scale * f32::from(read_i16(&block[spec.min_at() + 2 * lane..])),
+    };
     if spec.sub_scales {
         let at = group * PANEL_ROWS + lane;
         scale *= f32::from(block[spec.sub_scales_at() + at] as i8);

@@ -7,7 +7,8 @@ use super::super::DType;
 pub struct Parts {
     /// f16.
     pub scale: [u8; 2],
-    /// f16. Panels add their minima, k-quants subtract them: theirs is negated.
+    /// f16, or i16 where it is a zero point. Panels add their minima; k-quants subtract theirs, as all do zero points:
+    /// these are negated.
     pub min: [u8; 2],
     pub sub_scales: [i8; 16],
     pub sub_mins: [i8; 16],
@@ -32,6 +33,8 @@ impl Parts {
             DType::Q4_K => self.q4_k(block),
             DType::Q5_K => self.q5_k(block),
             DType::Q6_K => self.q6_k(block),
+            DType::I4G32 | DType::I4G64 | DType::I4G128 => self.grouped(block, false),
+            DType::U4G32 | DType::U4G64 | DType::U4G128 => self.grouped(block, true),
             DType::F32 | DType::F16 | DType::BF16 => unreachable!("dense types have no blocks"),
         }
     }
@@ -123,6 +126,19 @@ impl Parts {
                 codes[i] = (low[i] & 15) | ((high[i % 32] >> (2 * (i / 32))) & 3) << 4;
                 codes[64 + i] = (low[i] >> 4) | ((high[i % 32] >> (4 + 2 * (i / 32))) & 3) << 4;
             }
+        }
+    }
+
+    /// Scale, zero point if there is one, and two columns a byte.
+    fn grouped(&mut self, block: &[u8], zero: bool) {
+        self.scale = [block[0], block[1]];
+        let mut bytes = &block[2..];
+        if zero {
+            self.min = (-i16::from(bytes[0])).to_le_bytes();
+            bytes = &bytes[1..];
+        }
+        for (&byte, codes) in bytes.iter().zip(self.codes.as_chunks_mut::<2>().0) {
+            *codes = [byte & 15, byte >> 4];
         }
     }
 

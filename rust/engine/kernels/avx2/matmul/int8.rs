@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::store8;
-use super::unpack::{group_factor, prefetch};
+use super::unpack::{group_min, group_scale, prefetch};
 use crate::kernels::matmul::{INT8_PANELS, Int8Rows, Int8Sums, Lanes, PanelChunk};
 use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
 
@@ -55,9 +55,9 @@ unsafe fn panel_rows<F: Format, const T: usize>(panel: *const u8, cols: usize, x
                     _ => dots::<F, 8, T>(codes, x, at),
                 };
                 for half in 0..2 {
-                    let scale = group_factor(block, spec, 0, spec.sub_scales_at(), g, half);
+                    let scale = group_scale(block, spec, g, half);
                     let min = match spec.min {
-                        true => group_factor(block, spec, spec.min_at(), spec.sub_mins_at(), g, half),
+                        true => group_min(block, spec, g, half),
                         false => _mm256_setzero_ps(),
                     };
                     for t in 0..T {

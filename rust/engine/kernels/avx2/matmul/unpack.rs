@@ -26,10 +26,9 @@ unsafe fn unpack_blocks<F: Format>(first: *const u8, cols: usize, out: &mut Pane
             for g in 0..spec.groups() {
                 let at = b * spec.groups() + g;
                 for half in 0..2 {
-                    store8(&mut out.scales[at], half, group_factor(block, spec, 0, spec.sub_scales_at(), g, half));
+                    store8(&mut out.scales[at], half, group_scale(block, spec, g, half));
                     if spec.min {
-                        let min = group_factor(block, spec, spec.min_at(), spec.sub_mins_at(), g, half);
-                        store8(&mut out.mins[at], half, min);
+                        store8(&mut out.mins[at], half, group_min(block, spec, g, half));
                     }
                 }
             }
@@ -38,17 +37,33 @@ unsafe fn unpack_blocks<F: Format>(first: *const u8, cols: usize, out: &mut Pane
     }
 }
 
-/// Eight rows' scale or minimum of a group: f16, times an i8 if there are sub-scales.
+/// Eight rows' scales of a group.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn group_factor(
-    block: *const u8,
-    spec: BlockSpec,
-    at: usize,
-    sub: usize,
-    group: usize,
-    half: usize,
-) -> __m256 {
+pub unsafe fn group_scale(block: *const u8, spec: BlockSpec, group: usize, half: usize) -> __m256 {
+    // SAFETY: offsets of the block's own layout.
+    unsafe { group_factor(block, spec, 0, spec.sub_scales_at(), group, half) }
+}
+
+/// Eight rows' minima of a group.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn group_min(block: *const u8, spec: BlockSpec, group: usize, half: usize) -> __m256 {
+    // SAFETY: offsets of the block's own layout.
+    unsafe {
+        if !spec.zero {
+            return group_factor(block, spec, spec.min_at(), spec.sub_mins_at(), group, half);
+        }
+        let zeros = _mm_loadu_si128(block.add(spec.min_at() + 16 * half).cast());
+        let zeros = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(zeros));
+        _mm256_mul_ps(group_scale(block, spec, group, half), zeros)
+    }
+}
+
+/// f16 at `at`, times an i8 from `sub` on if there are sub-scales.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn group_factor(block: *const u8, spec: BlockSpec, at: usize, sub: usize, group: usize, half: usize) -> __m256 {
     // SAFETY: offsets of the block's own layout.
     unsafe {
         let factor = _mm256_cvtph_ps(_mm_loadu_si128(block.add(at + 16 * half).cast()));

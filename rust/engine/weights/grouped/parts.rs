@@ -1,0 +1,160 @@
+//! The tensors that make up one quantized matrix, and the numbers in them.
+
+use std::path::Path;
+
+use half::{bf16, f16};
+
+use super::Matrix;
+use super::scheme::{Packing, Scheme};
+use crate::error::{Error, Result};
+use crate::quant::DType;
+use crate::weights::safetensors::RawTensor;
+use crate::weights::{Checkpoint, SafetensorsDir};
+
+/// Where AWQ's word has the code of row `n` of eight: in nibble `AWQ_NIBBLE[n]`.
+pub const AWQ_NIBBLE: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+pub struct Parts<'a> {
+    pub scheme: Scheme,
+    pub rows: usize,
+    pub cols: usize,
+    /// Columns that share a scale.
+    pub group: usize,
+    /// Words of 32 bits; bytes where `Packing::Plain`.
+    pub codes: &'a [u8],
+    scales: RawTensor<'a>,
+    zeros: Option<&'a [u8]>,
+    order: Option<RawTensor<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    /// The parts of matrix `stem`, their shapes checked against each other.
+    pub fn find(folder: &'a SafetensorsDir, scheme: Scheme, stem: &str) -> Result<Self> {
+        let find = |suffix: &str| folder.raw(&format!("{stem}.{suffix}"));
+        let need = |suffix: &str| {
+            find(suffix).ok_or_else(|| Error::corrupt(folder.path(), format!("tensor '{stem}.{suffix}' is missing")))
+        };
+        let per_word = 32 / scheme.bits;
+        let (codes, scales, zeros, order) = match scheme.packing {
+            Packing::Gptq { .. } => (need("qweight")?, need("scales")?, Some(need("qzeros")?), find("g_idx")),
+            Packing::Awq => (need("qweight")?, need("scales")?, Some(need("qzeros")?), None),
+            Packing::Packed => {
+                (need("weight_packed")?, need("weight_scale")?, find("weight_zero_point"), find("weight_g_idx"))
+            }
+            Packing::Plain => {
+                let zeros = find("weight_zero_point").filter(|zeros| zeros.bytes.iter().any(|&byte| byte != 0));
+                (need("weight")?, need("weight_scale")?, zeros, None)
+            }
+        };
+        let misfit = |what: &str| {
+            let shapes = format!("codes {:?}, scales {:?}", codes.shape, scales.shape);
+            Error::corrupt(folder.path(), format!("'{stem}': {what} ({shapes})"))
+        };
+        let &[first, second] = codes.shape else { return Err(misfit("codes are no matrix")) };
+        let (rows, cols) = match scheme.packing {
+            Packing::Gptq { .. } => (second, first.saturating_mul(per_word)),
+            Packing::Awq => (second.saturating_mul(per_word), first),
+            Packing::Packed => (first, second.saturating_mul(per_word)),
+            Packing::Plain => (first, second),
+        };
+        let group = scheme.group.unwrap_or(cols);
+        if cols == 0 || rows == 0 || !cols.is_multiple_of(group) {
+            return Err(misfit(&format!("{cols} columns are no whole groups of {group}")));
+        }
+        let groups = cols / group;
+        let expected = match scheme.packing {
+            Packing::Gptq { .. } | Packing::Awq => [groups, rows],
+            Packing::Packed | Packing::Plain => [rows, groups],
+        };
+        let word = if scheme.packing == Packing::Plain { "I8" } else { "I32" };
+        if scales.shape != expected || codes.dtype != word {
+            return Err(misfit(&format!("{word} codes and scales {expected:?} are needed")));
+        }
+        let zeros = zeros.map(|zeros| check_zeros(zeros, scheme, rows, groups).ok_or_else(|| misfit("zero points")));
+        let order = order.filter(|order| !order.shape.is_empty());
+        Ok(Self { scheme, rows, cols, group, codes: codes.bytes, scales, zeros: zeros.transpose()?, order })
+    }
+
+    /// The type that the matrix reads as. Refuses columns in an order of their own, and what no block type holds.
+    pub fn matrix(&self, path: &Path, stem: &str) -> Result<Matrix> {
+        let refuse = |what: String| Err(Error::unsupported(path, format!("'{stem}' has {what}, which cannot run yet")));
+        if !self.is_in_order() {
+            return refuse("columns in another order than their groups (act-order)".into());
+        }
+        let symmetric = self.is_symmetric();
+        let block = [128, 64, 32].into_iter().find(|block| self.group.is_multiple_of(*block));
+        let dtype = match (self.scheme.bits, block, symmetric) {
+            (4, Some(128), true) => DType::I4G128,
+            (4, Some(64), true) => DType::I4G64,
+            (4, Some(_), true) => DType::I4G32,
+            (4, Some(128), false) => DType::U4G128,
+            (4, Some(64), false) => DType::U4G64,
+            (4, Some(_), false) => DType::U4G32,
+            (_, Some(_), true) => DType::Q8_0,
+            (_, Some(_), false) => return refuse("zero points of eight bits".into()),
+            (_, None, _) => return refuse(format!("groups of {} columns", self.group)),
+        };
+        Ok(Matrix { stem: stem.into(), dtype, rows: self.rows, cols: self.cols, group: self.group })
+    }
+
+    /// The scale of a row's group. Infinite where float16 has none so large.
+    pub fn scale(&self, row: usize, group: usize) -> f16 {
+        let at = match self.scheme.packing {
+            Packing::Gptq { .. } | Packing::Awq => group * self.rows + row,
+            Packing::Packed | Packing::Plain => row * (self.cols / self.group) + group,
+        };
+        let bytes = self.scales.bytes;
+        match self.scales.dtype {
+            "F32" => f16::from_f32(f32::from_le_bytes(four(&bytes[4 * at..]))),
+            "BF16" => f16::from_f32(bf16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32()),
+            _ => f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]),
+        }
+    }
+
+    /// The code that stands for zero, in a row's group.
+    pub fn zero(&self, row: usize, group: usize) -> u8 {
+        let (bits, per_word) = (self.scheme.bits, 32 / self.scheme.bits);
+        let Some(zeros) = self.zeros else { return 1 << (bits - 1) };
+        let word = |at: usize| u32::from_le_bytes(four(&zeros[4 * at..]));
+        let mask = (1u32 << bits) - 1;
+        let zero = match self.scheme.packing {
+            Packing::Gptq { version } => {
+                let stored = word(group * (self.rows / per_word) + row / per_word) >> (bits * (row % per_word));
+                stored.wrapping_add(u32::from(version == 1))
+            }
+            Packing::Awq => word(group * (self.rows / 8) + row / 8) >> (4 * AWQ_NIBBLE[row % 8]),
+            Packing::Packed | Packing::Plain => {
+                word(row / per_word * (self.cols / self.group) + group) >> (bits * (row % per_word))
+            }
+        };
+        (zero & mask) as u8
+    }
+
+    fn is_symmetric(&self) -> bool {
+        let middle = 1 << (self.scheme.bits - 1);
+        self.zeros.is_none()
+            || (0..self.rows).all(|row| (0..self.cols / self.group).all(|group| self.zero(row, group) == middle))
+    }
+
+    fn is_in_order(&self) -> bool {
+        self.order.is_none_or(|order| {
+            let groups = order.bytes.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes) as usize);
+            groups.enumerate().all(|(col, group)| group == col / self.group)
+        })
+    }
+}
+
+/// The words of zero points, if they have the right shape. Those of plain int8 weights must be zero.
+fn check_zeros(zeros: RawTensor<'_>, scheme: Scheme, rows: usize, groups: usize) -> Option<&[u8]> {
+    let per_word = 32 / scheme.bits;
+    let expected = match scheme.packing {
+        Packing::Gptq { .. } | Packing::Awq => [groups, rows / per_word],
+        Packing::Packed => [rows / per_word, groups],
+        Packing::Plain => return None,
+    };
+    (zeros.dtype == "I32" && zeros.shape == expected && rows.is_multiple_of(per_word)).then_some(zeros.bytes)
+}
+
+fn four(bytes: &[u8]) -> [u8; 4] {
+    [bytes[0], bytes[1], bytes[2], bytes[3]]
+}

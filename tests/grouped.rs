@@ -1,0 +1,238 @@
+//! GPTQ, AWQ and compressed-tensors folders, packed here from the formats' definitions, read as the numbers that
+//! they stand for.
+
+use std::path::Path;
+
+use ferrule_engine::error::Error;
+use ferrule_engine::quant::{DType, dequantize};
+use ferrule_engine::weights::{Checkpoint, GroupedDir, SafetensorsDir};
+use half::f16;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// A quantized matrix, element by element.
+#[derive(Debug, Clone)]
+struct Plan {
+    rows: usize,
+    cols: usize,
+    group: usize,
+    bits: usize,
+    /// (rows, cols)
+    codes: Vec<u32>,
+    /// (rows, groups)
+    zeros: Vec<u32>,
+    scales: Vec<f16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Form {
+    Gptq(u32),
+    Awq,
+    Packed,
+    Plain,
+}
+
+impl Plan {
+    fn groups(&self) -> usize {
+        self.cols / self.group
+    }
+
+    fn numbers(&self) -> Vec<f32> {
+        (0..self.rows * self.cols)
+            .map(|i| {
+                let at = i / self.cols * self.groups() + i % self.cols / self.group;
+                self.scales[at].to_f32() * (self.codes[i] as f32 - self.zeros[at] as f32)
+            })
+            .collect()
+    }
+
+    /// Words of `per` elements of `value`, the first in the lowest bits.
+    fn word(&self, value: impl Fn(usize) -> u32) -> [u8; 4] {
+        let per = 32 / self.bits;
+        (0..per).fold(0u32, |word, i| word | value(i) << (self.bits * i)).to_le_bytes()
+    }
+
+    fn code(&self, row: usize, col: usize) -> u32 {
+        self.codes[row * self.cols + col]
+    }
+
+    fn zero(&self, row: usize, group: usize) -> u32 {
+        self.zeros[row * self.groups() + group]
+    }
+
+    fn scales(&self, by_group: bool) -> Vec<u8> {
+        let (n, g) = (self.rows, self.groups());
+        let at = |i: usize| if by_group { i % n * g + i / n } else { i };
+        (0..n * g).flat_map(|i| self.scales[at(i)].to_le_bytes()).collect()
+    }
+
+    /// The folder's tensors: name, type, shape, bytes.
+    fn tensors(&self, form: Form) -> Vec<(String, &'static str, Vec<usize>, Vec<u8>)> {
+        let (n, k, g, per) = (self.rows, self.cols, self.groups(), 32 / self.bits);
+        let mask = (1u32 << self.bits) - 1;
+        let name = |part: &str| format!("model.x.{part}");
+        // AutoAWQ's `order_map`: nibble i of a word is column order[i] of eight.
+        const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
+        match form {
+            Form::Gptq(version) => {
+                let codes = (0..k / per * n).flat_map(|i| self.word(|j| self.code(i % n, i / n * per + j))).collect();
+                let stored = |row, group| self.zero(row, group).wrapping_sub(u32::from(version == 1)) & mask;
+                let zeros = (0..g * (n / per))
+                    .flat_map(|i| self.word(|j| stored(i % (n / per) * per + j, i / (n / per))))
+                    .collect();
+                let order = (0..k).flat_map(|col| ((col / self.group) as i32).to_le_bytes()).collect();
+                vec![
+                    (name("qweight"), "I32", vec![k / per, n], codes),
+                    (name("qzeros"), "I32", vec![g, n / per], zeros),
+                    (name("scales"), "F16", vec![g, n], self.scales(true)),
+                    (name("g_idx"), "I32", vec![k], order),
+                ]
+            }
+            Form::Awq => {
+                let n8 = n / 8;
+                let codes = (0..k * n8).flat_map(|i| self.word(|j| self.code(i % n8 * 8 + ORDER[j], i / n8))).collect();
+                let zeros = (0..g * n8).flat_map(|i| self.word(|j| self.zero(i % n8 * 8 + ORDER[j], i / n8))).collect();
+                vec![
+                    (name("qweight"), "I32", vec![k, n8], codes),
+                    (name("qzeros"), "I32", vec![g, n8], zeros),
+                    (name("scales"), "F16", vec![g, n], self.scales(true)),
+                ]
+            }
+            Form::Packed => {
+                let kp = k / per;
+                let codes = (0..n * kp).flat_map(|i| self.word(|j| self.code(i / kp, i % kp * per + j))).collect();
+                let zeros = (0..n / per * g).flat_map(|i| self.word(|j| self.zero(i / g * per + j, i % g))).collect();
+                vec![
+                    (name("weight_packed"), "I32", vec![n, kp], codes),
+                    (name("weight_zero_point"), "I32", vec![n / per, g], zeros),
+                    (name("weight_scale"), "F16", vec![n, g], self.scales(false)),
+                    (name("weight_shape"), "I64", vec![2], [n as i64, k as i64].map(i64::to_le_bytes).concat()),
+                ]
+            }
+            Form::Plain => vec![
+                (name("weight"), "I8", vec![n, k], self.codes.iter().map(|&code| (code as u8) ^ 0x80).collect()),
+                (name("weight_scale"), "F16", vec![n, g], self.scales(false)),
+            ],
+        }
+    }
+
+    fn config(&self, form: Form) -> Value {
+        let group = if self.group == self.cols { -1 } else { self.group as i64 };
+        let compressed = |format: &str| {
+            let weights = json!({"num_bits": self.bits, "type": "int", "strategy": "group", "group_size": group});
+            json!({"quant_method": "compressed-tensors", "format": format,
+                   "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}})
+        };
+        match form {
+            Form::Gptq(1) => json!({"quant_method": "gptq", "bits": self.bits, "group_size": group, "desc_act": false}),
+            Form::Gptq(_) => json!({"quant_method": "gptq", "bits": self.bits, "group_size": group,
+                                    "checkpoint_format": "gptq_v2"}),
+            Form::Awq => json!({"quant_method": "awq", "bits": 4, "group_size": group, "version": "GEMM"}),
+            Form::Packed => compressed("pack-quantized"),
+            Form::Plain => compressed("int-quantized"),
+        }
+    }
+
+    fn open(&self, form: Form) -> Result<GroupedDir, Error> {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &self.tensors(form));
+        GroupedDir::new(SafetensorsDir::open(dir.path())?, &self.config(form))
+    }
+}
+
+/// One file of safetensors.
+fn write(dir: &Path, tensors: &[(String, &'static str, Vec<usize>, Vec<u8>)]) {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, dtype, shape, bytes) in tensors {
+        let offsets = [data.len(), data.len() + bytes.len()];
+        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+        data.extend(bytes);
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let file = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
+    std::fs::write(dir.join("model.safetensors"), file).unwrap();
+}
+
+fn forms() -> impl Strategy<Value = (Form, usize, bool)> {
+    let four = prop::sample::select(vec![Form::Gptq(1), Form::Gptq(2), Form::Awq, Form::Packed]);
+    let eight = prop::sample::select(vec![Form::Gptq(1), Form::Gptq(2), Form::Packed, Form::Plain]);
+    prop_oneof![3 => (four, Just(4), any::<bool>()), 1 => (eight, Just(8), Just(true))]
+}
+
+fn plans() -> impl Strategy<Value = (Form, bool, Plan)> {
+    let shape = (prop::sample::select(vec![32usize, 64, 96, 128]), 1usize..4, 1usize..6);
+    (forms(), shape).prop_flat_map(|((form, bits, symmetric), (group, groups, eights))| {
+        let (rows, cols) = (8 * eights, group * groups);
+        let top = 1u32 << bits;
+        let zero = if symmetric { top / 2..top / 2 + 1 } else { 0..top };
+        let codes = prop::collection::vec(0..top, rows * cols);
+        let zeros = prop::collection::vec(zero, rows * groups);
+        let scales = prop::collection::vec((-2.0f32..2.0).prop_map(f16::from_f32), rows * groups);
+        (codes, zeros, scales).prop_map(move |(codes, zeros, scales)| {
+            (form, symmetric, Plan { rows, cols, group, bits, codes, zeros, scales })
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn every_form_reads_as_its_numbers((form, symmetric, plan) in plans()) {
+        let folder = plan.open(form).unwrap();
+        prop_assert_eq!(folder.tensor_names(), ["model.x.weight"]);
+        let info = folder.info("model.x.weight").unwrap();
+        let view = folder.tensor("model.x.weight").unwrap();
+        prop_assert_eq!((view.dtype, &view.shape), (info.dtype, &info.shape));
+        prop_assert_eq!(view.shape, [plan.rows, plan.cols]);
+        prop_assert!(symmetric || view.dtype.name().starts_with('U') || plan.zeros.iter().all(|&zero| zero == 8));
+        prop_assert!(!symmetric || view.dtype.name().starts_with('I') || view.dtype == DType::Q8_0);
+        let mut numbers = vec![0.0; plan.rows * plan.cols];
+        dequantize(view.dtype, &view.bytes, &mut numbers);
+        for (i, (got, expected)) in numbers.iter().zip(plan.numbers()).enumerate() {
+            prop_assert_eq!(*got, expected, "element {}", i);
+        }
+    }
+}
+
+/// 16 rows of 64 columns in two groups.
+fn plan() -> Plan {
+    let (rows, cols, group) = (16, 64, 32);
+    let codes = (0..rows * cols).map(|i| i as u32 * 7 % 16).collect();
+    Plan { rows, cols, group, bits: 4, codes, zeros: vec![3; 2 * rows], scales: vec![f16::from_f32(0.5); 2 * rows] }
+}
+
+/// The error of opening a plan whose tensors or configuration were changed.
+fn refused(change: impl Fn(&mut Vec<(String, &'static str, Vec<usize>, Vec<u8>)>, &mut Value)) -> String {
+    let (plan, dir) = (plan(), tempfile::tempdir().unwrap());
+    let (mut tensors, mut config) = (plan.tensors(Form::Gptq(1)), plan.config(Form::Gptq(1)));
+    change(&mut tensors, &mut config);
+    write(dir.path(), &tensors);
+    GroupedDir::new(SafetensorsDir::open(dir.path()).unwrap(), &config).unwrap_err().to_string()
+}
+
+#[test]
+fn what_cannot_run_is_refused_by_name() {
+    let says = |error: String, words: &str| assert!(error.contains(words), "{error}");
+    says(refused(|_, config| config["quant_method"] = "bitsandbytes".into()), "bitsandbytes");
+    says(refused(|_, config| config["bits"] = 3.into()), "3 bits");
+    says(refused(|_, config| config["checkpoint_format"] = "marlin".into()), "marlin");
+    says(refused(|_, config| config["dynamic"] = json!({"-:.*down.*": {}})), "dynamic");
+    says(refused(|_, config| config["group_size"] = 0.into()), "group size of 0");
+    says(refused(|_, config| config["group_size"] = 48.into()), "groups of 48");
+    says(refused(|tensors, _| tensors[3].3.rotate_left(128)), "act-order");
+    says(refused(|tensors, _| tensors.truncate(1)), "'model.x.scales' is missing");
+    says(refused(|tensors, _| tensors[2].2 = vec![1, 32]), "scales [1, 32]");
+}
+
+#[test]
+fn a_scale_beyond_float16_is_an_error_and_not_an_infinity() {
+    let (plan, dir) = (plan(), tempfile::tempdir().unwrap());
+    let mut tensors = plan.tensors(Form::Packed);
+    let huge = [1e30f32; 32].iter().flat_map(|scale| scale.to_le_bytes()).collect();
+    (tensors[2].1, tensors[2].3) = ("F32", huge);
+    write(dir.path(), &tensors);
+    let folder = GroupedDir::new(SafetensorsDir::open(dir.path()).unwrap(), &plan.config(Form::Packed)).unwrap();
+    let error = folder.tensor("model.x.weight").unwrap_err().to_string();
+    assert!(error.contains("'model.x' has a scale that is no number"), "{error}");
+}

@@ -1,0 +1,106 @@
+"""GPTQ, AWQ and compressed-tensors folders against the NumPy decoder on the numbers that they stand for."""
+
+import json
+
+import numpy as np
+import pytest
+
+from checkpoints import write_safetensors
+from ferrule import Engine, UnsupportedModel
+from numpy_decoder import LlamaConfig, LlamaDecoder, random_weights
+
+GROUP = 32
+CONFIG = LlamaConfig()
+# AutoAWQ's order of columns in a word.
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+FLAT = {"bits": 4, "group_size": GROUP}
+QUANTIZATION = {
+    "gptq": FLAT | {"quant_method": "gptq", "desc_act": False},
+    "awq": FLAT | {"quant_method": "awq", "version": "gemm", "zero_point": True},
+    "packed": {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": GROUP}}
+        },
+    },
+}
+
+
+def quantize(weight):
+    """Codes (rows, cols), zero points and scales (rows, groups) of a matrix, rounded to the nearest."""
+    groups = weight.reshape(len(weight), -1, GROUP)
+    low, high = np.minimum(groups.min(-1), 0), np.maximum(groups.max(-1), 0)
+    scales = ((high - low) / 15).astype(np.float16)
+    zeros = np.rint(-low / scales).astype(np.uint32)
+    codes = np.clip(np.rint(groups / scales[..., None]) + zeros[..., None], 0, 15).astype(np.uint32)
+    return codes.reshape(weight.shape), zeros, scales
+
+
+def dequantize(codes, zeros, scales):
+    steps = codes.reshape(*zeros.shape, GROUP).astype(np.float32) - zeros[..., None]
+    return (scales.astype(np.float32)[..., None] * steps).reshape(codes.shape)
+
+
+def words(codes):
+    """Eight codes of the last axis a word."""
+    eights = codes.reshape(*codes.shape[:-1], -1, 8).astype(np.uint32)
+    return np.bitwise_or.reduce(eights << (4 * np.arange(8, dtype=np.uint32)), axis=-1).view(np.int32)
+
+
+def reordered(codes):
+    return codes.reshape(*codes.shape[:-1], -1, 8)[..., AWQ_ORDER].reshape(codes.shape)
+
+
+def parts(form, codes, zeros, scales):
+    match form:
+        case "gptq":
+            return {
+                "qweight": np.ascontiguousarray(words(codes).T),
+                "qzeros": words((zeros.T - 1) & 15),
+                "scales": np.ascontiguousarray(scales.T),
+                "g_idx": (np.arange(codes.shape[1]) // GROUP).astype(np.int32),
+            }
+        case "awq":
+            return {
+                "qweight": words(reordered(codes.T)),
+                "qzeros": words(reordered(zeros.T)),
+                "scales": np.ascontiguousarray(scales.T),
+            }
+        case _:
+            zero_words = np.ascontiguousarray(words(zeros.T).T)
+            return {"weight_packed": words(codes), "weight_zero_point": zero_words, "weight_scale": scales}
+
+
+def write_folder(folder, form, quantization):
+    """A quantized checkpoint; returns the weights that it stands for."""
+    weights, tensors = random_weights(CONFIG, seed=11), {}
+    for name, weight in weights.items():
+        if "_proj." not in name:
+            tensors[name] = weight
+            continue
+        quantized = quantize(weight)
+        weights[name] = dequantize(*quantized)
+        stem = name.removesuffix(".weight")
+        tensors |= {f"{stem}.{part}": tensor for part, tensor in parts(form, *quantized).items()}
+    write_safetensors(folder / "model.safetensors", tensors)
+    config = CONFIG.to_json() | {"quantization_config": quantization}
+    (folder / "config.json").write_text(json.dumps(config))
+    return weights
+
+
+@pytest.mark.parametrize("form", QUANTIZATION)
+def test_scores_are_those_of_the_dequantized_weights(form, tmp_path):
+    decoder = LlamaDecoder(CONFIG, write_folder(tmp_path, form, QUANTIZATION[form]))
+    tokens = np.random.default_rng(3).integers(3, CONFIG.vocab_size, 40).tolist()
+    expected = decoder.logprobs(tokens)[np.arange(39), tokens[1:]]
+    for activations, tolerance in [("f32", 1e-4), ("int8", 0.1)]:
+        with Engine(tmp_path, activations=activations, kv_cache_memory="16MB") as engine:
+            score = engine.score(tokens)
+        np.testing.assert_allclose([entry.logprob for entry in score], expected, atol=tolerance)
+
+
+def test_what_does_not_run_is_named(tmp_path):
+    write_folder(tmp_path, "gptq", {"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(UnsupportedModel, match="bitsandbytes"):
+        Engine(tmp_path)
