@@ -2,9 +2,10 @@
 //! (tests/golden/models, made by its generate.py), and one model's outputs by several roads.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 
 use ferrule_engine::config::{Activations, Isa, KvDtype, Policy};
-use ferrule_engine::{EngineConfig, EngineHandle, GenerateRequest, Prompt, SamplingParams, TokenId};
+use ferrule_engine::{EngineConfig, EngineHandle, GenerateOutput, GenerateRequest, Prompt, SamplingParams, TokenId};
 
 fn models() -> Vec<PathBuf> {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
@@ -72,10 +73,18 @@ fn families_agree_with_transformers() {
 }
 
 fn greedy(engine: &EngineHandle, prompt: &[TokenId], n: usize) -> (Vec<TokenId>, Vec<u32>) {
+    bits(engine.generate(greedy_request(prompt, n)).expect("the request runs"))
+}
+
+fn greedy_request(prompt: &[TokenId], n: usize) -> GenerateRequest {
     let params = SamplingParams { ignore_eos: true, logprobs: Some(0), ..SamplingParams::greedy(n) };
-    let request = GenerateRequest::new(Prompt::Tokens(prompt.to_vec()), params);
-    let output = engine.generate(request).expect("the request runs").outputs.remove(0);
-    (output.token_ids, output.logprobs.iter().map(|token| token.logprob.to_bits()).collect())
+    GenerateRequest::new(Prompt::Tokens(prompt.to_vec()), params)
+}
+
+/// The tokens of the first choice, and their log-probabilities' bits.
+fn bits(mut output: GenerateOutput) -> (Vec<TokenId>, Vec<u32>) {
+    let choice = output.outputs.remove(0);
+    (choice.token_ids, choice.logprobs.iter().map(|token| token.logprob.to_bits()).collect())
 }
 
 /// A request's bits are a function of the request alone: whatever the company, the chunking, the cache,
@@ -131,11 +140,21 @@ fn prompts(model: &Path) -> Vec<Vec<TokenId>> {
     (1..8).map(|i| ids[..ids.len() * i / 8 + 1].to_vec()).collect()
 }
 
+/// The engine is held between two steps until it has all prompts, so that they run together.
 fn greedy_together(engine: &EngineHandle, prompts: &[Vec<TokenId>], n: usize) -> Vec<(Vec<TokenId>, Vec<u32>)> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = prompts.iter().map(|prompt| scope.spawn(move || greedy(engine, prompt, n))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("it ran")).collect()
-    })
+    let (held, is_held) = channel();
+    let (release, released) = channel::<()>();
+    engine.watch(move |_| {
+        held.send(()).expect("the test waits");
+        released.recv().expect_err("the sender is dropped");
+    });
+    is_held.recv().expect("the engine runs");
+    let streams: Vec<_> = prompts
+        .iter()
+        .map(|prompt| engine.stream(greedy_request(prompt, n)).expect("the request is admitted"))
+        .collect();
+    drop(release);
+    streams.into_iter().map(|stream| bits(stream.collect_output().expect("the request runs"))).collect()
 }
 
 /// Blocks are given up and computed again where all sequences do not fit.
