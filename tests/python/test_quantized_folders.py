@@ -89,15 +89,27 @@ def write_folder(folder, form, quantization):
     return weights
 
 
+TOKENS = np.random.default_rng(3).integers(3, CONFIG.vocab_size, 40).tolist()
+
+
+def scores(folder, activations):
+    with Engine(folder, activations=activations, kv_cache_memory="16MB") as engine:
+        return [entry.logprob for entry in engine.score(TOKENS)]
+
+
 @pytest.mark.parametrize("form", QUANTIZATION)
 def test_scores_are_those_of_the_dequantized_weights(form, tmp_path):
     decoder = LlamaDecoder(CONFIG, write_folder(tmp_path, form, QUANTIZATION[form]))
-    tokens = np.random.default_rng(3).integers(3, CONFIG.vocab_size, 40).tolist()
-    expected = decoder.logprobs(tokens)[np.arange(39), tokens[1:]]
-    for activations, tolerance in [("f32", 1e-4), ("int8", 0.1)]:
-        with Engine(tmp_path, activations=activations, kv_cache_memory="16MB") as engine:
-            score = engine.score(tokens)
-        np.testing.assert_allclose([entry.logprob for entry in score], expected, atol=tolerance)
+    expected = decoder.logprobs(TOKENS)[np.arange(39), TOKENS[1:]]
+    np.testing.assert_allclose(scores(tmp_path, "f32"), expected, atol=1e-4)
+
+
+def test_the_fast_mode_does_not_see_which_form_the_weights_had(tmp_path):
+    for form, quantization in QUANTIZATION.items():
+        (tmp_path / form).mkdir()
+        write_folder(tmp_path / form, form, quantization)
+    gptq, awq, packed = (scores(tmp_path / form, "int8") for form in QUANTIZATION)
+    assert gptq == awq == packed
 
 
 def test_what_does_not_run_is_named(tmp_path):
