@@ -208,7 +208,8 @@ fn refused(change: impl Fn(&mut Vec<(String, &'static str, Vec<usize>, Vec<u8>)>
     let (mut tensors, mut config) = (plan.tensors(Form::Gptq(1)), plan.config(Form::Gptq(1)));
     change(&mut tensors, &mut config);
     write(dir.path(), &tensors);
-    GroupedDir::new(SafetensorsDir::open(dir.path()).unwrap(), &config).unwrap_err().to_string()
+    let opened = SafetensorsDir::open(dir.path()).and_then(|folder| GroupedDir::new(folder, &config));
+    opened.unwrap_err().to_string()
 }
 
 #[test]
@@ -222,7 +223,19 @@ fn what_cannot_run_is_refused_by_name() {
     says(refused(|_, config| config["group_size"] = 48.into()), "groups of 48");
     says(refused(|tensors, _| tensors[3].3.rotate_left(128)), "act-order");
     says(refused(|tensors, _| tensors.truncate(1)), "'model.x.scales' is missing");
-    says(refused(|tensors, _| tensors[2].2 = vec![1, 32]), "scales [1, 32]");
+}
+
+#[test]
+fn parts_that_do_not_fit_are_named() {
+    let says = |error: String, words: &str| assert!(error.contains(words), "{error}");
+    says(refused(|tensors, _| tensors[2].2 = vec![1, 32]), "scales of type F16 and shape [1, 32]");
+    says(refused(|tensors, _| tensors[2].1 = "I16"), "scales of type I16");
+    says(refused(|tensors, _| tensors[0].1 = "U32"), "codes of type U32");
+    says(refused(|tensors, _| tensors[1].2 = vec![4, 1]), "zero points of type I32 and shape [4, 1]");
+    says(refused(|tensors, _| (tensors[3].1, tensors[3].2) = ("I64", vec![32])), "an order of type I64");
+    // More numbers than bytes.
+    says(refused(|tensors, _| tensors[0].2 = vec![800, 16]), "[800, 16] does not take");
+    says(refused(|tensors, _| tensors[0].2 = vec![1 << 40, 1 << 40]), "does not take");
 }
 
 #[test]

@@ -8,7 +8,6 @@ use super::families::{self, Family, Pattern};
 use super::fields::Fields;
 use super::{Activation, LayerConfig, ModelConfig, hf_rope};
 use crate::error::{Error, Result};
-use crate::weights::{Checkpoint, GroupedDir, SafetensorsDir};
 
 /// Fields that would change the mathematics when they are set.
 const REFUSED: &[&str] = &[
@@ -26,8 +25,16 @@ const REFUSED: &[&str] = &[
     "use_qk_norm",
 ];
 
+/// What config.json says.
+pub struct HfConfig {
+    pub family: &'static Family,
+    pub model: ModelConfig,
+    /// How the matrices are quantized: `weights::GroupedDir` reads it.
+    pub quantization: Option<Value>,
+}
+
 /// The vocabulary's size and tying are settled by the tensors: see `registry::open`.
-pub fn read(dir: &Path) -> Result<(&'static Family, ModelConfig)> {
+pub fn read(dir: &Path) -> Result<HfConfig> {
     let path = dir.join("config.json");
     if !path.is_file() {
         return Err(Error::ModelNotFound(format!("{} is no model: it has no config.json", dir.display())));
@@ -36,22 +43,12 @@ pub fn read(dir: &Path) -> Result<(&'static Family, ModelConfig)> {
     let model_type = root.need("model_type", root.text("model_type")?)?;
     let family = families::of_config(&path, &model_type)?;
     refuse_what_is_not_handled(&root)?;
+    let quantization = root.get("quantization_config").or(root.get("compression_config")).cloned();
     // Multimodal checkpoints keep the language model's fields in an object of their own.
     let fields = root.object("text_config")?.unwrap_or(root).or_defaults(family.defaults);
     refuse_what_is_not_handled(&fields)?;
     let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
-    Ok((family, config(&fields, family, name)?))
-}
-
-/// The folder's tensors, as its configuration says that they are quantized.
-pub fn checkpoint(dir: &Path) -> Result<Box<dyn Checkpoint>> {
-    let path = dir.join("config.json");
-    let root = Fields::read(&path)?;
-    let folder = SafetensorsDir::open(dir)?;
-    Ok(match root.get("quantization_config").or(root.get("compression_config")) {
-        None => Box::new(folder),
-        Some(config) => Box::new(GroupedDir::new(folder, config)?),
-    })
+    Ok(HfConfig { family, model: config(&fields, family, name)?, quantization })
 }
 
 fn config(fields: &Fields<'_>, family: &Family, name: String) -> Result<ModelConfig> {

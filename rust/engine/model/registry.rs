@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::families::{Family, RowOrder};
+use super::hf_config::HfConfig;
 use super::names::{HF_PREFIXES, Naming, Place};
 use super::{ModelConfig, Role, checks, gguf_config, hf_config};
 use crate::error::{Error, Result};
-use crate::weights::{Checkpoint, Gguf};
+use crate::weights::{Checkpoint, Gguf, GroupedDir, SafetensorsDir};
 
 /// Rows of a tensor in a file. Phi-3 keeps q, k, v in one tensor; GGUF's llama files keep the rows of q and
 /// k in the order of interleaved RoPE pairs, and `row_of` undoes it, so that one RoPE (half-split) serves all.
@@ -144,15 +145,18 @@ fn open_gguf(path: &Path) -> Result<Source> {
 }
 
 fn open_folder(path: &Path) -> Result<Source> {
-    let (family, hf) = hf_config::read(path)?;
-    let checkpoint = hf_config::checkpoint(path)?;
+    let HfConfig { family, model: mut config, quantization } = hf_config::read(path)?;
+    let folder = SafetensorsDir::open(path)?;
+    let checkpoint: Box<dyn Checkpoint> = match quantization {
+        None => Box::new(folder),
+        Some(quantization) => Box::new(GroupedDir::new(folder, &quantization)?),
+    };
     let embedding = |body: &str| checkpoint.info(&format!("{body}embed_tokens.weight")).ok().map(|info| info.shape);
     let Some((body, head, shape)) = HF_PREFIXES.iter().find_map(|&(body, head)| Some((body, head, embedding(body)?)))
     else {
         return Err(Error::corrupt(path, "tensor 'model.embed_tokens.weight' is missing"));
     };
     let has_head = checkpoint.tensor_names().contains(&format!("{head}lm_head.weight").as_str());
-    let mut config = hf;
     config.vocab_size = shape.first().copied().unwrap_or(0);
     config.tie_embeddings |= !has_head;
     Ok(Source { config, checkpoint, family, naming: Naming::HuggingFace { body, head } })

@@ -125,3 +125,17 @@ def running(*args, **kwargs) -> Iterator[Server]:
         yield server
     finally:
         server.close()
+
+
+@contextmanager
+def full(path, body) -> Iterator[Server]:
+    """A server that runs one request and keeps another waiting, both `body`, and has no room for more."""
+    with running("null:20", "--max-num-seqs", "1", "--max-queue-len", "1") as server:
+        threads = []
+        for field in ("num_running", "num_waiting"):
+            threads.append(threading.Thread(target=lambda: server.post(path, body)))
+            threads[-1].start()
+            server.wait_until(lambda field=field: server.resident()[field] == 1)
+        yield server
+        for thread in threads:
+            thread.join()

@@ -6,7 +6,7 @@ import signal
 import threading
 
 import pytest
-from serving import running
+from serving import full, running
 
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
@@ -217,18 +217,11 @@ def test_what_asks_for_nothing_is_ignored(null):
 
 
 def test_a_full_queue_is_overloaded():
-    with running("null:20", "--max-num-seqs", "1", "--max-queue-len", "1") as server:
-        long = {**GREEDY, "max_tokens": 60}
-        threads = []
-        for field in ("num_running", "num_waiting"):
-            threads.append(threading.Thread(target=lambda: server.post(MESSAGES, long)))
-            threads[-1].start()
-            server.wait_until(lambda field=field: server.resident()[field] == 1)
+    long = {**GREEDY, "max_tokens": 60}
+    with full(MESSAGES, long) as server:
         refused = server.post(MESSAGES, long)
         assert (refused.status_code, refused.json()["error"]["type"]) == (529, "overloaded_error")
         assert int(refused.headers["retry-after"]) >= 1
-        for thread in threads:
-            thread.join()
 
 
 def test_a_stream_that_cannot_go_on_says_why():

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from botocore.eventstream import EventStreamBuffer
-from serving import running
+from serving import full, running
 
 PATH = "/model/null"
 CONVERSE, CONVERSE_STREAM = f"{PATH}/converse", f"{PATH}/converse-stream"
@@ -266,18 +266,11 @@ def test_what_asks_for_nothing_is_ignored(null):
 
 
 def test_a_full_queue_throttles():
-    with running("null:20", "--max-num-seqs", "1", "--max-queue-len", "1") as server:
-        long = converse(maxTokens=60)
-        threads = []
-        for field in ("num_running", "num_waiting"):
-            threads.append(threading.Thread(target=lambda: server.post(CONVERSE, long)))
-            threads[-1].start()
-            server.wait_until(lambda field=field: server.resident()[field] == 1)
+    long = converse(maxTokens=60)
+    with full(CONVERSE, long) as server:
         refused = server.post(CONVERSE, long)
         assert (refused.status_code, refused.headers["x-amzn-errortype"]) == (429, "ThrottlingException")
         assert int(refused.headers["retry-after"]) >= 1
-        for thread in threads:
-            thread.join()
 
 
 def test_tiers_decide_who_runs_earlier():

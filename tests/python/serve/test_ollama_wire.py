@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ollama
 import pytest
-from serving import ROOT, running
+from serving import ROOT, full, running
 
 GENERATE = "/api/generate"
 CHAT = "/api/chat"
@@ -253,19 +253,12 @@ def test_what_asks_for_nothing_is_ignored(null):
 
 
 def test_a_full_queue_is_503():
-    with running("null:20", "--max-num-seqs", "1", "--max-queue-len", "1") as server:
-        long = body(GENERATE, stream=False, options={"num_predict": 60})
-        threads = []
-        for field in ("num_running", "num_waiting"):
-            threads.append(threading.Thread(target=lambda: server.post(GENERATE, long)))
-            threads[-1].start()
-            server.wait_until(lambda field=field: server.resident()[field] == 1)
+    long = body(GENERATE, stream=False, options={"num_predict": 60})
+    with full(GENERATE, long) as server:
         refused = server.post(GENERATE, long)
         assert refused.status_code == 503
         assert "queue" in refused.json()["error"]
         assert int(refused.headers["retry-after"]) >= 1
-        for thread in threads:
-            thread.join()
 
 
 def test_a_stream_that_cannot_go_on_says_why():

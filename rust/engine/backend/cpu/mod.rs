@@ -20,7 +20,6 @@ pub use linear::{CpuLinear, Segment};
 pub use plan::{AttentionWork, StepPlan};
 
 use crate::backend::{Act, Backend, HeadTransform};
-
 use crate::kernels::threads::Lane;
 use crate::kernels::{AttentionTask, BLOCK_ROWS, Kernels, MatMut, QuantizedRows, blocks, cached_rows};
 use crate::model::{Activation, ModelConfig};

@@ -1,7 +1,6 @@
 //! Int8 with one scale for the numbers of a head: x = q * scale.
 
-/// The greatest q; -128 is not used, so that signs are equal.
-const MOST: f32 = 127.0;
+use crate::kernels::matmul::{code_of, scale_of};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scale {
@@ -11,22 +10,17 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// The least that reaches the greatest number of `x`.
+    /// The least that reaches the greatest number of `x`: it becomes 127, so that signs are equal.
     pub fn of(x: &[f32]) -> Self {
         // As integers, sizes are ordered like floats, and NaN comes last.
         let greatest = f32::from_bits(x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0));
-        match greatest {
-            0.0 => Self { scale: 0.0, inverse: 0.0 },
-            _ if greatest.is_finite() => Self { scale: greatest / MOST, inverse: MOST / greatest },
-            _ => Self { scale: f32::NAN, inverse: 0.0 },
-        }
+        let (scale, inverse) = scale_of(greatest);
+        Self { scale, inverse }
     }
 
     /// To the nearest, ties to even. `x` is one of the scale's numbers.
     pub fn quantize(&self, x: f32) -> i8 {
-        // A float of this size ends in the integer that was added to it.
-        const MAGIC: f32 = 12_582_912.0;
-        (x * self.inverse + MAGIC).to_bits() as i8
+        code_of(x, self.inverse)
     }
 }
 

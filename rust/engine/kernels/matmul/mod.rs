@@ -9,7 +9,7 @@ use std::ops::Range;
 
 pub(crate) use self::driver::{BLOCK_ROWS, blocks, cached_rows};
 pub use self::quantize::QuantizedRows;
-pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, quantize_groups, scale_of};
+pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, code_of, quantize_groups, scale_of};
 pub(super) use self::tier::{
     CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights, GroupShape, INT8_PANELS, Int8Sums, Lanes,
     MatmulTier, PanelChunk,
@@ -33,6 +33,13 @@ impl<'a> MatMut<'a> {
     pub fn part(memory: &'a mut [f32], stride: usize, row: usize, col: usize) -> Self {
         let ptr = memory.as_mut_ptr().wrapping_sub(row * stride + col);
         Self { ptr, rows: row + memory.len() / stride, stride, _life: PhantomData }
+    }
+
+    /// The matrix has room for these outputs of `w`, as far as its own shape tells.
+    fn check(&self, w: &PackedMatrix, panels: &Range<usize>, rows: &Range<usize>) {
+        assert!(panels.end <= w.num_panels(), "panel {} of {}", panels.end, w.num_panels());
+        let cols = w.rows().min(panels.end * PANEL_ROWS).saturating_sub(panels.start * PANEL_ROWS);
+        assert!(rows.end <= self.rows && cols <= self.stride, "{rows:?} x {cols} outputs for {self:?}");
     }
 
     /// Writes panel `panel`'s outputs of one row, up to column `cols`.
@@ -97,7 +104,8 @@ impl Kernels {
         out: MatMut<'_>,
     ) {
         assert!(x.cols() == w.cols(), "{} activations for {} columns", x.cols(), w.cols());
-        assert!(rows.end <= x.rows() && rows.end <= out.rows && panels.end <= w.num_panels());
+        assert!(rows.end <= x.rows(), "row {} of {}", rows.end, x.rows());
+        out.check(w, &panels, &rows);
         // SAFETY: this machine has the tier; the shapes were checked.
         unsafe { driver::int8(self.matmul_tier(), w, panels, x, rows, out) }
     }
@@ -118,7 +126,7 @@ impl Kernels {
         out: MatMut<'_>,
     ) {
         assert!(x.len() >= rows.end * w.cols(), "{} activations for {} rows of {}", x.len(), rows.end, w.cols());
-        assert!(rows.end <= out.rows && panels.end <= w.num_panels());
+        out.check(w, &panels, &rows);
         // SAFETY: this machine has the tier; the shapes were checked.
         unsafe { driver::float32(self.matmul_tier(), w, panels, x, rows, out) }
     }

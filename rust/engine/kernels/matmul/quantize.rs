@@ -213,9 +213,8 @@ unsafe fn quantize_group(x: &[f32; GROUP], group: usize, out: RowMut) {
     let (scale, inverse) = scale_of(max);
     let mut codes = [0i8; GROUP];
     for (code, v) in codes.iter_mut().zip(x) {
-        // Only the low byte of the sum's bits is the code; NaN times zero never gets here.
-        let v = if max.is_finite() { *v } else { 0.0 };
-        *code = (v * inverse + ROUND).to_bits() as i8;
+        // NaN times zero never gets here.
+        *code = code_of(if max.is_finite() { *v } else { 0.0 }, inverse);
     }
     let sum = |half: usize| codes[half * 16..][..16].iter().map(|&q| i32::from(q)).sum::<i32>();
     // SAFETY: the caller's promise.
@@ -223,6 +222,13 @@ unsafe fn quantize_group(x: &[f32; GROUP], group: usize, out: RowMut) {
         std::ptr::copy_nonoverlapping(codes.as_ptr(), out.codes(group), GROUP);
         out.write_factors(group, scale, [sum(0), sum(1)]);
     }
+}
+
+/// The code of a number of a group whose scale has this inverse: rounded to nearest, ties to even.
+#[inline(always)]
+pub fn code_of(v: f32, inverse: f32) -> i8 {
+    // Only the low byte of the sum's bits is the code.
+    (v * inverse + ROUND).to_bits() as i8
 }
 
 /// Scale and its inverse for the largest magnitude of a group (its bits compare as integers, NaN highest).

@@ -14,10 +14,10 @@ pub fn blocks(path: &Path, parts: &Parts<'_>, matrix: &Matrix) -> Result<Vec<u8>
     if !out.write_factors(parts, matrix) {
         return Err(Error::corrupt(path, format!("'{}' has a scale that is no number", matrix.stem)));
     }
-    match (parts.scheme.packing, parts.scheme.bits) {
-        (Packing::Awq, _) => out.write_awq(parts),
-        (Packing::Plain, _) => out.write_plain(parts),
-        (_, bits) => out.write_words(parts, 32 / bits),
+    match parts.scheme.packing {
+        Packing::Awq => out.write_awq(parts),
+        Packing::Plain => out.write_plain(parts),
+        _ => out.write_words(parts, parts.scheme.per_word()),
     }
     Ok(out.bytes)
 }

@@ -24,7 +24,7 @@ pub struct Parts<'a> {
     pub codes: &'a [u8],
     scales: RawTensor<'a>,
     zeros: Option<&'a [u8]>,
-    order: Option<RawTensor<'a>>,
+    order: Option<&'a [u8]>,
 }
 
 impl<'a> Parts<'a> {
@@ -34,45 +34,68 @@ impl<'a> Parts<'a> {
         let need = |suffix: &str| {
             find(suffix).ok_or_else(|| Error::corrupt(folder.path(), format!("tensor '{stem}.{suffix}' is missing")))
         };
-        let per_word = 32 / scheme.bits;
         let (codes, scales, zeros, order) = match scheme.packing {
             Packing::Gptq { .. } => (need("qweight")?, need("scales")?, Some(need("qzeros")?), find("g_idx")),
             Packing::Awq => (need("qweight")?, need("scales")?, Some(need("qzeros")?), None),
             Packing::Packed => {
                 (need("weight_packed")?, need("weight_scale")?, find("weight_zero_point"), find("weight_g_idx"))
             }
-            Packing::Plain => {
-                let zeros = find("weight_zero_point").filter(|zeros| zeros.bytes.iter().any(|&byte| byte != 0));
-                (need("weight")?, need("weight_scale")?, zeros, None)
-            }
+            Packing::Plain => (need("weight")?, need("weight_scale")?, find("weight_zero_point"), None),
         };
-        let misfit = |what: &str| {
-            let shapes = format!("codes {:?}, scales {:?}", codes.shape, scales.shape);
-            Error::corrupt(folder.path(), format!("'{stem}': {what} ({shapes})"))
-        };
-        let &[first, second] = codes.shape else { return Err(misfit("codes are no matrix")) };
-        let (rows, cols) = match scheme.packing {
-            Packing::Gptq { .. } => (second, first.saturating_mul(per_word)),
-            Packing::Awq => (second.saturating_mul(per_word), first),
-            Packing::Packed => (first, second.saturating_mul(per_word)),
-            Packing::Plain => (first, second),
-        };
+        let (rows, cols) = scheme.shape(codes.shape).unwrap_or_default();
         let group = scheme.group.unwrap_or(cols);
-        if cols == 0 || rows == 0 || !cols.is_multiple_of(group) {
-            return Err(misfit(&format!("{cols} columns are no whole groups of {group}")));
-        }
-        let groups = cols / group;
-        let expected = match scheme.packing {
-            Packing::Gptq { .. } | Packing::Awq => [groups, rows],
-            Packing::Packed | Packing::Plain => [rows, groups],
+        let parts = Self {
+            scheme,
+            rows,
+            cols,
+            group,
+            codes: codes.bytes,
+            scales,
+            zeros: zeros.filter(|zeros| !scheme.is_neutral(zeros)).map(|zeros| zeros.bytes),
+            order: order.map(|order| order.bytes).filter(|order| !order.is_empty()),
         };
-        let word = if scheme.packing == Packing::Plain { "I8" } else { "I32" };
-        if scales.shape != expected || codes.dtype != word {
-            return Err(misfit(&format!("{word} codes and scales {expected:?} are needed")));
+        match parts.misfit(codes, zeros, order) {
+            None => Ok(parts),
+            Some(what) => Err(Error::corrupt(folder.path(), format!("'{stem}' {what}"))),
         }
-        let zeros = zeros.map(|zeros| check_zeros(zeros, scheme, rows, groups).ok_or_else(|| misfit("zero points")));
-        let order = order.filter(|order| !order.shape.is_empty());
-        Ok(Self { scheme, rows, cols, group, codes: codes.bytes, scales, zeros: zeros.transpose()?, order })
+    }
+
+    /// What of the parts does not fit the others.
+    fn misfit(
+        &self,
+        codes: RawTensor<'_>,
+        zeros: Option<RawTensor<'_>>,
+        order: Option<RawTensor<'_>>,
+    ) -> Option<String> {
+        let Self { scheme, rows, cols, group, .. } = *self;
+        let word = if scheme.packing == Packing::Plain { "I8" } else { "I32" };
+        if codes.dtype != word || rows == 0 || cols == 0 {
+            return Some(format!("has codes of type {} and shape {:?}", codes.dtype, codes.shape));
+        }
+        if !cols.is_multiple_of(group) {
+            return Some(format!("has {cols} columns, which are no whole groups of {group}"));
+        }
+        let (groups, per_word) = (cols / group, scheme.per_word());
+        let (scales, zero_words) = match scheme.packing {
+            Packing::Gptq { .. } | Packing::Awq => ([groups, rows], [groups, rows / per_word]),
+            Packing::Packed | Packing::Plain => ([rows, groups], [rows / per_word, groups]),
+        };
+        if self.scales.shape != scales || !matches!(self.scales.dtype, "F16" | "BF16" | "F32") {
+            let RawTensor { dtype, shape, .. } = self.scales;
+            return Some(format!(
+                "has scales of type {dtype} and shape {shape:?} where floats of {scales:?} are needed"
+            ));
+        }
+        let zeros = zeros.filter(|_| self.zeros.is_some());
+        let is_misfit =
+            |zeros: &RawTensor<'_>| zeros.dtype != "I32" || zeros.shape != zero_words || !rows.is_multiple_of(per_word);
+        if let Some(zeros) = zeros.filter(is_misfit) {
+            let RawTensor { dtype, shape, .. } = zeros;
+            return Some(format!("has zero points of type {dtype} and shape {shape:?}, not I32 of {zero_words:?}"));
+        }
+        let order = order.filter(|_| self.order.is_some());
+        let order = order.filter(|order| order.dtype != "I32" || order.shape != [cols])?;
+        Some(format!("has an order of type {} and shape {:?} for {cols} columns", order.dtype, order.shape))
     }
 
     /// The type that the matrix reads as. Refuses columns in an order of their own, and what no block type holds.
@@ -113,7 +136,7 @@ impl<'a> Parts<'a> {
 
     /// The code that stands for zero, in a row's group.
     pub fn zero(&self, row: usize, group: usize) -> u8 {
-        let (bits, per_word) = (self.scheme.bits, 32 / self.scheme.bits);
+        let (bits, per_word) = (self.scheme.bits, self.scheme.per_word());
         let Some(zeros) = self.zeros else { return 1 << (bits - 1) };
         let word = |at: usize| u32::from_le_bytes(four(&zeros[4 * at..]));
         let mask = (1u32 << bits) - 1;
@@ -138,21 +161,10 @@ impl<'a> Parts<'a> {
 
     fn is_in_order(&self) -> bool {
         self.order.is_none_or(|order| {
-            let groups = order.bytes.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes) as usize);
+            let groups = order.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes) as usize);
             groups.enumerate().all(|(col, group)| group == col / self.group)
         })
     }
-}
-
-/// The words of zero points, if they have the right shape. Those of plain int8 weights must be zero.
-fn check_zeros(zeros: RawTensor<'_>, scheme: Scheme, rows: usize, groups: usize) -> Option<&[u8]> {
-    let per_word = 32 / scheme.bits;
-    let expected = match scheme.packing {
-        Packing::Gptq { .. } | Packing::Awq => [groups, rows / per_word],
-        Packing::Packed => [rows / per_word, groups],
-        Packing::Plain => return None,
-    };
-    (zeros.dtype == "I32" && zeros.shape == expected && rows.is_multiple_of(per_word)).then_some(zeros.bytes)
 }
 
 fn four(bytes: &[u8]) -> [u8; 4] {

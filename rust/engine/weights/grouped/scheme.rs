@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::weights::safetensors::RawTensor;
 
 /// Where codes, scales and zero points of a matrix lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,27 @@ impl Scheme {
             4 | 8 => Ok(scheme),
             bits => refuse(path, format!("weights of {bits} bits: {method} runs with 4 and 8")),
         }
+    }
+
+    /// Codes in a word of 32 bits.
+    pub fn per_word(self) -> usize {
+        32 / self.bits
+    }
+
+    /// Rows and columns of the matrix whose codes have this shape. None: they are no matrix.
+    pub fn shape(self, codes: &[usize]) -> Option<(usize, usize)> {
+        let &[first, second] = codes else { return None };
+        Some(match self.packing {
+            Packing::Gptq { .. } => (second, first.checked_mul(self.per_word())?),
+            Packing::Awq => (second.checked_mul(self.per_word())?, first),
+            Packing::Packed => (first, second.checked_mul(self.per_word())?),
+            Packing::Plain => (first, second),
+        })
+    }
+
+    /// Whether zero points change nothing: those of plain int8 weights count from zero.
+    pub fn is_neutral(self, zeros: &RawTensor<'_>) -> bool {
+        self.packing == Packing::Plain && zeros.bytes.iter().all(|&byte| byte == 0)
     }
 
     fn gptq(path: &Path, config: Flat) -> Result<Self> {

@@ -97,20 +97,47 @@ fn place(path: &Path, name: String, entry: Entry, data_start: usize, file_len: u
         Error::corrupt(path, what)
     })?;
     let dtype = dtype(&entry.dtype);
-    if dtype.is_ok_and(|dtype| dtype.num_bytes(&entry.shape) != Some(to - from)) {
+    let needed = match dtype {
+        Ok(dtype) => dtype.num_bytes(&entry.shape).map(Some),
+        Err(other) => other_bytes(other, &entry.shape),
+    };
+    if needed != Some(None) && needed != Some(Some(to - from)) {
         let what = format!("tensor '{name}' of shape {:?} does not take {} bytes", entry.shape, to - from);
         return Err(Error::corrupt(path, what));
     }
     Ok(TensorInfo { name, dtype, shape: entry.shape, range: end - (to - from)..end })
 }
 
+/// Types that are no weights of their own, with their bits.
+const OTHERS: &[(&str, usize)] = &[
+    ("BOOL", 8),
+    ("U8", 8),
+    ("I8", 8),
+    ("F8_E4M3", 8),
+    ("F8_E5M2", 8),
+    ("F8_E8M0", 8),
+    ("F4", 4),
+    ("U16", 16),
+    ("I16", 16),
+    ("U32", 32),
+    ("I32", 32),
+    ("U64", 64),
+    ("I64", 64),
+    ("F64", 64),
+];
+
+/// Err: the name of a type that Ferrule does not run.
 fn dtype(name: &str) -> std::result::Result<DType, &'static str> {
-    const OTHERS: &[&str] =
-        &["BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "U16", "I16", "U32", "I32", "U64", "I64", "F64"];
     match name {
         "F32" => Ok(DType::F32),
         "F16" => Ok(DType::F16),
         "BF16" => Ok(DType::BF16),
-        _ => Err(OTHERS.iter().find(|&&other| other == name).copied().unwrap_or("of an unknown type")),
+        _ => Err(OTHERS.iter().find(|(other, _)| *other == name).map_or("of an unknown type", |(other, _)| other)),
     }
+}
+
+/// Bytes of a tensor of one of `OTHERS`; Some(None) of an unknown type. None: it overflows.
+fn other_bytes(name: &str, shape: &[usize]) -> Option<Option<usize>> {
+    let Some((_, bits)) = OTHERS.iter().find(|(other, _)| *other == name) else { return Some(None) };
+    shape.iter().try_fold(*bits, |bits, &dim| bits.checked_mul(dim)).map(|bits| Some(bits.div_ceil(8)))
 }

@@ -136,25 +136,15 @@ async fn residents(State(app): State<App>) -> Response<Body> {
 
 fn describe(resident: &Resident) -> serde_json::Value {
     let Resident { model, expires, num_leases, .. } = resident;
-    let (info, stats) = (model.engine.model(), model.engine.stats());
-    json!({
-        "name": model.served.name,
-        "weight_bytes": info.weight_bytes,
-        "kv_cache_bytes": info.kv_cache_bytes,
-        "kv_cache_tokens": info.kv_cache_tokens,
-        "max_model_len": info.max_model_len,
-        "backend": info.backend,
-        "load_ms": model.load_time.as_secs_f64() * 1e3,
-        "num_users": num_leases,
-        "num_running": stats.num_running,
-        "num_waiting": stats.num_waiting,
-        "num_blocks": stats.num_blocks,
-        "num_used_blocks": stats.num_used_blocks,
-        "num_steps": stats.num_steps,
-        "num_prompt_tokens": stats.num_prompt_tokens,
-        "num_generated_tokens": stats.num_generated_tokens,
-        "expires_in_s": expires.map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64()),
-    })
+    let info = model.engine.model();
+    let mut told = model.describe();
+    told["weight_bytes"] = json!(info.weight_bytes);
+    told["kv_cache_bytes"] = json!(info.kv_cache_bytes);
+    told["kv_cache_tokens"] = json!(info.kv_cache_tokens);
+    told["load_ms"] = json!(model.load_time.as_secs_f64() * 1e3);
+    told["num_users"] = json!(num_leases);
+    told["expires_in_s"] = json!(expires.map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64()));
+    told
 }
 
 #[derive(Debug, Deserialize)]

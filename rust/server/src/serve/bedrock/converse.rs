@@ -14,7 +14,7 @@ use super::conversation::Conversation;
 use super::event_stream::EVENT_STREAM;
 use super::reply::{ConverseFramer, Reply};
 use crate::serve::app::App;
-use crate::serve::ask::Ask;
+use crate::serve::ask::{Answer, Ask};
 use crate::serve::body;
 use crate::serve::error::{Result, ServeError};
 use crate::serve::fields::{Fields, Unbuilt, is_empty, never, unbuilt};
@@ -85,9 +85,7 @@ pub async fn handle(
     ModelId(id): ModelId,
     fields: Fields,
 ) -> Result<Response<Body>> {
-    let (ask, reply) = read(&fields)?;
-    let model = app.model(&visit, Some(&id), None).await?;
-    let answer = app.ask(&visit, &model, ask).await?;
+    let (answer, reply) = begin(&app, &visit, &id, &fields).await?;
     Ok(body::json(&reply.whole(&answer.collect().await?)))
 }
 
@@ -97,10 +95,14 @@ pub async fn stream(
     ModelId(id): ModelId,
     fields: Fields,
 ) -> Result<Response<Body>> {
-    let (ask, reply) = read(&fields)?;
-    let model = app.model(&visit, Some(&id), None).await?;
-    let answer = app.ask(&visit, &model, ask).await?;
+    let (answer, reply) = begin(&app, &visit, &id, &fields).await?;
     Ok(body::stream(vec![answer], ConverseFramer::new(reply), EVENT_STREAM))
+}
+
+async fn begin(app: &App, visit: &Arc<Visit>, id: &str, fields: &Fields) -> Result<(Answer, Reply)> {
+    let (ask, reply) = read(fields)?;
+    let model = app.model(visit, Some(id), None).await?;
+    Ok((app.ask(visit, &model, ask).await?, reply))
 }
 
 /// What a request wants of the model, and how it is answered.

@@ -58,24 +58,14 @@ async fn snapshot(engine: &EngineHandle) -> Option<Snapshot> {
 
 fn model(resident: &Resident, snapshots: &Snapshots) -> Value {
     let model = &resident.model;
-    let (info, stats) = (model.engine.model(), model.engine.stats());
-    json!({
-        "name": model.served.name,
-        "backend": info.backend,
-        "max_model_len": info.max_model_len,
-        "block_size": model.engine.config().block_size,
-        "num_running": stats.num_running,
-        "num_waiting": stats.num_waiting,
-        "num_blocks": stats.num_blocks,
-        "num_used_blocks": stats.num_used_blocks,
-        "num_steps": stats.num_steps,
-        "num_prompt_tokens": stats.num_prompt_tokens,
-        "num_generated_tokens": stats.num_generated_tokens,
-        "num_preemptions": stats.num_preemptions,
-        "prefix_cache_queries": stats.prefix_cache_queries,
-        "prefix_cache_hits": stats.prefix_cache_hits,
-        "blocks": snapshots.get(&model.served.name).map(blocks),
-    })
+    let stats = model.engine.stats();
+    let mut told = model.describe();
+    told["block_size"] = json!(model.engine.config().block_size);
+    told["num_preemptions"] = json!(stats.num_preemptions);
+    told["prefix_cache_queries"] = json!(stats.prefix_cache_queries);
+    told["prefix_cache_hits"] = json!(stats.prefix_cache_hits);
+    told["blocks"] = json!(snapshots.get(&model.served.name).map(blocks));
+    told
 }
 
 /// `12u3f`: twelve used blocks, then three free ones; `c`: cached, `s`: shared.

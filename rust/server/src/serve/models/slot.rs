@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use ferrule_engine::EngineHandle;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::catalog::Served;
@@ -21,6 +22,25 @@ pub struct LoadedModel {
     pub load_time: Duration,
     /// Names everything that may change an answer.
     pub fingerprint: String,
+}
+
+impl LoadedModel {
+    /// What everybody is told of a model in memory.
+    pub fn describe(&self) -> Value {
+        let (info, stats) = (self.engine.model(), self.engine.stats());
+        json!({
+            "name": self.served.name,
+            "backend": info.backend,
+            "max_model_len": info.max_model_len,
+            "num_running": stats.num_running,
+            "num_waiting": stats.num_waiting,
+            "num_blocks": stats.num_blocks,
+            "num_used_blocks": stats.num_used_blocks,
+            "num_steps": stats.num_steps,
+            "num_prompt_tokens": stats.num_prompt_tokens,
+            "num_generated_tokens": stats.num_generated_tokens,
+        })
+    }
 }
 
 /// What became of loading; None while it goes on.

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::chunk::{self, ChunkWriter, Stamp};
+use super::content::{self, Content};
 use super::logprobs;
 use super::request::{Delivery, UNBUILT, UNBUILT_IN_CHAT};
 use super::sampling::Sampling;
@@ -39,20 +40,6 @@ pub struct Message {
     tool_calls: Option<Vec<Value>>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a string or an array of content parts")]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(Debug, Deserialize)]
-struct Part {
-    #[serde(rename = "type")]
-    kind: String,
-    text: Option<String>,
-}
-
 /// The conversation as chat templates know it.
 pub fn conversation(messages: Vec<Message>) -> Result<Vec<ChatMessage>> {
     if messages.is_empty() {
@@ -63,39 +50,14 @@ pub fn conversation(messages: Vec<Message>) -> Result<Vec<ChatMessage>> {
 
 impl Message {
     fn convert(self, i: usize) -> Result<ChatMessage> {
-        let role = match self.role.as_str() {
-            "system" | "user" | "assistant" => self.role,
-            // OpenAI's newer name for it.
-            "developer" => "system".into(),
-            role => {
-                let message =
-                    format!("messages[{i}].role is '{role}': it must be system, developer, user or assistant");
-                return Err(ServeError::invalid(&format!("messages[{i}].role"), message));
-            }
-        };
+        let role = content::role(Some(&self.role), &format!("messages[{i}].role"))?;
         if self.tool_calls.is_some_and(|calls| !calls.is_empty()) {
             let param = format!("messages[{i}].tool_calls");
             return Err(ServeError::invalid(&param, format!("{param} is not supported by this server")));
         }
-        let content = match self.content {
-            None => String::new(),
-            Some(Content::Text(text)) => text,
-            Some(Content::Parts(parts)) => text_of(parts, i)?,
-        };
-        Ok(ChatMessage { role, content })
+        let text = |content: Content| content.text(&format!("messages[{i}].content"), &["text"]);
+        Ok(ChatMessage::new(role, self.content.map_or_else(|| Ok(String::new()), text)?))
     }
-}
-
-fn text_of(parts: Vec<Part>, i: usize) -> Result<String> {
-    let text = |(j, part): (usize, Part)| match (part.kind.as_str(), part.text) {
-        ("text", Some(text)) => Ok(text),
-        (kind, _) => {
-            let param = format!("messages[{i}].content[{j}]");
-            let message = format!("{param} is of type '{kind}': this server takes parts of type text, with a text");
-            Err(ServeError::invalid(&param, message))
-        }
-    };
-    parts.into_iter().enumerate().map(text).collect()
 }
 
 impl ChatRequest {

@@ -3,6 +3,7 @@
 mod chat;
 mod chunk;
 mod completions;
+mod content;
 mod embeddings;
 mod logprobs;
 mod models;

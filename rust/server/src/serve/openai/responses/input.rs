@@ -4,6 +4,7 @@ use ferrule_engine::ChatMessage;
 use serde::Deserialize;
 
 use crate::serve::error::{Result, ServeError};
+use crate::serve::openai::content::{self, Content};
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a string or an array of input items")]
@@ -19,20 +20,6 @@ pub struct Item {
     kind: Option<String>,
     role: Option<String>,
     content: Option<Content>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a string or an array of content parts")]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(Debug, Deserialize)]
-struct Part {
-    #[serde(rename = "type")]
-    kind: String,
-    text: Option<String>,
 }
 
 impl Input {
@@ -61,34 +48,11 @@ impl Item {
                 return bad("", format!("input[{i}] is of type '{kind}': this server takes items of type message"));
             }
         }
-        let role = match self.role.as_deref() {
-            Some(role @ ("system" | "user" | "assistant")) => role,
-            Some("developer") => "system",
-            role => {
-                let role = role.unwrap_or("missing");
-                let message = format!("input[{i}].role is {role}: it must be system, developer, user or assistant");
-                return bad(".role", message);
-            }
+        let role = content::role(self.role.as_deref(), &format!("input[{i}].role"))?;
+        let Some(content) = self.content else {
+            return bad(".content", format!("input[{i}].content is missing"));
         };
-        match self.content {
-            None => bad(".content", format!("input[{i}].content is missing")),
-            Some(Content::Text(text)) => Ok(ChatMessage::new(role, text)),
-            Some(Content::Parts(parts)) => Ok(ChatMessage::new(role, text_of(parts, i)?)),
-        }
+        // Assistants' turns come back with parts as they were answered.
+        Ok(ChatMessage::new(role, content.text(&format!("input[{i}].content"), &["input_text", "output_text"])?))
     }
-}
-
-/// Assistants' turns come back with parts as they were answered.
-fn text_of(parts: Vec<Part>, i: usize) -> Result<String> {
-    let text = |(j, part): (usize, Part)| match (part.kind.as_str(), part.text) {
-        ("input_text" | "output_text", Some(text)) => Ok(text),
-        (kind, _) => {
-            let param = format!("input[{i}].content[{j}]");
-            let message = format!(
-                "{param} is of type '{kind}': this server takes parts of type input_text and output_text, with a text"
-            );
-            Err(ServeError::invalid(&param, message))
-        }
-    };
-    parts.into_iter().enumerate().map(text).collect()
 }
