@@ -31,6 +31,11 @@ test: $(BIN)/.dev  ## Run every test, Rust and Python
 	cargo test --release --workspace
 	$(BIN)/python -m pytest
 
+.PHONY: clients
+clients: $(BIN)/.dev  ## Install the large client libraries that some tests drive; without them these tests skip
+	$(call install_group,clients)
+	if command -v npm >/dev/null; then npm ci --silent --prefix tests/js; else echo "npm is missing: its clients are not tested"; fi
+
 .PHONY: lint
 lint: $(BIN)/.dev  ## Check format, lints, types and stubs
 	cargo fmt --all --check
@@ -69,8 +74,14 @@ $(BIN)/.built: $(RUST) pyproject.toml $(BIN)/.maturin
 	cargo build --release --workspace --bins
 	@touch $@
 
-$(BIN)/.dev: pyproject.toml $(BIN)/.built
+# Installs one of the package's optional groups without building the package once more.
+define install_group
 	$(BIN)/python -c 'from importlib.metadata import requires; \
-		print(*(need.split(";")[0] for need in requires("ferrule") if "dev" in need), sep="\n")' > $@.txt
-	$(BIN)/pip install --quiet -r $@.txt
+		needs = [need.split(";") for need in requires("ferrule")]; \
+		print(*(name for name, *marker in needs if "$(1)" in "".join(marker)), sep="\n")' > $(BIN)/.$(1).txt
+	$(BIN)/pip install --quiet -r $(BIN)/.$(1).txt
+endef
+
+$(BIN)/.dev: pyproject.toml $(BIN)/.built
+	$(call install_group,dev)
 	@touch $@

@@ -14,9 +14,7 @@ def base_url(smollm2):
 class TestLangChain:
     @pytest.fixture
     def chat(self, base_url):
-        module = pytest.importorskip(
-            "langchain_openai", reason="langchain-openai is not installed: pip install '.[clients]'"
-        )
+        module = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed: make clients")
         return module.ChatOpenAI(
             base_url=base_url, api_key="none", model="smollm2", temperature=0, max_tokens=24, max_retries=0
         )
@@ -39,9 +37,7 @@ class TestLangChain:
         assert answer.text == chat.invoke(TEXT).content
 
     def test_it_embeds(self, base_url):
-        module = pytest.importorskip(
-            "langchain_openai", reason="langchain-openai is not installed: pip install '.[clients]'"
-        )
+        module = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed: make clients")
         embeddings = module.OpenAIEmbeddings(
             base_url=base_url, api_key="none", model="smollm2", check_embedding_ctx_length=False
         )
@@ -57,7 +53,7 @@ class TestLiteLlm:
     def litellm(self, monkeypatch):
         # Or it asks another host for prices.
         monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-        return pytest.importorskip("litellm", reason="litellm is not installed: pip install '.[clients]'")
+        return pytest.importorskip("litellm", reason="litellm is not installed: make clients")
 
     def test_it_completes_and_streams(self, litellm, base_url):
         asked = {"model": "openai/smollm2", "api_base": base_url, "api_key": "none", "messages": QUESTION}

@@ -15,7 +15,7 @@ def run(smollm2):
     if not shutil.which("node"):
         pytest.skip("node is not installed")
     if not (FOLDER / "node_modules").is_dir():
-        pytest.skip("the packages are not installed: npm ci --prefix tests/js")
+        pytest.skip("the packages are not installed: make clients")
 
     def run(script):
         command = ["node", FOLDER / script, f"{smollm2.url}/v1", QUESTION[0]["content"]]
