@@ -19,6 +19,10 @@ FLAGS = [
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",
+    # Else a tab that another one covers stops drawing.
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+    "--disable-background-timer-throttling",
     # It shows what a test's own server sends, and containers have no user namespaces.
     "--no-sandbox",
 ]
@@ -69,7 +73,13 @@ class Chromium:
             if answer.get("id") == self._last_id:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
-            self.events.setdefault(answer.get("sessionId"), []).append(answer)
+            self._keep(answer)
+
+    def wait_for_event(self):
+        self._keep(self._receive())
+
+    def _keep(self, event):
+        self.events.setdefault(event.get("sessionId"), []).append(event)
 
     def _receive(self):
         while b"\0" not in self._buffer:
@@ -98,9 +108,19 @@ class Page:
         self._chromium.send("Target.disposeBrowserContext", browserContextId=self._context)
 
     def open(self, url):
+        self._load("Page.navigate", url=url)
+
+    def reload(self):
+        self._load("Page.reload")
+
+    def _load(self, method, **params):
+        # Until its event has come, an expression may be asked of the page that goes.
         self.events.clear()
-        self._send("Page.navigate", url=url)
-        self.wait("document.readyState == 'complete'")
+        self._send(method, **params)
+        deadline = time.monotonic() + 30
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            assert time.monotonic() < deadline, f"the page does not load; {self.complaints()}"
+            self._chromium.wait_for_event()
 
     def js(self, expression):
         """The value of an expression, which may be a promise."""

@@ -106,7 +106,7 @@ def test_settings_reach_the_model(page):
     page.wait("!document.querySelector('article:last-child footer')")
     assert whole_answer(page) == first
     # They are kept.
-    page.js("location.reload()")
+    page.reload()
     page.wait("document.querySelector('#settings')?.elements.max_tokens.value == '5'")
 
 
