@@ -22,6 +22,8 @@ struct Plan {
     /// (rows, groups)
     zeros: Vec<u32>,
     scales: Vec<f16>,
+    /// (cols,): each column's group.
+    groups: Vec<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,6 +34,11 @@ enum Form {
     Plain,
 }
 
+/// Columns in the order of their groups.
+fn in_order(cols: usize, group: usize) -> Vec<usize> {
+    (0..cols).map(|col| col / group).collect()
+}
+
 impl Plan {
     fn groups(&self) -> usize {
         self.cols / self.group
@@ -40,7 +47,7 @@ impl Plan {
     fn numbers(&self) -> Vec<f32> {
         (0..self.rows * self.cols)
             .map(|i| {
-                let at = i / self.cols * self.groups() + i % self.cols / self.group;
+                let at = i / self.cols * self.groups() + self.groups[i % self.cols];
                 self.scales[at].to_f32() * (self.codes[i] as f32 - self.zeros[at] as f32)
             })
             .collect()
@@ -71,6 +78,7 @@ impl Plan {
         let (n, k, g, per) = (self.rows, self.cols, self.groups(), 32 / self.bits);
         let mask = (1u32 << self.bits) - 1;
         let name = |part: &str| format!("model.x.{part}");
+        let order = self.groups.iter().flat_map(|&group| (group as i32).to_le_bytes()).collect();
         // AutoAWQ's `order_map`: nibble i of a word is column order[i] of eight.
         const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
         match form {
@@ -80,7 +88,6 @@ impl Plan {
                 let zeros = (0..g * (n / per))
                     .flat_map(|i| self.word(|j| stored(i % (n / per) * per + j, i / (n / per))))
                     .collect();
-                let order = (0..k).flat_map(|col| ((col / self.group) as i32).to_le_bytes()).collect();
                 vec![
                     (name("qweight"), "I32", vec![k / per, n], codes),
                     (name("qzeros"), "I32", vec![g, n / per], zeros),
@@ -107,6 +114,7 @@ impl Plan {
                     (name("weight_zero_point"), "I32", vec![n / per, g], zeros),
                     (name("weight_scale"), "F16", vec![n, g], self.scales(false)),
                     (name("weight_shape"), "I64", vec![2], [n as i64, k as i64].map(i64::to_le_bytes).concat()),
+                    (name("weight_g_idx"), "I32", vec![k], order),
                 ]
             }
             Form::Plain => vec![
@@ -168,8 +176,13 @@ fn plans() -> impl Strategy<Value = (Form, bool, Plan)> {
         let codes = prop::collection::vec(0..top, rows * cols);
         let zeros = prop::collection::vec(zero, rows * groups);
         let scales = prop::collection::vec((-2.0f32..2.0).prop_map(f16::from_f32), rows * groups);
-        (codes, zeros, scales).prop_map(move |(codes, zeros, scales)| {
-            (form, symmetric, Plan { rows, cols, group, bits, codes, zeros, scales })
+        let ordered = Just(in_order(cols, group));
+        let order = match form {
+            Form::Gptq(_) | Form::Packed => prop_oneof![ordered.clone(), ordered.prop_shuffle()].boxed(),
+            Form::Awq | Form::Plain => ordered.boxed(),
+        };
+        (codes, zeros, scales, order).prop_map(move |(codes, zeros, scales, order)| {
+            (form, symmetric, Plan { rows, cols, group, bits, codes, zeros, scales, groups: order })
         })
     })
 }
@@ -189,8 +202,32 @@ proptest! {
         prop_assert!(!symmetric || view.dtype.name().starts_with('I') || view.dtype == DType::Q8_0);
         let mut numbers = vec![0.0; plan.rows * plan.cols];
         dequantize(view.dtype, &view.bytes, &mut numbers);
-        for (i, (got, expected)) in numbers.iter().zip(plan.numbers()).enumerate() {
-            prop_assert_eq!(*got, expected, "element {}", i);
+        let order = folder.column_order("model.x.weight").map(<[u32]>::to_vec);
+        prop_assert_eq!(order.is_none(), plan.groups.is_sorted());
+        let order = order.unwrap_or_else(|| (0..plan.cols as u32).collect());
+        let expected = plan.numbers();
+        for (i, got) in numbers.iter().enumerate() {
+            let (row, col) = (i / plan.cols, order[i % plan.cols] as usize);
+            prop_assert_eq!(*got, expected[row * plan.cols + col], "row {}, column {}", row, col);
+        }
+        let mut seen = order;
+        seen.sort_unstable();
+        prop_assert!(seen.into_iter().eq(0..plan.cols as u32));
+    }
+
+    /// Panels are packed from rows in any order: their blocks are those of the whole matrix.
+    #[test]
+    fn rows_read_alone_are_those_of_the_whole(
+        (form, _, plan) in plans(),
+        rows in prop::collection::vec(any::<prop::sample::Index>(), 1..=16),
+    ) {
+        let folder = plan.open(form).unwrap();
+        let (view, source) = (folder.tensor("model.x.weight").unwrap(), folder.rows("model.x.weight").unwrap());
+        let rows: Vec<usize> = rows.into_iter().map(|row| row.index(plan.rows)).collect();
+        let mut buffer = Vec::new();
+        let read = source.read(&rows, &mut buffer);
+        for (read, row) in read.iter().zip(rows) {
+            prop_assert_eq!(*read, &view.bytes[row * source.row_bytes()..][..source.row_bytes()]);
         }
     }
 }
@@ -199,7 +236,16 @@ proptest! {
 fn plan() -> Plan {
     let (rows, cols, group) = (16, 64, 32);
     let codes = (0..rows * cols).map(|i| i as u32 * 7 % 16).collect();
-    Plan { rows, cols, group, bits: 4, codes, zeros: vec![3; 2 * rows], scales: vec![f16::from_f32(0.5); 2 * rows] }
+    Plan {
+        rows,
+        cols,
+        group,
+        bits: 4,
+        codes,
+        zeros: vec![3; 2 * rows],
+        scales: vec![f16::from_f32(0.5); 2 * rows],
+        groups: in_order(cols, group),
+    }
 }
 
 /// The error of opening a plan whose tensors or configuration were changed.
@@ -221,7 +267,8 @@ fn what_cannot_run_is_refused_by_name() {
     says(refused(|_, config| config["dynamic"] = json!({"-:.*down.*": {}})), "dynamic");
     says(refused(|_, config| config["group_size"] = 0.into()), "group size of 0");
     says(refused(|_, config| config["group_size"] = 48.into()), "groups of 48");
-    says(refused(|tensors, _| tensors[3].3.rotate_left(128)), "act-order");
+    says(refused(|tensors, _| tensors[3].3[0] = 1), "groups are not all of 32 columns");
+    says(refused(|tensors, _| tensors[3].3[0] = 9), "groups are not all of 32 columns");
     says(refused(|tensors, _| tensors.truncate(1)), "'model.x.scales' is missing");
 }
 

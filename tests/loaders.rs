@@ -42,7 +42,7 @@ fn read_all(checkpoint: &dyn Checkpoint) {
         if let Ok(view) = checkpoint.tensor(name) {
             let mut out = vec![0.0; view.shape.iter().product()];
             dequantize(view.dtype, &view.bytes, &mut out);
-            checkpoint.release(&view);
+            checkpoint.release(name);
         }
     }
 }

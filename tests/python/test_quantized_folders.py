@@ -1,6 +1,7 @@
 """GPTQ, AWQ and compressed-tensors folders against the NumPy decoder on the numbers that they stand for."""
 
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 FLAT = {"bits": 4, "group_size": GROUP}
 QUANTIZATION = {
     "gptq": FLAT | {"quant_method": "gptq", "desc_act": False},
+    "gptq-act-order": FLAT | {"quant_method": "gptq", "desc_act": True},
     "awq": FLAT | {"quant_method": "awq", "version": "gemm", "zero_point": True},
     "packed": {
         "quant_method": "compressed-tensors",
@@ -52,14 +54,34 @@ def reordered(codes):
     return codes.reshape(*codes.shape[:-1], -1, 8)[..., AWQ_ORDER].reshape(codes.shape)
 
 
-def parts(form, codes, zeros, scales):
+def input_of(name):
+    """Matrices of one input are quantized with its columns in one order."""
+    for input_name, readers in (("qkv", ("q_proj", "k_proj", "v_proj")), ("gate_up", ("gate_proj", "up_proj"))):
+        if any(reader in name for reader in readers):
+            return f"{name.split('.')[2]} {input_name}"
+    return name
+
+
+def act_order(form, name, cols):
+    """The columns as GPTQ's act-order sorts them: those of a group side by side."""
+    random = np.random.default_rng(zlib.crc32(input_of(name).encode()))
     match form:
-        case "gptq":
+        case "gptq-act-order":
+            return random.permutation(cols)
+        case "gptq-groups-moved":
+            return random.permutation(np.arange(cols).reshape(-1, GROUP)).ravel()
+        case _:
+            return np.arange(cols)
+
+
+def parts(form, codes, zeros, scales, groups):
+    match form:
+        case "gptq" | "gptq-act-order" | "gptq-groups-moved":
             return {
                 "qweight": np.ascontiguousarray(words(codes).T),
                 "qzeros": words((zeros.T - 1) & 15),
                 "scales": np.ascontiguousarray(scales.T),
-                "g_idx": (np.arange(codes.shape[1]) // GROUP).astype(np.int32),
+                "g_idx": groups.astype(np.int32),
             }
         case "awq":
             return {
@@ -79,10 +101,13 @@ def write_folder(folder, form, quantization):
         if "_proj." not in name:
             tensors[name] = weight
             continue
-        quantized = quantize(weight)
-        weights[name] = dequantize(*quantized)
+        order = act_order(form, name, weight.shape[1])
+        back = np.argsort(order)
+        codes, zeros, scales = quantize(weight[:, order])
+        weights[name] = dequantize(codes, zeros, scales)[:, back]
         stem = name.removesuffix(".weight")
-        tensors |= {f"{stem}.{part}": tensor for part, tensor in parts(form, *quantized).items()}
+        quantized = parts(form, codes[:, back], zeros, scales, back // GROUP)
+        tensors |= {f"{stem}.{part}": tensor for part, tensor in quantized.items()}
     write_safetensors(folder / "model.safetensors", tensors)
     config = CONFIG.to_json() | {"quantization_config": quantization}
     (folder / "config.json").write_text(json.dumps(config))
@@ -92,8 +117,9 @@ def write_folder(folder, form, quantization):
 TOKENS = np.random.default_rng(3).integers(3, CONFIG.vocab_size, 40).tolist()
 
 
-def scores(folder, activations):
-    with Engine(folder, activations=activations, kv_cache_memory="16MB") as engine:
+def scores(folder, activations, packed_weights=None):
+    settings = {"activations": activations, "kv_cache_memory": "16MB", "packed_weights": packed_weights}
+    with Engine(folder, **settings) as engine:
         return [entry.logprob for entry in engine.score(TOKENS)]
 
 
@@ -105,11 +131,36 @@ def test_scores_are_those_of_the_dequantized_weights(form, tmp_path):
 
 
 def test_the_fast_mode_does_not_see_which_form_the_weights_had(tmp_path):
-    for form, quantization in QUANTIZATION.items():
+    forms = ("gptq", "awq", "packed")
+    for form in forms:
         (tmp_path / form).mkdir()
-        write_folder(tmp_path / form, form, quantization)
-    gptq, awq, packed = (scores(tmp_path / form, "int8") for form in QUANTIZATION)
+        write_folder(tmp_path / form, form, QUANTIZATION[form])
+    gptq, awq, packed = (scores(tmp_path / form, "int8") for form in forms)
     assert gptq == awq == packed
+
+
+def test_the_fast_mode_does_not_see_where_a_group_stands(tmp_path):
+    """Groups of weights and of activations are the same 32 columns, in another order of summation."""
+    for form in ("gptq", "gptq-groups-moved"):
+        (tmp_path / form).mkdir()
+        write_folder(tmp_path / form, form, QUANTIZATION["gptq"])
+    moved = scores(tmp_path / "gptq-groups-moved", "int8")
+    np.testing.assert_allclose(moved, scores(tmp_path / "gptq", "int8"), atol=5e-3)
+
+
+def test_packed_weights_keep_the_order_of_columns(tmp_path):
+    write_folder(tmp_path, "gptq-act-order", QUANTIZATION["gptq-act-order"])
+    store = tmp_path / "packed"
+    first = scores(tmp_path, "f32", packed_weights=store)
+    assert list(store.glob("*.packed"))
+    assert scores(tmp_path, "f32", packed_weights=store) == first
+
+
+def test_matrices_of_one_input_share_an_order(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "input_of", lambda name: name)
+    write_folder(tmp_path, "gptq-act-order", QUANTIZATION["gptq-act-order"])
+    with pytest.raises(UnsupportedModel, match="different orders of columns"):
+        Engine(tmp_path)
 
 
 def test_what_does_not_run_is_named(tmp_path):

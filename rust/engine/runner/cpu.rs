@@ -4,14 +4,14 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
 use super::{CpuWeights, ModelOutput, ModelRunner};
-use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, KvMemory, StepPlan};
+use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, StepPlan};
 use crate::backend::profiled::{Profiled, StepCosts};
 use crate::config;
 use crate::error::Result;
 use crate::kernels::threads::Pool;
 use crate::kernels::{Kernels, MatMut, partial_len};
 use crate::kv::KvGeometry;
-use crate::model::{FeedForward, ModelConfig, RopeTable, forward};
+use crate::model::{FeedForward, LayerWeights, ModelConfig, RopeTable, forward};
 use crate::profile::{Phase, Profile};
 use crate::sched::SchedulerOutput;
 use crate::weights::packed::PendingWrite;
@@ -53,7 +53,8 @@ impl CpuRunner {
     pub fn new(parts: CpuParts) -> Self {
         let lanes = parts.pool.num_lanes();
         let float_gate = parts.activations == config::Activations::F32 || reads_float_gate(&parts.weights);
-        let acts = Activations::new(&parts.config, parts.max_tokens, lanes, parts.activations, float_gate);
+        let inputs = Inputs { float_gate, ordered: has_orders(&parts.weights) };
+        let acts = Activations::new(&parts.config, parts.max_tokens, lanes, parts.activations, inputs);
         let scratch = (0..lanes).map(|_| Mutex::default()).collect();
         let ropes = parts.config.ropes.iter().map(RopeTable::new).collect();
         Self {
@@ -79,6 +80,15 @@ fn reads_float_gate(weights: &CpuWeights) -> bool {
         down.segments.iter().any(|segment| !segment.matrix.layout().is_quantized())
     };
     weights.layers.iter().any(|layer| dense(&layer.ffn))
+}
+
+/// Whether a matrix has its columns in an order of its own.
+fn has_orders(weights: &CpuWeights) -> bool {
+    let ffn = |FeedForward::Dense { gate_up, .. }: &FeedForward<CpuLinear>| gate_up.order.is_some();
+    let layer = |layer: &LayerWeights<CpuLinear, Vec<f32>>| {
+        layer.qkv.order.is_some() || layer.attn_output.order.is_some() || ffn(&layer.ffn)
+    };
+    weights.layers.iter().any(layer) || weights.head.as_ref().is_some_and(|head| head.order.is_some())
 }
 
 /// The step by all lanes, timed if there is a profile.

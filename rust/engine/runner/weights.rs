@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use crate::backend::cpu::{CpuLinear, Segment};
 use crate::backend::{Act, HeadTransform};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::threads::Pool;
 use crate::model::{DecoderWeights, FeedForward, LayerWeights, ModelConfig, Role, Source};
 use crate::quant::{PackedMatrix, WeightArena};
@@ -41,6 +41,10 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn decoder(&self) -> Result<CpuWeights> {
+        if self.column_order(Role::Embedding)?.is_some() {
+            let what = "the embedding table has its columns in another order (act-order)";
+            return Err(Error::unsupported(self.source.checkpoint.path(), what));
+        }
         let head = match self.config.tie_embeddings {
             true => None,
             false => Some(self.linear(&[(Role::Head, Act::Normed, 0)])?),
@@ -67,12 +71,17 @@ impl Loader<'_> {
             attn_output: self.linear(&[(Role::AttnOutput(layer), Act::Projected, 0)])?,
             attn_post_norm: post(Role::AttnPostNorm(layer))?,
             ffn_norm: self.source.vector(Role::FfnNorm(layer))?,
-            ffn: FeedForward::Dense {
-                gate_up: self.linear(&[(Role::Gate(layer), Act::Gate, 0), (Role::Up(layer), Act::Gate, 0)])?,
-                down: self.linear(&[(Role::Down(layer), Act::Projected, 0)])?,
-            },
+            ffn: self.feed_forward(layer)?,
             ffn_post_norm: post(Role::FfnPostNorm(layer))?,
         })
+    }
+
+    fn feed_forward(&self, layer: usize) -> Result<FeedForward<CpuLinear>> {
+        let reader = self.column_order(Role::Down(layer))?;
+        let gate_up = self.linear_for(&[(Role::Gate(layer), Act::Gate, 0), (Role::Up(layer), Act::Gate, 0)], reader)?;
+        // Its input comes in the order of its columns.
+        let down = CpuLinear { order: None, ..self.linear(&[(Role::Down(layer), Act::Projected, 0)])? };
+        Ok(FeedForward::Dense { gate_up, down })
     }
 
     fn heads(&self, layer: usize) -> Result<HeadTransform<Vector>> {
@@ -98,14 +107,36 @@ impl Loader<'_> {
 
     /// Matrices that read one input, each with its output and first column there.
     fn linear(&self, parts: &[(Role, Act, usize)]) -> Result<CpuLinear> {
-        let segments = parts
-            .iter()
-            .map(|&(role, output, col)| Ok(Segment { matrix: self.matrix(role)?, output, col }))
-            .collect::<Result<_>>()?;
-        Ok(CpuLinear { segments })
+        self.linear_for(parts, None)
     }
 
-    fn matrix(&self, role: Role) -> Result<PackedMatrix> {
+    /// The same where the reader of the outputs has its columns in the order `reader`, so that the rows of these
+    /// matrices are put into it.
+    fn linear_for(&self, parts: &[(Role, Act, usize)], reader: Option<&[u32]>) -> Result<CpuLinear> {
+        let segments = parts
+            .iter()
+            .map(|&(role, output, col)| Ok(Segment { matrix: self.matrix(role, reader)?, output, col }))
+            .collect::<Result<_>>()?;
+        Ok(CpuLinear { segments, order: self.common_order(parts)?.map(Box::from) })
+    }
+
+    /// The order of columns of matrices that read one input.
+    fn common_order(&self, parts: &[(Role, Act, usize)]) -> Result<Option<&[u32]>> {
+        let order = self.column_order(parts[0].0)?;
+        for &(role, ..) in &parts[1..] {
+            if self.column_order(role)? != order {
+                let what = format!("{:?} and {role:?} with different orders of columns (act-order)", parts[0].0);
+                return Err(Error::unsupported(self.source.checkpoint.path(), format!("the model has {what}")));
+            }
+        }
+        Ok(order)
+    }
+
+    fn column_order(&self, role: Role) -> Result<Option<&[u32]>> {
+        Ok(self.source.checkpoint.column_order(&self.source.part(role)?.name))
+    }
+
+    fn matrix(&self, role: Role, reader: Option<&[u32]>) -> Result<PackedMatrix> {
         let part = self.source.part(role)?;
         let info = self.source.checkpoint.info(&part.name)?;
         let cols = info.shape.last().copied().unwrap_or(0);
@@ -113,13 +144,14 @@ impl Loader<'_> {
         if let Some(matrix) = self.kept.and_then(|kept| kept.matrix(&name, info.dtype, part.rows, cols)) {
             return Ok(matrix);
         }
-        let view = self.source.checkpoint.tensor(&part.name)?;
-        let matrix = PackedMatrix::zeroed_in(&self.arena, view.dtype, part.rows, cols)?;
+        let rows = self.source.checkpoint.rows(&part.name)?;
+        let row_of = |row: usize| (part.row_of)(reader.map_or(row, |reader| reader[row] as usize));
+        let matrix = PackedMatrix::zeroed_in(&self.arena, info.dtype, part.rows, cols)?;
         self.pool.run(&|lane| {
             // SAFETY: each lane packs its own panels, and nobody else has the matrix yet.
-            unsafe { matrix.pack_panels(&view, &*part.row_of, lane.share(matrix.num_panels())) };
+            unsafe { matrix.pack_panels(&*rows, &row_of, lane.share(matrix.num_panels())) };
         })?;
-        self.source.checkpoint.release(&view);
+        self.source.checkpoint.release(&part.name);
         self.packed.borrow_mut().push(NamedMatrix { name, matrix: matrix.share() });
         Ok(matrix)
     }

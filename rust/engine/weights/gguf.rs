@@ -128,7 +128,9 @@ impl Checkpoint for Gguf {
         Some(self)
     }
 
-    fn release(&self, view: &TensorView<'_>) {
-        self.file.release(&view.bytes);
+    fn release(&self, name: &str) {
+        if let Some(&id) = self.by_name.get(name) {
+            self.file.release(&self.file.bytes()[self.header.tensors[id].range.clone()]);
+        }
     }
 }

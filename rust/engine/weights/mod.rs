@@ -4,6 +4,7 @@ mod gguf;
 mod grouped;
 mod mmap;
 pub mod packed;
+mod rows;
 pub(crate) mod safetensors;
 
 use std::borrow::Cow;
@@ -12,6 +13,7 @@ use std::path::Path;
 pub use self::gguf::{Gguf, Strings, Value};
 pub use self::grouped::GroupedDir;
 pub(crate) use self::mmap::MappedFile;
+pub use self::rows::{PanelRows, RowSource};
 pub use self::safetensors::SafetensorsDir;
 use crate::error::Result;
 use crate::quant::{DType, dequantize};
@@ -61,6 +63,16 @@ pub trait Checkpoint: Send + Sync {
         self.find(name).ok_or_else(|| crate::Error::corrupt(self.path(), format!("tensor '{name}' is missing")))
     }
 
+    /// A matrix, row by row: what is not in a block type in its file is converted as it is read.
+    fn rows(&self, name: &str) -> Result<Box<dyn RowSource + '_>> {
+        Ok(Box::new(self.tensor(name)?))
+    }
+
+    /// (cols,): which of the model's columns stands in each column of the matrix. None: each in its own.
+    fn column_order(&self, _name: &str) -> Option<&[u32]> {
+        None
+    }
+
     /// All numbers of a small tensor as float32.
     fn floats(&self, name: &str) -> Result<Vec<f32>> {
         let view = self.tensor(name)?;
@@ -75,5 +87,5 @@ pub trait Checkpoint: Send + Sync {
     }
 
     /// Tells the system that a tensor's pages are not needed any more (it was repacked).
-    fn release(&self, view: &TensorView<'_>);
+    fn release(&self, name: &str);
 }

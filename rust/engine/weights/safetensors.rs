@@ -103,14 +103,6 @@ impl SafetensorsDir {
         let dtype = tensor.dtype.map_or_else(|other| other, DType::name);
         Some(RawTensor { dtype, shape: &tensor.shape, bytes: &self.shards[*shard].bytes()[tensor.range.clone()] })
     }
-
-    /// Tells the system that the pages of a tensor of any type are not needed any more.
-    pub fn release_raw(&self, name: &str) {
-        if let Some(&id) = self.by_name.get(name) {
-            let (shard, tensor) = &self.tensors[id];
-            self.shards[*shard].release(&self.shards[*shard].bytes()[tensor.range.clone()]);
-        }
-    }
 }
 
 impl Checkpoint for SafetensorsDir {
@@ -151,7 +143,11 @@ impl Checkpoint for SafetensorsDir {
         Err(Error::unsupported(self.shards[*shard].path(), what))
     }
 
-    fn release(&self, view: &TensorView<'_>) {
-        self.release_raw(view.name);
+    /// Of a tensor of any type.
+    fn release(&self, name: &str) {
+        if let Some(&id) = self.by_name.get(name) {
+            let (shard, tensor) = &self.tensors[id];
+            self.shards[*shard].release(&self.shards[*shard].bytes()[tensor.range.clone()]);
+        }
     }
 }

@@ -24,6 +24,25 @@ pub struct Activations {
     /// Inputs of products once more, as int8. None in the exact mode.
     pub attended_int8: Option<QuantizedRows>,
     pub gate_int8: Option<QuantizedRows>,
+    /// Attended with its columns in the order of the matrix that reads it, where that has one.
+    pub attended_ordered: Option<Ordered>,
+}
+
+/// An input of products with its columns in another order.
+#[derive(Debug)]
+pub struct Ordered {
+    pub float32: Shared,
+    /// None in the exact mode.
+    pub int8: Option<QuantizedRows>,
+}
+
+/// What products read, as far as it is not the same for every model.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs {
+    /// Some product reads the gated activations as float32.
+    pub float_gate: bool,
+    /// Some matrix has its columns in an order of its own.
+    pub ordered: bool,
 }
 
 /// The residual stream, and what norms make of it.
@@ -33,32 +52,38 @@ pub struct Stream {
     pub normed: Shared,
     /// None in the exact mode.
     pub normed_int8: Option<QuantizedRows>,
+    /// As `Activations::attended_ordered`.
+    pub ordered: Option<Ordered>,
 }
 
 impl Activations {
-    /// `float_gate`: some product reads the gated activations as float32.
     pub fn new(
         config: &ModelConfig,
         max_tokens: usize,
         lanes: usize,
         mode: config::Activations,
-        float_gate: bool,
+        inputs: Inputs,
     ) -> Self {
         let shared = |cols| Shared::new(max_tokens, cols);
+        let ordered = |rows, cols| {
+            inputs.ordered.then(|| Ordered { float32: Shared::new(rows, cols), int8: int8(mode, rows, cols) })
+        };
         let stream = |tokens| Stream {
             residual: Shared::new(tokens, config.hidden_size),
             normed: Shared::new(tokens, config.hidden_size),
             normed_int8: int8(mode, tokens, config.hidden_size),
+            ordered: ordered(tokens, config.hidden_size),
         };
         Self {
             stream: stream(max_tokens),
             private: (0..lanes).map(|_| stream(PRIVATE_TOKENS)).collect(),
             qkv: shared(config.q_dim() + 2 * config.kv_dim()),
             attended: shared(config.q_dim()),
-            gate: float_gate.then(|| shared(config.intermediate_size)),
+            gate: inputs.float_gate.then(|| shared(config.intermediate_size)),
             projected: shared(config.hidden_size),
             attended_int8: int8(mode, max_tokens, config.q_dim()),
             gate_int8: int8(mode, max_tokens, config.intermediate_size),
+            attended_ordered: ordered(max_tokens, config.q_dim()),
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Segment {
 #[derive(Debug)]
 pub struct CpuLinear {
     pub segments: Vec<Segment>,
+    /// (cols,): the input's column that each of the matrices' columns reads. None: its own.
+    pub order: Option<Box<[u32]>>,
 }
 
 impl CpuLinear {

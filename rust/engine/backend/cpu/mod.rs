@@ -12,8 +12,8 @@ mod plan;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use activations::Activations;
-use activations::{PRIVATE_TOKENS, Stream};
+pub use activations::{Activations, Inputs};
+use activations::{Ordered, PRIVATE_TOKENS, Stream};
 pub use buffer::Shared;
 pub use kv_memory::KvMemory;
 pub use linear::{CpuLinear, Segment};
@@ -59,6 +59,13 @@ pub struct CpuLane<'a> {
     pub shared: &'a CpuStep<'a>,
 }
 
+/// What a product reads: float32, int8, or either.
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    float32: Option<&'a Shared>,
+    int8: Option<&'a QuantizedRows>,
+}
+
 /// Every `unsafe` block below reads or writes rows (or columns) of this lane's share, as the module says;
 /// what other lanes wrote lies behind a barrier.
 impl Backend for CpuLane<'_> {
@@ -86,6 +93,7 @@ impl Backend for CpuLane<'_> {
     }
 
     fn linear(&self, weight: &CpuLinear, input: Act) {
+        let input = self.prepare(weight, input, self.shared.plan.num_tokens());
         for (segment, panels) in weight.within(self.lane.share(weight.num_panels())) {
             self.multiply(segment, panels, input);
         }
@@ -119,13 +127,14 @@ impl Backend for CpuLane<'_> {
         let panels = share.start * GROUP_PANELS..gate.matrix.num_panels().min(share.end * GROUP_PANELS);
         let tokens = self.shared.plan.num_tokens();
         let panels_at_once = GROUP_PANELS * (GATED_FLOATS / (tokens.min(BLOCK_ROWS) * QuantizedRows::GROUP)).max(1);
+        let input = self.prepare(weight, Act::Normed, tokens);
         let mut scratch = self.scratch();
         let len = scratch.len().max(2 * GATED_FLOATS);
         scratch.resize(len, 0.0);
         for rows in blocks(0..tokens, cached_rows(gate.matrix.cols())) {
             for panels in blocks(panels.clone(), panels_at_once) {
                 for rows in blocks(rows.clone(), BLOCK_ROWS) {
-                    self.gated_block([gate, up], activation, rows, panels.clone(), &mut scratch);
+                    self.gated_block([gate, up], input, activation, rows, panels.clone(), &mut scratch);
                 }
             }
         }
@@ -158,8 +167,9 @@ impl Backend for CpuLane<'_> {
         self.meet_unless_private();
         let rows = self.shared.plan.logit_rows.len();
         if rows > 0 {
+            let input = self.prepare(head, Act::Normed, rows);
             for (segment, panels) in head.within(self.lane.share(head.num_panels())) {
-                self.multiply_rows(segment, panels, Act::Normed, 0..rows, self.shared.logits);
+                self.multiply_rows(segment, panels, input, 0..rows, self.shared.logits);
             }
             self.lane.barrier();
         }
@@ -258,6 +268,7 @@ impl CpuLane<'_> {
     fn gated_block(
         &self,
         [gate, up]: [&Segment; 2],
+        input: Input<'_>,
         activation: Activation,
         rows: Range<usize>,
         panels: Range<usize>,
@@ -267,7 +278,7 @@ impl CpuLane<'_> {
         let (gated, other) = scratch.split_at_mut(GATED_FLOATS);
         for (segment, out) in [(gate, &mut *gated), (up, &mut *other)] {
             let out = MatMut::part(out, cols.len(), rows.start, cols.start);
-            self.multiply_rows(segment, panels.clone(), Act::Normed, rows.clone(), out);
+            self.multiply_rows(segment, panels.clone(), input, rows.clone(), out);
         }
         let CpuStep { acts, kernels, .. } = self.shared;
         let each = gated.chunks_exact_mut(cols.len()).zip(other.chunks_exact(cols.len()));
@@ -284,14 +295,45 @@ impl CpuLane<'_> {
         }
     }
 
-    /// An activation as float32 and as int8, in the forms that its readers take.
-    fn input(&self, act: Act) -> (Option<&Shared>, Option<&QuantizedRows>) {
+    /// An activation in the forms that its readers take.
+    fn input(&self, act: Act) -> Input<'_> {
         let acts = self.shared.acts;
-        match act {
+        let (float32, int8) = match act {
             Act::Normed => (Some(&self.stream().normed), self.stream().normed_int8.as_ref()),
             Act::Attended => (Some(&acts.attended), acts.attended_int8.as_ref()),
             Act::Gate => (acts.gate.as_ref(), acts.gate_int8.as_ref()),
             Act::Residual | Act::Qkv | Act::Projected => panic!("{act:?} is no input of products"),
+        };
+        Input { float32, int8 }
+    }
+
+    /// The first `rows` rows of an activation with the columns where `weight` has them.
+    fn prepare(&self, weight: &CpuLinear, act: Act, rows: usize) -> Input<'_> {
+        let Some(order) = &weight.order else { return self.input(act) };
+        let (Some(ordered), Some(from)) = (self.ordered(act), self.input(act).float32) else {
+            panic!("{act:?} is kept as it is")
+        };
+        let is_private = act == Act::Normed && self.is_private();
+        for row in if is_private { 0..rows } else { self.lane.share(rows) } {
+            // SAFETY: this lane's row; the input lies behind a barrier, or is this lane's own.
+            let (from, to) = unsafe { (from.row(row), ordered.float32.row_mut(row)) };
+            to.iter_mut().zip(order).for_each(|(to, &col)| *to = from[col as usize]);
+            if let Some(int8) = &ordered.int8 {
+                // SAFETY: this lane's row.
+                unsafe { self.shared.kernels.quantize(to, int8, row, 0) };
+            }
+        }
+        if !is_private {
+            self.lane.barrier();
+        }
+        Input { float32: Some(&ordered.float32), int8: ordered.int8.as_ref() }
+    }
+
+    fn ordered(&self, act: Act) -> Option<&Ordered> {
+        match act {
+            Act::Normed => self.stream().ordered.as_ref(),
+            Act::Attended => self.shared.acts.attended_ordered.as_ref(),
+            _ => None,
         }
     }
 
@@ -305,19 +347,25 @@ impl CpuLane<'_> {
     }
 
     /// The segment's outputs of these panels, for all tokens.
-    fn multiply(&self, segment: &Segment, panels: Range<usize>, input: Act) {
+    fn multiply(&self, segment: &Segment, panels: Range<usize>, input: Input<'_>) {
         let out = self.output(segment.output).columns_from(segment.col);
         self.multiply_rows(segment, panels, input, 0..self.shared.plan.num_tokens(), out);
     }
 
-    fn multiply_rows(&self, segment: &Segment, panels: Range<usize>, input: Act, rows: Range<usize>, out: MatMut<'_>) {
+    fn multiply_rows(
+        &self,
+        segment: &Segment,
+        panels: Range<usize>,
+        input: Input<'_>,
+        rows: Range<usize>,
+        out: MatMut<'_>,
+    ) {
         let kernels = self.shared.kernels;
-        let (float32, int8) = self.input(input);
-        if let Some(x) = int8.filter(|_| segment.matrix.layout().is_quantized()) {
+        if let Some(x) = input.int8.filter(|_| segment.matrix.layout().is_quantized()) {
             // SAFETY: the columns of these panels are this lane's; the input lies behind a barrier.
             return unsafe { kernels.matmul_int8(&segment.matrix, panels, x, rows, out) };
         }
-        let x = float32.expect("a float32 form is kept where something reads it");
+        let x = input.float32.expect("a float32 form is kept where something reads it");
         // SAFETY: as above.
         unsafe { kernels.matmul_f32(&segment.matrix, panels, x.first_rows(rows.end), rows, out) }
     }

@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use self::unpack::Parts;
 use super::DType;
 use crate::error::Result;
-use crate::weights::{MappedFile, TensorView};
+use crate::weights::{MappedFile, RowSource, TensorView};
 
 pub(crate) use self::buffer::Region;
 pub use self::buffer::WeightArena;
@@ -74,35 +74,32 @@ impl PackedMatrix {
     ///
     /// # Safety
     /// No other lane reads or writes these panels meanwhile.
-    pub unsafe fn pack_panels(&self, view: &TensorView<'_>, row_of: &dyn Fn(usize) -> usize, panels: Range<usize>) {
-        assert!(view.dtype == self.dtype && view.shape.last() == Some(&self.cols), "'{}' changed its shape", view.name);
+    pub unsafe fn pack_panels(&self, source: &dyn RowSource, row_of: &dyn Fn(usize) -> usize, panels: Range<usize>) {
+        assert!(source.dtype() == self.dtype && source.cols() == self.cols, "'{}' changed its shape", source.name());
         assert!(panels.end <= self.num_panels(), "panel {} of {}", panels.end, self.num_panels());
-        assert!(self.data.is_writable(), "'{}' lies in a file", view.name);
+        assert!(self.data.is_writable(), "'{}' lies in a file", source.name());
+        let mut buffer = Vec::new();
         for panel in panels {
             // SAFETY: the panel lies inside the buffer, and the caller keeps others away from it.
             let out = unsafe { std::slice::from_raw_parts_mut(self.panel_ptr(panel), self.panel_bytes()) };
-            let count = PANEL_ROWS.min(self.rows - panel * PANEL_ROWS);
-            self.pack_panel(&view.bytes, &|lane| row_of(panel * PANEL_ROWS + lane), count, out);
+            let rows = panel * PANEL_ROWS..self.rows.min((panel + 1) * PANEL_ROWS);
+            let rows: Vec<usize> = rows.map(row_of).collect();
+            self.pack_panel(&source.read(&rows, &mut buffer)[..rows.len()], out);
         }
     }
 
-    /// Packs `count` rows, block by block, so that a panel's block is written while it is in L1.
-    fn pack_panel(&self, bytes: &[u8], row_of: &dyn Fn(usize) -> usize, count: usize, panel: &mut [u8]) {
-        let row_bytes = self.cols / self.dtype.block_len() * self.dtype.block_bytes();
-        let mut rows: [&[u8]; PANEL_ROWS] = [&[]; PANEL_ROWS];
-        for (lane, row) in rows[..count].iter_mut().enumerate() {
-            *row = &bytes[row_of(lane) * row_bytes..][..row_bytes];
-        }
+    /// Packs rows, block by block, so that a panel's block is written while it is in L1.
+    fn pack_panel(&self, rows: &[&[u8]], panel: &mut [u8]) {
         let Some(spec) = self.layout().block() else {
             return match self.dtype {
-                DType::F32 => place_dense::<4>(&rows[..count], panel),
-                _ => place_dense::<2>(&rows[..count], panel),
+                DType::F32 => place_dense::<4>(rows, panel),
+                _ => place_dense::<2>(rows, panel),
             };
         };
         let mut parts = Parts::new();
         let size = self.dtype.block_bytes();
         for (b, out) in panel.chunks_exact_mut(spec.bytes()).enumerate() {
-            for (lane, row) in rows[..count].iter().enumerate() {
+            for (lane, row) in rows.iter().enumerate() {
                 parts.read(self.dtype, &row[b * size..][..size]);
                 place(&parts, &spec, lane, out);
             }

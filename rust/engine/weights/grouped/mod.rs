@@ -22,10 +22,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use self::convert::Converted;
 use self::parts::Parts;
 use self::scheme::{Packing, Scheme};
-use super::{Checkpoint, SafetensorsDir, TensorInfo, TensorView};
-use crate::error::Result;
+use super::{Checkpoint, RowSource, SafetensorsDir, TensorInfo, TensorView};
+use crate::error::{Error, Result};
 use crate::quant::DType;
 
 /// A quantized folder. Its matrices are converted when they are read.
@@ -47,11 +48,12 @@ struct Matrix {
     cols: usize,
     /// Columns that share a scale.
     group: usize,
+    /// (cols,): the file's column that stands in each place, where columns of a group are not side by side.
+    order: Option<Vec<u32>>,
 }
 
 impl GroupedDir {
-    /// `config` is the folder's `quantization_config`. Every quantized matrix is checked, and refused where its
-    /// columns are in an order of their own.
+    /// `config` is the folder's `quantization_config`. Every quantized matrix is checked.
     pub fn new(folder: SafetensorsDir, config: &Value) -> Result<Self> {
         let scheme = Scheme::read(folder.path(), config)?;
         let mut names = Vec::new();
@@ -69,6 +71,16 @@ impl GroupedDir {
         }
         names.retain(|name| matrices.contains_key(name) || !parts.contains(name));
         Ok(Self { folder, scheme, names, matrices })
+    }
+
+    /// None: the tensor is not quantized.
+    fn converted(&self, name: &str) -> Result<Option<Converted<'_>>> {
+        let Some((name, matrix)) = self.matrices.get_key_value(name) else { return Ok(None) };
+        let parts = Parts::find(&self.folder, self.scheme, &matrix.stem)?;
+        match parts.has_finite_scales() {
+            true => Ok(Some(Converted { name, matrix, parts })),
+            false => Err(Error::corrupt(self.path(), format!("'{}' has a scale that is no number", matrix.stem))),
+        }
     }
 }
 
@@ -120,20 +132,32 @@ impl Checkpoint for GroupedDir {
     }
 
     fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
-        let Some((name, matrix)) = self.matrices.get_key_value(name) else { return self.folder.tensor(name) };
-        let parts = Parts::find(&self.folder, self.scheme, &matrix.stem)?;
-        let bytes = convert::blocks(self.path(), &parts, matrix)?.into();
-        Ok(TensorView { name, dtype: matrix.dtype, shape: vec![matrix.rows, matrix.cols], bytes })
+        let Some(converted) = self.converted(name)? else { return self.folder.tensor(name) };
+        let Matrix { dtype, rows, cols, .. } = *converted.matrix;
+        let mut bytes = vec![0; rows * converted.row_bytes()];
+        converted.convert(&Vec::from_iter(0..rows), &mut bytes);
+        Ok(TensorView { name: converted.name, dtype, shape: vec![rows, cols], bytes: bytes.into() })
     }
 
-    fn release(&self, view: &TensorView<'_>) {
-        match self.matrices.get(view.name) {
-            None => self.folder.release(view),
+    fn rows(&self, name: &str) -> Result<Box<dyn RowSource + '_>> {
+        match self.converted(name)? {
+            Some(converted) => Ok(Box::new(converted)),
+            None => self.folder.rows(name),
+        }
+    }
+
+    fn column_order(&self, name: &str) -> Option<&[u32]> {
+        self.matrices.get(name)?.order.as_deref()
+    }
+
+    fn release(&self, name: &str) {
+        match self.matrices.get(name) {
+            None => self.folder.release(name),
             Some(matrix) => {
-                for name in self.scheme.packing.part_names(&matrix.stem) {
-                    self.folder.release_raw(&name);
+                for part in self.scheme.packing.part_names(&matrix.stem) {
+                    self.folder.release(&part);
                 }
-                self.folder.release_raw(view.name);
+                self.folder.release(name);
             }
         }
     }

@@ -98,12 +98,13 @@ impl<'a> Parts<'a> {
         Some(format!("has an order of type {} and shape {:?} for {cols} columns", order.dtype, order.shape))
     }
 
-    /// The type that the matrix reads as. Refuses columns in an order of their own, and what no block type holds.
+    /// What the matrix reads as. Refuses what no block type holds.
     pub fn matrix(&self, path: &Path, stem: &str) -> Result<Matrix> {
         let refuse = |what: String| Err(Error::unsupported(path, format!("'{stem}' has {what}, which cannot run yet")));
-        if !self.is_in_order() {
-            return refuse("columns in another order than their groups (act-order)".into());
-        }
+        let Some(order) = self.column_order() else {
+            let what = format!("'{stem}' has an order of columns whose groups are not all of {} columns", self.group);
+            return Err(Error::corrupt(path, what));
+        };
         let symmetric = self.is_symmetric();
         let block = [128, 64, 32].into_iter().find(|block| self.group.is_multiple_of(*block));
         let dtype = match (self.scheme.bits, block, symmetric) {
@@ -117,7 +118,63 @@ impl<'a> Parts<'a> {
             (_, Some(_), false) => return refuse("zero points of eight bits".into()),
             (_, None, _) => return refuse(format!("groups of {} columns", self.group)),
         };
-        Ok(Matrix { stem: stem.into(), dtype, rows: self.rows, cols: self.cols, group: self.group })
+        let order = (!order.is_sorted()).then_some(order);
+        Ok(Matrix { stem: stem.into(), dtype, rows: self.rows, cols: self.cols, group: self.group, order })
+    }
+
+    /// Whether every scale is a number that float16 has.
+    pub fn has_finite_scales(&self) -> bool {
+        (0..self.rows).all(|row| (0..self.cols / self.group).all(|group| self.scale(row, group).is_finite()))
+    }
+
+    /// The codes of any rows as blocks count them, one byte each, columns in the file's order: (rows.len(), cols).
+    pub fn read_codes(&self, rows: &[usize], out: &mut [u8]) {
+        let outs = out.chunks_exact_mut(self.cols);
+        match self.scheme.packing {
+            Packing::Plain => outs.zip(rows).for_each(|(out, &row)| {
+                out.copy_from_slice(&self.codes[row * self.cols..][..self.cols]);
+            }),
+            Packing::Packed => outs.zip(rows).for_each(|(out, &row)| self.read_packed(row, out)),
+            Packing::Gptq { .. } => self.read_gptq(rows, out),
+            Packing::Awq => self.read_awq(rows, out),
+        }
+    }
+
+    fn read_packed(&self, row: usize, out: &mut [u8]) {
+        let row_bytes = self.cols * self.scheme.bits / 8;
+        let words = self.codes[row * row_bytes..][..row_bytes].as_chunks::<4>().0;
+        for (&word, out) in words.iter().zip(out.chunks_exact_mut(self.scheme.per_word())) {
+            self.spread(word, out);
+        }
+    }
+
+    /// Words along columns, those of neighbouring rows side by side: rows are read together, since a panel's
+    /// words of the same columns share a cache line.
+    fn read_gptq(&self, rows: &[usize], out: &mut [u8]) {
+        let per_word = self.scheme.per_word();
+        for (at, words) in self.codes.chunks_exact(4 * self.rows).enumerate() {
+            for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.cols)) {
+                self.spread(four(&words[4 * row..]), &mut out[at * per_word..][..per_word]);
+            }
+        }
+    }
+
+    /// A word has eight rows of a column.
+    fn read_awq(&self, rows: &[usize], out: &mut [u8]) {
+        for (col, words) in self.codes.chunks_exact(self.rows / 2).enumerate() {
+            for (i, &row) in rows.iter().enumerate() {
+                let word = u32::from_le_bytes(four(&words[row / 8 * 4..]));
+                out[i * self.cols + col] = (word >> (4 * AWQ_NIBBLE[row % 8]) & 15) as u8;
+            }
+        }
+    }
+
+    /// The codes of a word, lowest first. Those of eight bits count from -128 in blocks.
+    fn spread(&self, word: [u8; 4], out: &mut [u8]) {
+        match out {
+            [a, b, c, d] => [*a, *b, *c, *d] = word.map(|code| code ^ 0x80),
+            _ => out.as_chunks_mut::<2>().0.iter_mut().zip(word).for_each(|(out, byte)| *out = [byte & 15, byte >> 4]),
+        }
     }
 
     /// The scale of a row's group. Infinite where float16 has none so large.
@@ -159,11 +216,16 @@ impl<'a> Parts<'a> {
             || (0..self.rows).all(|row| (0..self.cols / self.group).all(|group| self.zero(row, group) == middle))
     }
 
-    fn is_in_order(&self) -> bool {
-        self.order.is_none_or(|order| {
-            let groups = order.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes) as usize);
-            groups.enumerate().all(|(col, group)| group == col / self.group)
-        })
+    /// The columns, those of a group side by side. None: groups are not of equal size.
+    fn column_order(&self) -> Option<Vec<u32>> {
+        let mut columns: Vec<u32> = (0..self.cols as u32).collect();
+        if let Some(order) = self.order {
+            let groups: Vec<u32> = order.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
+            columns.sort_by_key(|&col| groups[col as usize]);
+            let is_in_group = |(at, &col): (usize, &u32)| groups[col as usize] as usize == at / self.group;
+            columns.iter().enumerate().all(is_in_group).then_some(())?;
+        }
+        Some(columns)
     }
 }
 

@@ -46,7 +46,7 @@ impl Checkpoint for Model {
         None
     }
 
-    fn release(&self, _view: &TensorView<'_>) {}
+    fn release(&self, _name: &str) {}
 }
 
 fn packed(dtype: DType, rows: usize, cols: usize) -> NamedMatrix {
