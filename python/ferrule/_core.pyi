@@ -354,6 +354,7 @@ class Engine:
     if it is not there), or "null": a model without weights for tests. `kv_cache_memory` is in bytes, or a text
     such as "512MB", and so is `packed_weights_limit`. `packed_weights` is the folder where weights are kept as the
     kernels read them, so that the next start maps them: one in the store unless given, and None keeps nothing.
+    `quantization` rounds a full-precision model's weights while it loads.
     Methods may be called from any thread. An engine does not survive a fork: create it in the
     child.
     """
@@ -369,6 +370,7 @@ class Engine:
         kv_cache_memory: int | str | None = None,
         kv_cache_dtype: Literal["f32", "f16", "bf16", "int8", "fp8"] | None = None,
         activations: Literal["int8", "f32"] = "int8",
+        quantization: Literal["int8", "int4"] | None = None,
         threads: int | None = None,
         device: Literal["cpu"] = "cpu",
         policy: Literal["continuous", "static"] = "continuous",

@@ -22,6 +22,15 @@ pub enum Activations {
     F32,
 }
 
+/// What a full-precision checkpoint's matrices are rounded to while it loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantization {
+    /// Eight bits, a scale per 32 columns.
+    Int8,
+    /// Four bits with a scale and a zero point per 32 columns; the embedding table and the head have eight.
+    Int4,
+}
+
 /// What keys and values are kept as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvDtype {
@@ -88,6 +97,8 @@ pub struct EngineConfig {
     /// None: f32 in the exact mode, bf16 otherwise.
     pub kv_cache_dtype: Option<KvDtype>,
     pub activations: Activations,
+    /// None: weights are computed with as their files have them.
+    pub quantization: Option<Quantization>,
     /// Threads of the kernels. None: the physical cores that this process may use.
     pub threads: Option<usize>,
     pub device: Device,
@@ -115,6 +126,7 @@ impl Default for EngineConfig {
             kv_cache_memory: None,
             kv_cache_dtype: None,
             activations: Activations::Int8,
+            quantization: None,
             threads: None,
             device: Device::Cpu,
             policy: Policy::Continuous,
@@ -189,6 +201,7 @@ macro_rules! named {
 
 named!(Device { "cpu" => Cpu });
 named!(Activations { "int8" => Int8, "f32" => F32 });
+named!(Quantization { "int8" => Int8, "int4" => Int4 });
 named!(KvDtype { "f32" => F32, "f16" => F16, "bf16" => Bf16, "int8" => Int8, "fp8" => Fp8 });
 named!(Policy { "continuous" => Continuous, "static" => Static });
 named!(Isa { "scalar" => Scalar, "avx2" => Avx2, "avx512" => Avx512 });

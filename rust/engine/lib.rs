@@ -39,6 +39,7 @@ pub mod null;
 pub mod output;
 pub mod profile;
 pub mod quant;
+pub mod quantize;
 pub mod request;
 pub mod runner;
 pub mod sample;

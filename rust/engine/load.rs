@@ -20,7 +20,7 @@ use crate::weights::packed::{PackedCache, PendingWrite, SourceStamp};
 pub(crate) fn load(path: &Path, config: &EngineConfig) -> Result<(Box<dyn ModelRunner>, ModelInfo)> {
     config.validate()?;
     let kernels = Kernels::new(config.isa()?)?;
-    let source = model::open(path)?;
+    let source = model::open_as(path, config.quantization)?;
     let kv = plan_kv(&source.config, config, weight_bytes(&source), available_bytes())?;
     let pool = Pool::new(config.threads.unwrap_or_else(Pool::default_threads));
 
@@ -63,7 +63,8 @@ fn load_kept_weights(
     pool: &Pool,
     config: &EngineConfig,
 ) -> Result<(CpuWeights, Option<PendingWrite>)> {
-    let stamp = SourceStamp::of(&*source.checkpoint).inspect_err(|err| tracing::debug!("no packed weights: {err}"));
+    let stamp = SourceStamp::of(&*source.checkpoint, config.quantization);
+    let stamp = stamp.inspect_err(|err| tracing::debug!("no packed weights: {err}"));
     let (Some(folder), Ok(stamp)) = (&config.packed_weights, stamp) else {
         return Ok((load_weights(source, pool, None)?.weights, None));
     };

@@ -16,6 +16,6 @@ mod rope;
 
 pub use config::{Activation, LayerConfig, ModelConfig, RopeConfig, RopeScaling};
 pub use decoder::{DecoderWeights, FeedForward, LayerWeights, forward};
-pub use registry::{Source, TensorPart, open};
+pub use registry::{Source, TensorPart, open, open_as};
 pub use role::Role;
 pub use rope::RopeTable;

@@ -1,14 +1,16 @@
 //! Opened models: which tensor, and which rows of it, serve which role.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::families::{Family, RowOrder};
 use super::hf_config::HfConfig;
 use super::names::{HF_PREFIXES, Naming, Place};
 use super::{ModelConfig, Role, checks, gguf_config, hf_config};
+use crate::config::Quantization;
 use crate::error::{Error, Result};
-use crate::weights::{Checkpoint, Gguf, GroupedDir, SafetensorsDir};
+use crate::quant::DType;
+use crate::weights::{Checkpoint, Gguf, GroupedDir, RoundedCheckpoint, SafetensorsDir, TensorInfo};
 
 /// Rows of a tensor in a file. Phi-3 keeps q, k, v in one tensor; GGUF's llama files keep the rows of q and
 /// k in the order of interleaved RoPE pairs, and `row_of` undoes it, so that one RoPE (half-split) serves all.
@@ -28,6 +30,30 @@ pub struct Source {
 }
 
 impl Source {
+    /// The same model with its matrices rounded while they are read. Norms and biases stay as they are, and so does
+    /// a matrix that is quantized or whose rows are no whole blocks. Refuses a model with nothing to round.
+    pub fn quantized(mut self, quantization: Quantization) -> Result<Self> {
+        let mut types = HashMap::new();
+        for role in roles(&self.config).into_iter().filter(|role| role.is_matrix()) {
+            let name = self.part(role)?.name;
+            let TensorInfo { dtype, shape } = self.checkpoint.info(&name)?;
+            if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+                continue;
+            }
+            let cols = shape.last().copied().unwrap_or(0);
+            match rounded_type(quantization, role, cols) {
+                Some(dtype) => drop(types.insert(name, dtype)),
+                None => tracing::warn!("'{name}' stays {dtype}: its {cols} columns are no whole groups of 32"),
+            }
+        }
+        if types.is_empty() {
+            let what = format!("nothing to round to {quantization}: no matrix is F32, F16 or BF16");
+            return Err(Error::unsupported(self.checkpoint.path(), what));
+        }
+        self.checkpoint = Box::new(RoundedCheckpoint::new(self.checkpoint, types));
+        Ok(self)
+    }
+
     /// Where the rows of `role` are, checked against the configuration's shapes.
     pub fn part(&self, role: Role) -> Result<TensorPart> {
         let place = self.naming.place(role, &self.config, self.family);
@@ -98,6 +124,16 @@ impl Source {
     }
 }
 
+/// What a matrix of `cols` columns is rounded to. None: its rows are no whole blocks. Four bits have zero points and
+/// groups of 32: of the layouts with at most five bits a weight, that lost the least perplexity by far.
+fn rounded_type(quantization: Quantization, role: Role, cols: usize) -> Option<DType> {
+    let dtype = match (quantization, role) {
+        (Quantization::Int8, _) | (_, Role::Embedding | Role::Head) => DType::Q8_0,
+        (Quantization::Int4, _) => DType::U4G32,
+    };
+    cols.is_multiple_of(dtype.block_len()).then_some(dtype)
+}
+
 /// The roles that a model has.
 fn roles(config: &ModelConfig) -> Vec<Role> {
     use Role::*;
@@ -128,6 +164,15 @@ fn interleaved_row(row: usize, head_dim: usize) -> usize {
     let (head, row) = (row / head_dim, row % head_dim);
     let (half, pair) = (row / (head_dim / 2), row % (head_dim / 2));
     head * head_dim + 2 * pair + half
+}
+
+/// Opens a model as it will run: its matrices rounded, if they are to be.
+pub fn open_as(path: &Path, quantization: Option<Quantization>) -> Result<Source> {
+    let source = open(path)?;
+    match quantization {
+        Some(quantization) => source.quantized(quantization),
+        None => Ok(source),
+    }
 }
 
 /// Opens a `.gguf` file or a Hugging Face folder.

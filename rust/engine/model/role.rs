@@ -26,6 +26,11 @@ pub enum Role {
 }
 
 impl Role {
+    pub fn is_matrix(self) -> bool {
+        use Role::*;
+        matches!(self, Embedding | Head | Query(_) | Key(_) | Value(_) | AttnOutput(_) | Gate(_) | Up(_) | Down(_))
+    }
+
     pub fn is_norm(self) -> bool {
         use Role::*;
         matches!(

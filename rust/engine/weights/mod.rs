@@ -4,6 +4,7 @@ mod gguf;
 mod grouped;
 mod mmap;
 pub mod packed;
+mod rounded;
 mod rows;
 pub(crate) mod safetensors;
 
@@ -13,6 +14,7 @@ use std::path::Path;
 pub use self::gguf::{Gguf, Strings, Value};
 pub use self::grouped::GroupedDir;
 pub(crate) use self::mmap::MappedFile;
+pub use self::rounded::RoundedCheckpoint;
 pub use self::rows::{PanelRows, RowSource};
 pub use self::safetensors::SafetensorsDir;
 use crate::error::Result;

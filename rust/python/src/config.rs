@@ -45,6 +45,7 @@ engine_config!(
     block_size,
     kv_cache_dtype,
     activations,
+    quantization,
     threads,
     device,
     policy,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ferrule_engine::TokenId;
-use ferrule_engine::config::{Activations, Device, Isa, KvDtype, Policy};
+use ferrule_engine::config::{Activations, Device, Isa, KvDtype, Policy, Quantization};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
@@ -78,7 +78,7 @@ macro_rules! named {
     )*};
 }
 
-named!(Activations, Device, Isa, KvDtype, Policy);
+named!(Activations, Device, Isa, KvDtype, Policy, Quantization);
 
 /// The shortest decimal that reads back as `value`: 0.7 stays 0.7.
 pub fn float(value: f32) -> f64 {

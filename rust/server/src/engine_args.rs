@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ferrule_engine::EngineConfig;
-use ferrule_engine::config::{Activations, Device, KvDtype};
+use ferrule_engine::config::{Activations, Device, KvDtype, Quantization};
 use ferrule_store::Store;
 
 use crate::units::parse_bytes;
@@ -28,6 +28,9 @@ pub struct EngineArgs {
     /// What matrix products compute with: int8 (fast) or f32 (exact)
     #[arg(long, value_name = "TYPE", default_value_t = Activations::Int8)]
     pub activations: Activations,
+    /// Round a full-precision model's weights while it loads: int8 or int4
+    #[arg(long, value_name = "SCHEME")]
+    pub quantization: Option<Quantization>,
     /// Where to compute: cpu
     #[arg(long, default_value_t = Device::Cpu)]
     pub device: Device,
@@ -47,6 +50,7 @@ impl EngineArgs {
             kv_cache_dtype: self.kv_cache_dtype,
             max_model_len: self.max_model_len,
             activations: self.activations,
+            quantization: self.quantization,
             device: self.device,
             packed_weights: if self.no_packed_weights { None } else { packed_weights() },
             packed_weights_limit: self.packed_weights_limit,

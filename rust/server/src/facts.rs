@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ferrule_engine::Result;
+use ferrule_engine::config::Quantization;
 use ferrule_engine::model::{self, ModelConfig};
 use ferrule_engine::quant::DType;
 
@@ -18,7 +19,12 @@ pub struct Facts {
 
 impl Facts {
     pub fn open(path: &Path) -> Result<Self> {
-        let source = model::open(path)?;
+        Self::open_as(path, None)
+    }
+
+    /// Of the model as it will run.
+    pub fn open_as(path: &Path, quantization: Option<Quantization>) -> Result<Self> {
+        let source = model::open_as(path, quantization)?;
         let mut num_parameters = 0;
         let mut weights: Vec<(DType, u64)> = Vec::new();
         for name in source.checkpoint.tensor_names() {

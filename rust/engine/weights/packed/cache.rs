@@ -15,7 +15,7 @@ use crate::quant::LAYOUT_VERSION;
 /// A file that nobody has written to for so long was left by a process that ended.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// Packed files in one folder, one per model and layout version. A file's time of change says when it was last used.
+/// Packed files in one folder, one per model, quantization and layout version. A file's time of change says when it was last used.
 #[derive(Debug, Clone)]
 pub struct PackedCache {
     folder: PathBuf,
@@ -131,7 +131,8 @@ impl PackedCache {
     }
 
     fn path(&self, source: &SourceStamp) -> PathBuf {
-        self.folder.join(format!("{}-v{LAYOUT_VERSION}.packed", key(&source.path)))
+        let scheme = source.quantization.iter().map(|name| format!("-{name}")).collect::<String>();
+        self.folder.join(format!("{}{scheme}-v{LAYOUT_VERSION}.packed", key(&source.path)))
     }
 }
 

@@ -8,17 +8,20 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::checksum::checksum;
+use crate::config::Quantization;
 use crate::weights::Checkpoint;
 
 /// Formats begin with their names and shapes: another conversion of a model differs here.
 const HEAD_BYTES: u64 = 64 << 10;
 
-/// A model's path, and its files' sizes, times of change and first bytes. A file that was changed in place
+/// A model's path, how it was rounded, and its files' sizes, times of change and first bytes. A file that was changed in place
 /// further behind, and given its old time back, is not noticed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStamp {
     /// Without symbolic links: what a packed file is named after.
     pub(super) path: String,
+    /// What the source's numbers were rounded to, by the setting's name.
+    pub(super) quantization: Option<String>,
     files: Vec<FileStamp>,
 }
 
@@ -32,9 +35,10 @@ struct FileStamp {
 }
 
 impl SourceStamp {
-    pub fn of(checkpoint: &dyn Checkpoint) -> io::Result<Self> {
+    pub fn of(checkpoint: &dyn Checkpoint, quantization: Option<Quantization>) -> io::Result<Self> {
         let files = checkpoint.files().into_iter().map(FileStamp::of).collect::<io::Result<_>>()?;
-        Ok(Self { path: real_path(checkpoint.path())?, files })
+        let quantization = quantization.map(|quantization| quantization.to_string());
+        Ok(Self { path: real_path(checkpoint.path())?, quantization, files })
     }
 }
 

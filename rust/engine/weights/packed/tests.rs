@@ -25,7 +25,7 @@ impl Model {
     }
 
     fn stamp(&self) -> SourceStamp {
-        SourceStamp::of(self).unwrap()
+        SourceStamp::of(self, None).unwrap()
     }
 }
 

@@ -104,8 +104,9 @@ impl Bench {
             return Ok((self.null_engine(config, largest)?, 0));
         }
         let path = super::locate(&self.model)?;
+        let facts = Facts::open_as(&path, config.quantization)?;
         let engine = EngineHandle::load(&path, config)?;
-        let weight_bytes = engine.model().weight_bytes.saturating_sub(Facts::open(&path)?.lookup_bytes);
+        let weight_bytes = engine.model().weight_bytes.saturating_sub(facts.lookup_bytes);
         Ok((engine, weight_bytes))
     }
 

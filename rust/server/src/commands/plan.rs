@@ -47,7 +47,7 @@ impl Plan {
         let config = self.engine.config();
         config.validate()?;
         let path = Store::open_default()?.resolve(&self.model)?;
-        let facts = Facts::open(&path)?;
+        let facts = Facts::open_as(&path, config.quantization)?;
         let max_model_len = config.max_model_len.unwrap_or(facts.config.max_position);
         let kv_bytes_per_position = facts.config.kv_bytes_per_layer(config.kv_dtype());
         let positions = |window: Option<usize>| window.map_or(max_model_len, |window| window.min(max_model_len));

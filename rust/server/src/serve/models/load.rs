@@ -32,7 +32,7 @@ impl Need {
 pub fn need(served: &Served, config: &EngineConfig) -> Result<Need, Error> {
     let weight_bytes = match &served.source {
         Source::Null(_) => 0,
-        Source::Files(path) => Facts::open(path)?.weight_bytes(),
+        Source::Files(path) => Facts::open_as(path, config.quantization)?.weight_bytes(),
     };
     let kv_bytes = match (&served.source, config.kv_cache_memory) {
         (Source::Null(_), _) => 0,

@@ -1,0 +1,3 @@
+//! Making quantized weights from numbers.
+
+pub mod round;
