@@ -10,7 +10,7 @@ use ferrule_engine::weights::TensorView;
 use half::f16;
 use proptest::prelude::*;
 
-const QUANTIZED: [DType; 16] = [
+const QUANTIZED: [DType; 19] = [
     DType::Q4_0,
     DType::Q4_1,
     DType::Q5_0,
@@ -21,6 +21,9 @@ const QUANTIZED: [DType; 16] = [
     DType::Q4_K,
     DType::Q5_K,
     DType::Q6_K,
+    DType::IQ4_NL,
+    DType::IQ4_XS,
+    DType::MXFP4,
     DType::I4G32,
     DType::I4G64,
     DType::I4G128,
@@ -54,7 +57,7 @@ impl Rng {
 /// Where the f16 numbers of a block lie.
 fn f16_fields(dtype: DType) -> &'static [usize] {
     match dtype {
-        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => &[0],
+        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4_NL | DType::IQ4_XS => &[0],
         DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
         DType::Q2_K => &[80, 82],
         DType::Q3_K => &[108],
@@ -66,12 +69,16 @@ fn f16_fields(dtype: DType) -> &'static [usize] {
 
 /// A file's tensor with random codes and finite scales.
 fn tensor_bytes(dtype: DType, rows: usize, cols: usize, rng: &mut Rng) -> Vec<u8> {
-    if !f16_fields(dtype).is_empty() {
+    if !DENSE.contains(&dtype) {
         let len = rows * dtype.row_bytes(cols).unwrap();
         let mut bytes: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
         for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
             for &at in f16_fields(dtype) {
                 block[at..at + 2].copy_from_slice(&f16::from_f32(rng.float() * 0.1).to_le_bytes());
+            }
+            if dtype == DType::MXFP4 {
+                // Powers of two below 1.
+                block[0] = 120 + block[0] % 8;
             }
         }
         return bytes;

@@ -244,6 +244,79 @@ block!(BlockQ6K, Q6_K, |b, out| {
     }
 });
 
+/// What the nibbles of the IQ4 types stand for.
+pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// What the nibbles of MXFP4 stand for: twice the numbers of E2M1.
+pub const MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// Nibbles as in Q4_0. x = d value(q).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockIq4Nl {
+    pub d: Half,
+    pub qs: [u8; 16],
+}
+
+block!(BlockIq4Nl, IQ4_NL, |b, out| {
+    let d = b.d.to_f32();
+    for j in 0..32 {
+        out[j] = d * f32::from(IQ4_VALUES[usize::from(nibble(&b.qs, j))]);
+    }
+});
+
+/// 8 sub-blocks of 32, each as in IQ4_NL, with 6-bit scales (see `scale`). x = (d (scale - 32)) value(q).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockIq4Xs {
+    pub d: Half,
+    pub scales_h: [u8; 2],
+    pub scales_l: [u8; 4],
+    pub qs: [[u8; 16]; 8],
+}
+
+impl BlockIq4Xs {
+    /// Scale i, less 32: four low bits in nibble i of `scales_l`, two high bits in bits 2 i, 2 i + 1 of `scales_h`.
+    pub fn scale(&self, i: usize) -> i8 {
+        let low = self.scales_l[i / 2] >> (4 * (i % 2)) & 15;
+        let high = self.scales_h[i / 4] >> (2 * (i % 4)) & 3;
+        (low | high << 4) as i8 - 32
+    }
+}
+
+block!(BlockIq4Xs, IQ4_XS, |b, out| {
+    let d = b.d.to_f32();
+    for j in 0..256 {
+        let value = IQ4_VALUES[usize::from(nibble(&b.qs[j / 32], j % 32))];
+        out[j] = d * f32::from(b.scale(j / 32)) * f32::from(value);
+    }
+});
+
+/// Nibbles as in Q4_0, with a power of two as their scale. x = 2^(e - 128) value(q).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockMxfp4 {
+    pub e: u8,
+    pub qs: [u8; 16],
+}
+
+impl BlockMxfp4 {
+    /// 2^(e - 128), half of what E8M0 says, as the upper half of a float32: the two smallest are subnormal.
+    pub fn scale(e: u8) -> bf16 {
+        bf16::from_bits(match e {
+            0 | 1 => 0x20 << e,
+            _ => u16::from(e - 1) << 7,
+        })
+    }
+}
+
+block!(BlockMxfp4, MXFP4, |b, out| {
+    let d = Self::scale(b.e).to_f32();
+    for j in 0..32 {
+        out[j] = d * f32::from(MXFP4_VALUES[usize::from(nibble(&b.qs, j))]);
+    }
+});
+
 fn nibble(qs: &[u8; 16], j: usize) -> u8 {
     qs[j % 16] >> (4 * (j / 16)) & 15
 }
@@ -335,6 +408,9 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         DType::Q4_K => decode_blocks::<BlockQ4K>(bytes, out),
         DType::Q5_K => decode_blocks::<BlockQ5K>(bytes, out),
         DType::Q6_K => decode_blocks::<BlockQ6K>(bytes, out),
+        DType::IQ4_NL => decode_blocks::<BlockIq4Nl>(bytes, out),
+        DType::IQ4_XS => decode_blocks::<BlockIq4Xs>(bytes, out),
+        DType::MXFP4 => decode_blocks::<BlockMxfp4>(bytes, out),
         DType::I4G32 => decode_blocks::<BlockI4<16>>(bytes, out),
         DType::I4G64 => decode_blocks::<BlockI4<32>>(bytes, out),
         DType::I4G128 => decode_blocks::<BlockI4<64>>(bytes, out),

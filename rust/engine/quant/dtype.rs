@@ -20,6 +20,9 @@ pub enum DType {
     Q4_K,
     Q5_K,
     Q6_K,
+    IQ4_NL,
+    IQ4_XS,
+    MXFP4,
     I4G32,
     I4G64,
     I4G128,
@@ -29,11 +32,11 @@ pub enum DType {
 }
 
 impl DType {
-    pub const ALL: [Self; 19] = {
+    pub const ALL: [Self; 22] = {
         use DType::*;
         [
-            F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, I4G32, I4G64, I4G128, U4G32,
-            U4G64, U4G128,
+            F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, I4G32,
+            I4G64, I4G128, U4G32, U4G64, U4G128,
         ]
     };
 
@@ -41,11 +44,11 @@ impl DType {
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4_NL | Self::MXFP4 => 32,
             Self::I4G32 | Self::U4G32 => 32,
             Self::I4G64 | Self::U4G64 => 64,
             Self::I4G128 | Self::U4G128 => 128,
-            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
+            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::IQ4_XS => 256,
         }
     }
 
@@ -63,6 +66,9 @@ impl DType {
             Self::Q4_K => 144,
             Self::Q5_K => 176,
             Self::Q6_K => 210,
+            Self::IQ4_NL => 18,
+            Self::IQ4_XS => 136,
+            Self::MXFP4 => 17,
             Self::I4G32 => 18,
             Self::I4G64 => 34,
             Self::I4G128 => 66,
@@ -105,6 +111,9 @@ impl DType {
             Self::Q4_K => "Q4_K",
             Self::Q5_K => "Q5_K",
             Self::Q6_K => "Q6_K",
+            Self::IQ4_NL => "IQ4_NL",
+            Self::IQ4_XS => "IQ4_XS",
+            Self::MXFP4 => "MXFP4",
             Self::I4G32 => "I4G32",
             Self::I4G64 => "I4G64",
             Self::I4G128 => "I4G128",

@@ -1,6 +1,6 @@
 //! Number formats of weights: what files hold, and the kernel-ready layout that they become at load.
 
-mod blocks;
+pub(crate) mod blocks;
 mod dtype;
 mod packed;
 

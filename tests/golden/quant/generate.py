@@ -25,9 +25,14 @@ SCALES = {
     "Q4_K": [0, 2],
     "Q5_K": [0, 2],
     "Q6_K": [208],
+    "IQ4_NL": [0],
+    "IQ4_XS": [0],
+    "MXFP4": [],
 }
 # Ordinary, negative, zero, the smallest subnormal, and the largest: one block each.
 EXTREMES = np.array([0.0123, -1.5, 0.0, 6e-8, 65504.0], dtype="<f2")
+# The same of E8M0.
+EXPONENTS = np.array([125, 0, 1, 2, 255], dtype=np.uint8)
 PLAIN = {
     "F32": np.array([0.0, -0.0, 1.5, 1e-40, -3.4e38], "<f4"),
     "F16": np.array([0.0, -0.0, 1.5, 6e-8, 65504.0], "<f2"),
@@ -44,6 +49,8 @@ def main() -> None:
         blocks = rng.integers(0, 256, (len(EXTREMES), block_bytes), dtype=np.uint8)
         for i, offset in enumerate(offsets):
             blocks[:, offset : offset + 2] = np.roll(EXTREMES, i).view(np.uint8).reshape(-1, 2)
+        if name == "MXFP4":
+            blocks[:, 0] = EXPONENTS
         numbers = gguf.quants.dequantize(blocks, kind).astype("<f4")
         cases[name] = dict(bytes=blocks.tobytes().hex(), numbers=numbers.tobytes().hex())
     for name, values in PLAIN.items():

@@ -3,7 +3,7 @@
 //! A quantized panel is a row of blocks, each 16 rows by [`BlockSpec::cols`] columns:
 //!
 //! ```text
-//! scale  f16 [16]            one per row
+//! scale  f16 [16]            one per row; bf16 if `bf16_scale`
 //! min    f16 [16]            if `min`; if `zero`, i16 [16]: the minimum is scale * min
 //! scales i8  [groups][16]    if `sub_scales`: the group's scale is scale * scales
 //! mins   i8  [groups][16]    if `sub_scales` and `min`: the group's minimum is min * mins
@@ -11,10 +11,12 @@
 //!        4 bit: [cols / 8][16][4]    its low nibble is column 8 j + b, its high nibble column 8 j + 4 + b
 //! ```
 //!
+//! A nibble is a code, or the place of one in `values` if there are any.
 //! A weight is `scale * (code - offset) + minimum`, rounded after each step, which is what GGUF's
 //! reference decoders compute, bit for bit. One 64-byte line of codes is what one VNNI instruction takes.
 
 use super::super::DType;
+use super::super::blocks::{IQ4_VALUES, MXFP4_VALUES};
 use super::PANEL_ROWS;
 
 /// The version of what is kept on disk. It goes up whenever the same tensor packs to other bytes.
@@ -43,6 +45,12 @@ pub enum Layout {
     K4Sub16,
     /// Q6_K.
     K8Sub16,
+    /// IQ4_NL.
+    Iq4,
+    /// IQ4_XS.
+    Iq4Sub,
+    /// MXFP4.
+    Mx4,
     I4G64,
     I4G128,
     U4G32,
@@ -70,9 +78,34 @@ pub struct BlockSpec {
     /// Minima are whole multiples of the scale: negated zero points.
     pub zero: bool,
     pub sub_scales: bool,
+    /// What nibbles stand for, with the offset added.
+    pub values: Option<&'static [u8; 16]>,
+    pub bf16_scale: bool,
 }
 
+/// Codes of these values.
+const fn codes_of(values: &[i8; 16], offset: i16) -> [u8; 16] {
+    let mut codes = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        codes[i] = (values[i] as i16 + offset) as u8;
+        i += 1;
+    }
+    codes
+}
+
+const IQ4: &[u8; 16] = &codes_of(&IQ4_VALUES, 128);
+const MX4: &[u8; 16] = &codes_of(&MXFP4_VALUES, 16);
+
 impl BlockSpec {
+    const fn with_values(self, values: &'static [u8; 16]) -> Self {
+        Self { values: Some(values), ..self }
+    }
+
+    const fn with_bf16_scale(self) -> Self {
+        Self { bf16_scale: true, ..self }
+    }
+
     pub const fn groups(&self) -> usize {
         self.cols / self.group
     }
@@ -115,17 +148,18 @@ pub trait Format {
 
 macro_rules! formats {
     ($($name:ident { cols: $cols:literal, group: $group:literal, bits: $bits:literal, code_bits: $code_bits:literal,
-                     offset: $offset:literal, min: $min:literal, zero: $zero:literal, sub_scales: $sub:literal }),+ $(,)?) => {
+                     offset: $offset:literal, min: $min:literal, zero: $zero:literal, sub_scales: $sub:literal }
+                     $(.$with:ident($($arg:expr)?))*),+ $(,)?) => {
         /// The quantized layouts as types, named as their [`Layout`].
         pub mod format {
-            use super::{BlockSpec, Format};
+            use super::*;
             $(
                 pub struct $name;
                 impl Format for $name {
                     const SPEC: BlockSpec = BlockSpec {
                         cols: $cols, group: $group, bits: $bits, code_bits: $code_bits, offset: $offset, min: $min,
-                        zero: $zero, sub_scales: $sub,
-                    };
+                        zero: $zero, sub_scales: $sub, values: None, bf16_scale: false,
+                    }$(.$with($($arg)?))*;
                 }
             )+
         }
@@ -167,6 +201,12 @@ formats! {
     K4Min16 { cols: 256, group: 16, bits: 4, code_bits: 2, offset: 0,   min: true,  zero: false, sub_scales: true },
     K4Sub16 { cols: 256, group: 16, bits: 4, code_bits: 3, offset: 4,   min: false, zero: false, sub_scales: true },
     K8Sub16 { cols: 256, group: 16, bits: 8, code_bits: 6, offset: 32,  min: false, zero: false, sub_scales: true },
+    Iq4     { cols: 32,  group: 32, bits: 4, code_bits: 8, offset: 128, min: false, zero: false, sub_scales: false }
+            .with_values(IQ4),
+    Iq4Sub  { cols: 256, group: 32, bits: 4, code_bits: 8, offset: 128, min: false, zero: false, sub_scales: true }
+            .with_values(IQ4),
+    Mx4     { cols: 32,  group: 32, bits: 4, code_bits: 5, offset: 16,  min: false, zero: false, sub_scales: false }
+            .with_values(MX4).with_bf16_scale(),
     I4G64   { cols: 64,  group: 32, bits: 4, code_bits: 4, offset: 8,   min: false, zero: false, sub_scales: false },
     I4G128  { cols: 128, group: 32, bits: 4, code_bits: 4, offset: 8,   min: false, zero: false, sub_scales: false },
     U4G32   { cols: 32,  group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  zero: true, sub_scales: false },
@@ -199,6 +239,9 @@ impl Layout {
             DType::Q4_K => Self::K4Min,
             DType::Q5_K => Self::K8Min,
             DType::Q6_K => Self::K8Sub16,
+            DType::IQ4_NL => Self::Iq4,
+            DType::IQ4_XS => Self::Iq4Sub,
+            DType::MXFP4 => Self::Mx4,
             DType::I4G64 => Self::I4G64,
             DType::I4G128 => Self::I4G128,
             DType::U4G32 => Self::U4G32,

@@ -247,7 +247,10 @@ fn decode_block(block: &[u8], spec: &BlockSpec, lane: usize, out: &mut [f32]) {
 
 /// Scale and minimum of one row in one group. Both products are exact: 11 bits times 8.
 pub(crate) fn group_scales(block: &[u8], spec: &BlockSpec, group: usize, lane: usize) -> (f32, f32) {
-    let mut scale = read_f16(&block[2 * lane..]);
+    let mut scale = match spec.bf16_scale {
+        true => bf16::from_le_bytes([block[2 * lane], block[2 * lane + 1]]).to_f32(),
+        false => read_f16(&block[2 * lane..]),
+    };
     let mut min = match (spec.min, spec.zero) {
         (false, _) => 0.0,
         (true, false) => read_f16(&block[spec.min_at() + 2 * lane..]),
@@ -268,7 +271,10 @@ pub(crate) fn code(block: &[u8], spec: &BlockSpec, col: usize, lane: usize) -> u
     let codes = &block[spec.codes_at()..];
     let at = |line: usize| codes[(line * PANEL_ROWS + lane) * 4 + col % 4];
     match spec.bits {
-        4 => (at(col / 8) >> (col & 4)) & 15,
+        4 => {
+            let nibble = (at(col / 8) >> (col & 4)) & 15;
+            spec.values.map_or(nibble, |values| values[usize::from(nibble)])
+        }
         _ => at(col / 4),
     }
 }

@@ -2,10 +2,11 @@
 //! Source: the block definitions of ggml; see `blocks.rs` for their layouts.
 
 use super::super::DType;
+use super::super::blocks::{Block, BlockIq4Xs, BlockMxfp4};
 
 /// One block of one row. The file's and the panel's block have the same columns and the same scales.
 pub struct Parts {
-    /// f16.
+    /// f16; bf16 for MXFP4.
     pub scale: [u8; 2],
     /// f16, or i16 where it is a zero point. Panels add their minima; k-quants subtract theirs, as all do zero points:
     /// these are negated.
@@ -33,6 +34,9 @@ impl Parts {
             DType::Q4_K => self.q4_k(block),
             DType::Q5_K => self.q5_k(block),
             DType::Q6_K => self.q6_k(block),
+            DType::IQ4_NL => self.q4(block, false),
+            DType::IQ4_XS => self.iq4_xs(block),
+            DType::MXFP4 => self.mxfp4(block),
             DType::I4G32 | DType::I4G64 | DType::I4G128 => self.grouped(block, false),
             DType::U4G32 | DType::U4G64 | DType::U4G128 => self.grouped(block, true),
             DType::F32 | DType::F16 | DType::BF16 => unreachable!("dense types have no blocks"),
@@ -127,6 +131,20 @@ impl Parts {
                 codes[64 + i] = (low[i] >> 4) | ((high[i % 32] >> (4 + 2 * (i / 32))) & 3) << 4;
             }
         }
+    }
+
+    fn iq4_xs(&mut self, block: &[u8]) {
+        let [block] = BlockIq4Xs::view(block) else { unreachable!("one block") };
+        self.scale = block.d.0;
+        for (i, (qs, codes)) in block.qs.iter().zip(self.codes.chunks_exact_mut(32)).enumerate() {
+            self.sub_scales[i] = block.scale(i);
+            split_nibbles(qs, codes);
+        }
+    }
+
+    fn mxfp4(&mut self, block: &[u8]) {
+        self.scale = BlockMxfp4::scale(block[0]).to_le_bytes();
+        split_nibbles(&block[1..], &mut self.codes[..32]);
     }
 
     /// Scale, zero point if there is one, and two columns a byte.

@@ -36,10 +36,10 @@ impl TensorType {
             17 => Named("IQ2_XS"),
             18 => Named("IQ3_XXS"),
             19 => Named("IQ1_S"),
-            20 => Named("IQ4_NL"),
+            20 => Runs(IQ4_NL),
             21 => Named("IQ3_S"),
             22 => Named("IQ2_S"),
-            23 => Named("IQ4_XS"),
+            23 => Runs(IQ4_XS),
             24 => Named("I8"),
             25 => Named("I16"),
             26 => Named("I32"),
@@ -49,7 +49,7 @@ impl TensorType {
             30 => Runs(BF16),
             34 => Named("TQ1_0"),
             35 => Named("TQ2_0"),
-            39 => Named("MXFP4"),
+            39 => Runs(MXFP4),
             _ => Unknown(number),
         }
     }

@@ -1,11 +1,12 @@
 //! Products with int8 activations. vpmaddubsw multiplies unsigned codes with signed activations, broadcast four
 //! columns at a time, and adds neighbours to 16 bits. Its results are added in 16 bits for as long as none can
-//! overflow, and widened once: per 32 columns where codes have four bits. Codes of eight bits are two of four.
+//! overflow, and widened once: per 32 columns where codes have four bits. Codes of eight bits are two of four, which
+//! two tables give where nibbles stand for them.
 
 use std::arch::x86_64::*;
 
 use super::store8;
-use super::unpack::{group_min, group_scale, prefetch};
+use super::unpack::{group_min, group_scale, look_up, prefetch};
 use crate::kernels::matmul::{INT8_PANELS, Int8Rows, Int8Sums, Lanes, PanelChunk};
 use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
 
@@ -133,7 +134,7 @@ unsafe fn dots<F: Format, const STORED: usize, const T: usize>(codes: *const u8,
     unsafe {
         let first = x.codes.add(g * const { F::SPEC.group });
         match const { steps_in_16_bits(F::SPEC) } {
-            0 => nibble_dots::<F, T>(codes, first, x.code_stride),
+            0 => nibble_dots::<F, STORED, T>(codes, first, x.code_stride),
             _ => pair_dots::<F, STORED, T>(codes, first, x.code_stride),
         }
     }
@@ -155,7 +156,7 @@ unsafe fn pair_dots<F: Format, const STORED: usize, const T: usize>(
             unsafe {
                 let codes = after(&pairs, codes);
                 for step in [2 * line, 2 * line + 1] {
-                    add_step(&mut pairs, step_codes::<STORED>(codes, step), x.add(4 * step), stride);
+                    add_step(&mut pairs, step_codes::<F, STORED>(codes, step), x.add(4 * step), stride);
                 }
             }
         }
@@ -172,16 +173,18 @@ unsafe fn pair_dots<F: Format, const STORED: usize, const T: usize>(
 /// The same where codes have eight bits: two nibbles each, one half of the panel's rows after the other.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn nibble_dots<F: Format, const T: usize>(codes: *const u8, x: *const i8, stride: usize) -> Dots<T> {
-    let mask = _mm256_set1_epi8(15);
+unsafe fn nibble_dots<F: Format, const STORED: usize, const T: usize>(
+    codes: *const u8,
+    x: *const i8,
+    stride: usize,
+) -> Dots<T> {
     let mut dots = [[_mm256_setzero_si256(); 2]; T];
     for half in 0..2 {
         let mut pairs = [[_mm256_setzero_si256(); 2]; T];
         for step in 0..const { steps(F::SPEC) } {
             // SAFETY: the group has this step.
             unsafe {
-                let w = _mm256_loadu_si256(after(&pairs, codes).add(step * 64 + 32 * half).cast());
-                let nibbles = [_mm256_and_si256(w, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(w), mask)];
+                let nibbles = code_nibbles::<F, STORED>(after(&pairs, codes), step, half);
                 add_step(&mut pairs, nibbles, x.add(4 * step), stride);
             }
         }
@@ -192,6 +195,35 @@ unsafe fn nibble_dots<F: Format, const T: usize>(codes: *const u8, x: *const i8,
         }
     }
     dots
+}
+
+/// The low and the high nibbles of a step's codes, of one half of the rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn code_nibbles<F: Format, const STORED: usize>(codes: *const u8, step: usize, half: usize) -> [__m256i; 2] {
+    let mask = _mm256_set1_epi8(15);
+    let line = if STORED == 8 { step } else { step / 2 };
+    // SAFETY: `codes` has the step's line.
+    let w = unsafe { _mm256_loadu_si256(codes.add(line * 64 + 32 * half).cast()) };
+    if STORED == 8 {
+        return [_mm256_and_si256(w, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(w), mask)];
+    }
+    let places = _mm256_and_si256(if step.is_multiple_of(2) { w } else { _mm256_srli_epi16::<4>(w) }, mask);
+    let [low, high] = const { nibble_tables(F::SPEC) };
+    [look_up(&low, places), look_up(&high, places)]
+}
+
+/// The low and the high nibbles of a layout's values.
+const fn nibble_tables(spec: BlockSpec) -> [[u8; 16]; 2] {
+    let mut tables = [[0; 16]; 2];
+    if let Some(values) = spec.values {
+        let mut i = 0;
+        while i < 16 {
+            (tables[0][i], tables[1][i]) = (values[i] & 15, values[i] >> 4);
+            i += 1;
+        }
+    }
+    tables
 }
 
 /// Adds the products of four columns: pairs[t][i] += w[i] * x[t].
@@ -223,7 +255,7 @@ fn after<const T: usize>(pairs: &Dots<T>, mut codes: *const u8) -> *const u8 {
 /// Codes of columns 4 step .. 4 step + 4, one byte each, of eight rows and eight more.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn step_codes<const STORED: usize>(codes: *const u8, step: usize) -> [__m256i; 2] {
+unsafe fn step_codes<F: Format, const STORED: usize>(codes: *const u8, step: usize) -> [__m256i; 2] {
     let line = if STORED == 8 { step } else { step / 2 };
     // SAFETY: `codes` has the step's line.
     let halves = unsafe {
@@ -238,7 +270,13 @@ unsafe fn step_codes<const STORED: usize>(codes: *const u8, step: usize) -> [__m
         _ => [_mm256_srli_epi16::<4>(halves[0]), _mm256_srli_epi16::<4>(halves[1])],
     };
     let mask = _mm256_set1_epi8(15);
-    [_mm256_and_si256(nibbles[0], mask), _mm256_and_si256(nibbles[1], mask)]
+    nibbles.map(|nibbles| {
+        let nibbles = _mm256_and_si256(nibbles, mask);
+        match const { F::SPEC.values } {
+            Some(values) => look_up(values, nibbles),
+            None => nibbles,
+        }
+    })
 }
 
 /// sum + (dot - offset * the sum of the activations) * scales + minimum * the sum of the activations: the same

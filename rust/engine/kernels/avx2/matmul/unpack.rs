@@ -60,13 +60,17 @@ pub unsafe fn group_min(block: *const u8, spec: BlockSpec, group: usize, half: u
     }
 }
 
-/// f16 at `at`, times an i8 from `sub` on if there are sub-scales.
+/// f16 (or bf16) at `at`, times an i8 from `sub` on if there are sub-scales.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn group_factor(block: *const u8, spec: BlockSpec, at: usize, sub: usize, group: usize, half: usize) -> __m256 {
     // SAFETY: offsets of the block's own layout.
     unsafe {
-        let factor = _mm256_cvtph_ps(_mm_loadu_si128(block.add(at + 16 * half).cast()));
+        let factor = _mm_loadu_si128(block.add(at + 16 * half).cast());
+        let factor = match spec.bf16_scale {
+            true => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(factor))),
+            false => _mm256_cvtph_ps(factor),
+        };
         if !spec.sub_scales {
             return factor;
         }
@@ -89,10 +93,23 @@ unsafe fn unpack_codes(codes: *const u8, spec: BlockSpec, out: *mut u8) {
             let v = _mm256_loadu_si256(codes.add(at).cast());
             // The second half of a line follows its first; a line of nibbles becomes two of bytes.
             let to = out.add(at / 64 * 128 + at % 64);
-            _mm256_storeu_si256(to.cast(), _mm256_and_si256(v, low_mask));
-            _mm256_storeu_si256(to.add(64).cast(), _mm256_and_si256(_mm256_srli_epi16::<4>(v), low_mask));
+            let codes = |nibbles| match spec.values {
+                Some(values) => look_up(values, nibbles),
+                None => nibbles,
+            };
+            _mm256_storeu_si256(to.cast(), codes(_mm256_and_si256(v, low_mask)));
+            _mm256_storeu_si256(to.add(64).cast(), codes(_mm256_and_si256(_mm256_srli_epi16::<4>(v), low_mask)));
         }
     }
+}
+
+/// The table's entry for every nibble.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn look_up(table: &[u8; 16], nibbles: __m256i) -> __m256i {
+    // SAFETY: 16 bytes.
+    let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles)
 }
 
 /// Asks for `bytes` bytes that come a page later: hardware prefetchers stop at pages, small matrices are few pages.

@@ -63,13 +63,17 @@ pub unsafe fn group_min(block: *const u8, spec: BlockSpec, group: usize) -> __m5
     }
 }
 
-/// f16 at `at`, times an i8 from `sub` on if there are sub-scales.
+/// f16 (or bf16) at `at`, times an i8 from `sub` on if there are sub-scales.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn group_factor(block: *const u8, spec: BlockSpec, at: usize, sub: usize, group: usize) -> __m512 {
     // SAFETY: offsets of the block's own layout.
     unsafe {
-        let factor = _mm512_cvtph_ps(_mm256_loadu_si256(block.add(at).cast()));
+        let factor = _mm256_loadu_si256(block.add(at).cast());
+        let factor = match spec.bf16_scale {
+            true => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(factor))),
+            false => _mm512_cvtph_ps(factor),
+        };
         if !spec.sub_scales {
             return factor;
         }
@@ -89,7 +93,14 @@ pub unsafe fn step_codes(codes: *const u8, spec: BlockSpec, step: usize) -> __m5
         }
         let line = _mm512_loadu_si512(codes.add(step / 2 * 64).cast());
         let nibbles = if step.is_multiple_of(2) { line } else { _mm512_srli_epi16::<4>(line) };
-        _mm512_and_si512(nibbles, _mm512_set1_epi8(15))
+        let nibbles = _mm512_and_si512(nibbles, _mm512_set1_epi8(15));
+        match spec.values {
+            Some(values) => {
+                let table = _mm512_broadcast_i32x4(_mm_loadu_si128(values.as_ptr().cast()));
+                _mm512_shuffle_epi8(table, nibbles)
+            }
+            None => nibbles,
+        }
     }
 }
 
