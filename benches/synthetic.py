@@ -1,10 +1,12 @@
 """Makes models with random weights in the shapes of real ones, and requantizes GGUF files.
 
     python benches/synthetic.py OUT --shape llama-3.2-1b --format safetensors Q4_0 Q4_K_M Q8_0
+    python benches/synthetic.py OUT --shape llama-3.2-1b --format gptq gptq-act-order
     python benches/synthetic.py OUT --requantize SmolLM2-135M-Instruct.Q4_1.gguf --format Q4_0
 
-A shape gives OUT/SHAPE (a Hugging Face folder in bf16) and OUT/SHAPE.FORMAT.gguf, all of the same weights; a
-format whose file exists is not made again. GGUF needs the optional dependencies: pip install 'ferrule[peers]'.
+A shape gives OUT/SHAPE (a Hugging Face folder in bf16) and OUT/SHAPE.FORMAT.gguf, all of the same weights, and
+OUT/SHAPE.gptq (a folder of random codes); a format whose file exists is not made again. GGUF needs the optional
+dependencies: pip install 'ferrule[peers]'.
 """
 
 import argparse
@@ -12,10 +14,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import hf_folder
+from harness import gptq_folder, hf_folder
 from harness.shapes import SHAPES
 
-FORMATS = ("safetensors", "BF16", "Q4_0", "Q4_K_M", "Q8_0")
+FOLDERS = ("safetensors", "gptq", "gptq-act-order")
+FORMATS = (*FOLDERS, "BF16", "Q4_0", "Q2_K", "Q3_K_M", "Q4_K_M", "IQ4_NL", "IQ4_XS", "Q8_0")
 
 
 def main() -> None:
@@ -31,13 +34,21 @@ def main() -> None:
 
 def make(shape_name: str, format_name: str, out: Path, threads: int) -> None:
     shape = SHAPES[shape_name]
-    if format_name == "safetensors":
-        _once(out / shape_name, lambda path: hf_folder.write(shape, path))
-        return
+    match format_name:
+        case "safetensors":
+            _once(out / shape_name, lambda path: hf_folder.write(shape, path))
+        case "gptq" | "gptq-act-order":
+            act_order = format_name == "gptq-act-order"
+            _once(out / f"{shape_name}.{format_name}", lambda path: gptq_folder.write(shape, path, act_order))
+        case _:
+            make_gguf(shape_name, format_name, out, threads)
+
+
+def make_gguf(shape_name: str, format_name: str, out: Path, threads: int) -> None:
     from harness import gguf_file
 
     source = out / f"{shape_name}.BF16.gguf"
-    _once(source, lambda path: gguf_file.write(shape, path))
+    _once(source, lambda path: gguf_file.write(SHAPES[shape_name], path))
     if format_name != "BF16":
         requantize(source, format_name, out, threads)
 
