@@ -31,7 +31,7 @@ const QUANTIZED: [DType; 19] = [
     DType::U4G64,
     DType::U4G128,
 ];
-const DENSE: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+const DENSE: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F8_E4M3];
 
 /// SplitMix64 (Steele et al. 2014).
 struct Rng(u64);
@@ -86,6 +86,14 @@ fn tensor_bytes(dtype: DType, rows: usize, cols: usize, rng: &mut Rng) -> Vec<u8
     let numbers = rng.floats(rows * cols);
     match dtype {
         DType::F32 => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        DType::F8_E4M3 => numbers
+            .chunks(32)
+            .flat_map(|numbers| {
+                // 0x00 to 0x37 are numbers below 1.
+                let codes = numbers.iter().map(|x| (x.abs() * 56.0) as u8 | (x.is_sign_negative() as u8) << 7);
+                (numbers[0] * 1.3).to_le_bytes().into_iter().chain(codes).collect::<Vec<u8>>()
+            })
+            .collect(),
         DType::F16 => numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
         _ => numbers.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
     }

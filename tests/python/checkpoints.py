@@ -4,7 +4,7 @@ import json
 import struct
 
 # Safetensors' names of NumPy's types.
-TYPES = {"float32": "F32", "float16": "F16", "int32": "I32"}
+TYPES = {"float32": "F32", "float16": "F16", "int32": "I32", "uint8": "F8_E4M3"}
 
 
 def write_safetensors(path, tensors):

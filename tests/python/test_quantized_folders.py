@@ -19,6 +19,7 @@ QUANTIZATION = {
     "gptq": FLAT | {"quant_method": "gptq", "desc_act": False},
     "gptq-act-order": FLAT | {"quant_method": "gptq", "desc_act": True},
     "awq": FLAT | {"quant_method": "awq", "version": "gemm", "zero_point": True},
+    "fp8": {"quant_method": "fp8", "weight_block_size": [GROUP, GROUP]},
     "packed": {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
@@ -94,6 +95,32 @@ def parts(form, codes, zeros, scales, groups):
             return {"weight_packed": words(codes), "weight_zero_point": zero_words, "weight_scale": scales}
 
 
+def float8_values():
+    """The numbers of E4M3's first 127 codes: a bias of 7, and subnormal numbers below 2^-6."""
+    codes = np.arange(0x7F)
+    exponents, mantissas = codes >> 3, (codes & 7) / 8
+    return np.where(exponents == 0, mantissas * 2.0**-6, (1 + mantissas) * 2.0 ** (exponents - 7)).astype(np.float32)
+
+
+def float8(weight):
+    """A matrix in squares of GROUP that share a scale: its parts, and the numbers that they stand for."""
+    values = float8_values()
+    squares = [-(-n // GROUP) for n in weight.shape]
+    scales = np.zeros(squares, dtype=np.float32)
+    codes = np.zeros(weight.shape, dtype=np.uint8)
+    numbers = np.zeros_like(weight)
+    for row, col in np.ndindex(*squares):
+        part = np.s_[row * GROUP : (row + 1) * GROUP, col * GROUP : (col + 1) * GROUP]
+        scale = np.float32(np.abs(weight[part]).max() / values[-1])
+        sizes = np.abs(weight[part] / scale)
+        code = np.abs(sizes[..., None] - values).argmin(-1)
+        negative = np.signbit(weight[part])
+        scales[row, col] = scale
+        codes[part] = code + 0x80 * negative
+        numbers[part] = scale * np.where(negative, -values[code], values[code])
+    return {"weight": codes, "weight_scale_inv": scales}, numbers
+
+
 def write_folder(folder, form, quantization):
     """A quantized checkpoint; returns the weights that it stands for."""
     weights, tensors = random_weights(CONFIG, seed=11), {}
@@ -101,11 +128,15 @@ def write_folder(folder, form, quantization):
         if "_proj." not in name:
             tensors[name] = weight
             continue
+        stem = name.removesuffix(".weight")
+        if form == "fp8":
+            quantized, weights[name] = float8(weight)
+            tensors |= {f"{stem}.{part}": tensor for part, tensor in quantized.items()}
+            continue
         order = act_order(form, name, weight.shape[1])
         back = np.argsort(order)
         codes, zeros, scales = quantize(weight[:, order])
         weights[name] = dequantize(codes, zeros, scales)[:, back]
-        stem = name.removesuffix(".weight")
         quantized = parts(form, codes[:, back], zeros, scales, back // GROUP)
         tensors |= {f"{stem}.{part}": tensor for part, tensor in quantized.items()}
     write_safetensors(folder / "model.safetensors", tensors)

@@ -9,7 +9,6 @@
 //! row's sums run over its own positions in order: its bits depend on neither the other rows nor the split.
 
 mod chunk;
-pub(super) mod e4m3;
 mod int8;
 mod kv;
 mod store;

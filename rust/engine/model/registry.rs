@@ -10,7 +10,7 @@ use super::{ModelConfig, Role, checks, gguf_config, hf_config};
 use crate::config::Quantization;
 use crate::error::{Error, Result};
 use crate::quant::DType;
-use crate::weights::{Checkpoint, Gguf, GroupedDir, RoundedCheckpoint, SafetensorsDir, TensorInfo};
+use crate::weights::{Checkpoint, Float8Dir, Gguf, GroupedDir, RoundedCheckpoint, SafetensorsDir, TensorInfo};
 
 /// Rows of a tensor in a file. Phi-3 keeps q, k, v in one tensor; GGUF's llama files keep the rows of q and
 /// k in the order of interleaved RoPE pairs, and `row_of` undoes it, so that one RoPE (half-split) serves all.
@@ -37,7 +37,7 @@ impl Source {
         for role in roles(&self.config).into_iter().filter(|role| role.is_matrix()) {
             let name = self.part(role)?.name;
             let TensorInfo { dtype, shape } = self.checkpoint.info(&name)?;
-            if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F8_E4M3) {
                 continue;
             }
             let cols = shape.last().copied().unwrap_or(0);
@@ -194,6 +194,7 @@ fn open_folder(path: &Path) -> Result<Source> {
     let folder = SafetensorsDir::open(path)?;
     let checkpoint: Box<dyn Checkpoint> = match quantization {
         None => Box::new(folder),
+        Some(quantization) if Float8Dir::is_meant(&quantization) => Box::new(Float8Dir::new(folder, &quantization)?),
         Some(quantization) => Box::new(GroupedDir::new(folder, &quantization)?),
     };
     let embedding = |body: &str| checkpoint.info(&format!("{body}embed_tokens.weight")).ok().map(|info| info.shape);

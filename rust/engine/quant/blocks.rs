@@ -6,7 +6,7 @@
 
 use half::{bf16, f16};
 
-use super::DType;
+use super::{DType, e4m3};
 
 /// A float16 in a file.
 #[derive(Debug, Clone, Copy)]
@@ -391,6 +391,21 @@ block!(BlockU4<16>, U4G32, |b, out| decode_u4(b.d, b.z, &b.qs, out));
 block!(BlockU4<32>, U4G64, |b, out| decode_u4(b.d, b.z, &b.qs, out));
 block!(BlockU4<64>, U4G128, |b, out| decode_u4(b.d, b.z, &b.qs, out));
 
+/// Floats of eight bits. x = d value(q).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockF8 {
+    pub d: [u8; 4],
+    pub qs: [u8; 32],
+}
+
+block!(BlockF8, F8_E4M3, |b, out| {
+    let d = f32::from_le_bytes(b.d);
+    for j in 0..32 {
+        out[j] = d * e4m3::decode(b.qs[j]);
+    }
+});
+
 /// Decodes whole blocks: `bytes` is (out.len() / block_len * block_bytes). The specification of every format.
 pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(dtype.row_bytes(out.len()), Some(bytes.len()), "{} numbers of {dtype}", out.len());
@@ -417,6 +432,7 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         DType::U4G32 => decode_blocks::<BlockU4<16>>(bytes, out),
         DType::U4G64 => decode_blocks::<BlockU4<32>>(bytes, out),
         DType::U4G128 => decode_blocks::<BlockU4<64>>(bytes, out),
+        DType::F8_E4M3 => decode_blocks::<BlockF8>(bytes, out),
     }
 }
 

@@ -2,10 +2,11 @@
 
 pub(crate) mod blocks;
 mod dtype;
+pub(crate) mod e4m3;
 mod packed;
 
 pub use blocks::dequantize;
 pub use dtype::DType;
 pub(crate) use packed::Region;
 pub use packed::{BlockSpec, Format, LAYOUT_VERSION, Layout, PANEL_ROWS, PackedMatrix, WeightArena, format};
-pub(crate) use packed::{code, group_scales, with_format};
+pub(crate) use packed::{F8_BYTES, F8_COLS, F8_SCALES, code, group_scales, with_format};

@@ -1,5 +1,6 @@
 //! Checkpoints: where tensors lie in files. What they mean is the model registry's business.
 
+mod float8;
 mod gguf;
 mod grouped;
 mod mmap;
@@ -11,6 +12,7 @@ pub(crate) mod safetensors;
 use std::borrow::Cow;
 use std::path::Path;
 
+pub use self::float8::Float8Dir;
 pub use self::gguf::{Gguf, Strings, Value};
 pub use self::grouped::GroupedDir;
 pub(crate) use self::mmap::MappedFile;

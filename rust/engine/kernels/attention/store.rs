@@ -2,11 +2,12 @@
 
 use half::{bf16, f16};
 
+use super::int8;
 use super::kv::{BLOCK_SIZE, KvLayer, KvShape};
-use super::{e4m3, int8};
 use crate::config::KvDtype;
 use crate::ids::BlockId;
 use crate::kernels::Kernels;
+use crate::quant::e4m3;
 
 impl Kernels {
     /// Writes one position's keys and values (num_kv_heads, head_dim), rounded to the cache's type.

@@ -25,7 +25,7 @@ fn first(n: usize) -> __mmask16 {
 
 /// E4M3 as f16 that are 2^8 times too small: the same bits, since an exponent of four bits fits one of five.
 #[inline(always)]
-fn e4m3_to_f16(codes: __m128i) -> __m256i {
+pub(super) fn e4m3_to_f16(codes: __m128i) -> __m256i {
     // The sign fills the high half: it and the seven bits move up, and its copy in the exponent is cleared.
     let moved = tier!(_mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(codes)));
     let halves = tier!(_mm256_and_si256(moved, _mm256_set1_epi16(!0x4000)));

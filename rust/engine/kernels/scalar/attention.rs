@@ -4,7 +4,8 @@ use half::{bf16, f16};
 
 use crate::config::KvDtype;
 use crate::kernels::KvShape;
-use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM, e4m3};
+use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
+use crate::quant::e4m3;
 
 /// The states (rows, state_stride) of the chunk's rows after its positions alone.
 ///

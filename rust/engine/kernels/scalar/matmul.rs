@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Int8Rows, Int8Sums, Lanes, MatmulTier};
 use crate::kernels::matmul::{PanelChunk, quantize_groups};
-use crate::quant::{Layout, PANEL_ROWS, code, group_scales};
+use crate::quant::{F8_BYTES, F8_COLS, F8_SCALES, Layout, PANEL_ROWS, code, e4m3, group_scales};
 
 pub static TIER: MatmulTier =
     MatmulTier { quantize: quantize_groups, unpack, int8_tile, int8_panel: None, decode, widen, f32_tile };
@@ -71,7 +71,24 @@ unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &
     }
 }
 
+unsafe fn widen_f8(panel: *const u8, first_col: usize, out: &mut [Lanes]) {
+    for (k, out) in out.iter_mut().enumerate() {
+        let (block, col) = ((first_col + k) / F8_COLS, (first_col + k) % F8_COLS);
+        for (row, w) in out.iter_mut().enumerate() {
+            // SAFETY: the caller's columns lie inside the panel, whose blocks are whole cache lines.
+            *w = unsafe {
+                let block = panel.add(block * F8_BYTES);
+                *block.cast::<f32>().add(row) * e4m3::decode(*block.add(F8_SCALES + col * PANEL_ROWS + row))
+            };
+        }
+    }
+}
+
 unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]) {
+    if layout == Layout::F8 {
+        // SAFETY: the caller's promise.
+        return unsafe { widen_f8(panel, first_col, out) };
+    }
     for (i, w) in out.as_flattened_mut().iter_mut().enumerate() {
         let at = first_col * PANEL_ROWS + i;
         // SAFETY: the caller's columns lie inside the panel, whose numbers are aligned.

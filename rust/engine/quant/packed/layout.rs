@@ -60,7 +60,15 @@ pub enum Layout {
     F32,
     F16,
     Bf16,
+    /// 32 columns at a time: f32 [16], one scale per row, and codes (32, 16).
+    F8,
 }
+
+/// Columns of a block of `Layout::F8`.
+pub const F8_COLS: usize = 32;
+/// Bytes of its scales, which stand first.
+pub const F8_SCALES: usize = 4 * PANEL_ROWS;
+pub const F8_BYTES: usize = F8_SCALES + F8_COLS * PANEL_ROWS;
 
 /// The shape of a quantized layout's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +177,7 @@ macro_rules! formats {
             pub const fn block(self) -> Option<BlockSpec> {
                 match self {
                     $(Self::$name => Some(<format::$name as Format>::SPEC),)+
-                    Self::F32 | Self::F16 | Self::Bf16 => None,
+                    Self::F32 | Self::F16 | Self::Bf16 | Self::F8 => None,
                 }
             }
         }
@@ -229,6 +237,7 @@ impl Layout {
             DType::F32 => Self::F32,
             DType::F16 => Self::F16,
             DType::BF16 => Self::Bf16,
+            DType::F8_E4M3 => Self::F8,
             DType::Q4_0 | DType::I4G32 => Self::Q4,
             DType::Q4_1 => Self::Q4Min,
             DType::Q5_0 => Self::Q5,
@@ -254,8 +263,11 @@ impl Layout {
     pub const fn panel_bytes(self, cols: usize) -> usize {
         match self.block() {
             Some(spec) => cols / spec.cols * spec.bytes(),
-            None if matches!(self, Self::F32) => cols * PANEL_ROWS * 4,
-            None => cols * PANEL_ROWS * 2,
+            None => match self {
+                Self::F32 => cols * PANEL_ROWS * 4,
+                Self::F8 => cols / F8_COLS * F8_BYTES,
+                _ => cols * PANEL_ROWS * 2,
+            },
         }
     }
 

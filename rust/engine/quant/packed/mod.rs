@@ -10,7 +10,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use self::unpack::Parts;
-use super::DType;
+use super::{DType, e4m3};
 use crate::error::Result;
 use crate::weights::{MappedFile, RowSource, TensorView};
 
@@ -18,6 +18,7 @@ pub(crate) use self::buffer::Region;
 pub use self::buffer::WeightArena;
 pub(crate) use self::layout::with_format;
 pub use self::layout::{BlockSpec, Format, LAYOUT_VERSION, Layout, format};
+pub(crate) use self::layout::{F8_BYTES, F8_COLS, F8_SCALES};
 
 /// Rows that lie interleaved.
 pub const PANEL_ROWS: usize = 16;
@@ -93,6 +94,7 @@ impl PackedMatrix {
         let Some(spec) = self.layout().block() else {
             return match self.dtype {
                 DType::F32 => place_dense::<4>(rows, panel),
+                DType::F8_E4M3 => place_f8(rows, panel),
                 _ => place_dense::<2>(rows, panel),
             };
         };
@@ -211,20 +213,50 @@ fn place_dense<const SIZE: usize>(rows: &[&[u8]], panel: &mut [u8]) {
     }
 }
 
+/// Interleaves rows of blocks of eight-bit floats.
+fn place_f8(rows: &[&[u8]], panel: &mut [u8]) {
+    let size = DType::F8_E4M3.block_bytes();
+    for (b, block) in panel.chunks_exact_mut(F8_BYTES).enumerate() {
+        let (scales, codes) = block.split_at_mut(F8_SCALES);
+        for (lane, row) in rows.iter().enumerate() {
+            let (scale, row) = row[b * size..][..size].split_at(4);
+            scales[4 * lane..][..4].copy_from_slice(scale);
+            codes.chunks_exact_mut(PANEL_ROWS).zip(row).for_each(|(column, &code)| column[lane] = code);
+        }
+    }
+}
+
 fn read_f16(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+}
+
+fn read_f32(bytes: &[u8]) -> f32 {
+    f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 fn read_i16(bytes: &[u8]) -> i16 {
     i16::from_le_bytes([bytes[0], bytes[1]])
 }
 
+fn decode_f8(panel: &[u8], lane: usize, out: &mut [f32]) {
+    for (block, out) in panel.chunks_exact(F8_BYTES).zip(out.chunks_exact_mut(F8_COLS)) {
+        let (scales, codes) = block.split_at(F8_SCALES);
+        let scale = read_f32(&scales[4 * lane..]);
+        out.iter_mut()
+            .zip(codes.chunks_exact(PANEL_ROWS))
+            .for_each(|(x, column)| *x = scale * e4m3::decode(column[lane]));
+    }
+}
+
 fn decode_dense(panel: &[u8], layout: Layout, lane: usize, out: &mut [f32]) {
+    if layout == Layout::F8 {
+        return decode_f8(panel, lane, out);
+    }
     let size = if layout == Layout::F32 { 4 } else { 2 };
     for (x, column) in out.iter_mut().zip(panel.chunks_exact(size * PANEL_ROWS)) {
         let number = &column[size * lane..][..size];
         *x = match layout {
-            Layout::F32 => f32::from_le_bytes([number[0], number[1], number[2], number[3]]),
+            Layout::F32 => read_f32(number),
             Layout::F16 => read_f16(number),
             _ => bf16::from_le_bytes([number[0], number[1]]).to_f32(),
         };

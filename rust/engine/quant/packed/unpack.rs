@@ -39,7 +39,7 @@ impl Parts {
             DType::MXFP4 => self.mxfp4(block),
             DType::I4G32 | DType::I4G64 | DType::I4G128 => self.grouped(block, false),
             DType::U4G32 | DType::U4G64 | DType::U4G128 => self.grouped(block, true),
-            DType::F32 | DType::F16 | DType::BF16 => unreachable!("dense types have no blocks"),
+            DType::F32 | DType::F16 | DType::BF16 | DType::F8_E4M3 => unreachable!("dense types have no blocks"),
         }
     }
 

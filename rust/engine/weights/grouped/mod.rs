@@ -100,7 +100,16 @@ impl Packing {
         let suffixes: &[&str] = match self {
             Self::Gptq { .. } | Self::Awq => &["qweight", "qzeros", "scales", "g_idx"],
             Self::Packed | Self::Plain => {
-                &["weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx", "weight_shape"]
+                &[
+                    "weight_packed",
+                    "weight_scale",
+                    "weight_zero_point",
+                    "weight_g_idx",
+                    "weight_shape",
+                    // How inputs were to be rounded.
+                    "input_scale",
+                    "input_zero_point",
+                ]
             }
         };
         suffixes.iter().map(move |suffix| format!("{stem}.{suffix}"))

@@ -79,7 +79,7 @@ impl Scheme {
             other => refuse(
                 path,
                 format!(
-                    "weights quantized by '{other}': Ferrule runs GPTQ, AWQ and compressed-tensors folders, and GGUF"
+                    "weights quantized by '{other}': Ferrule runs GPTQ, AWQ, FP8 and compressed-tensors folders, and GGUF"
                 ),
             ),
         }?;

@@ -3,8 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::{load8, store8};
+use crate::kernels::avx2::vector::e4m3_to_f16;
 use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Lanes, PanelChunk};
-use crate::quant::{Layout, PANEL_ROWS};
+use crate::quant::{F8_BYTES, F8_COLS, F8_SCALES, Layout, PANEL_ROWS};
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &mut [Lanes]) {
@@ -29,7 +30,30 @@ pub unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, ou
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn widen_f8(panel: *const u8, first_col: usize, out: &mut [Lanes]) {
+    for (k, out) in out.iter_mut().enumerate() {
+        let (block, col) = ((first_col + k) / F8_COLS, (first_col + k) % F8_COLS);
+        // SAFETY: the caller's columns lie inside the panel.
+        unsafe {
+            let block = panel.add(block * F8_BYTES);
+            let halves = e4m3_to_f16(_mm_loadu_si128(block.add(F8_SCALES + col * PANEL_ROWS).cast()));
+            for (half, eight) in
+                [_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves)].into_iter().enumerate()
+            {
+                let values = _mm256_mul_ps(_mm256_cvtph_ps(eight), _mm256_set1_ps(256.0));
+                let scales = _mm256_loadu_ps(block.cast::<f32>().add(8 * half));
+                store8(out, half, _mm256_mul_ps(scales, values));
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]) {
+    if layout == Layout::F8 {
+        // SAFETY: the caller's promise.
+        return unsafe { widen_f8(panel, first_col, out) };
+    }
     for (k, out) in out.iter_mut().enumerate() {
         for half in 0..2 {
             let at = (first_col + k) * PANEL_ROWS + 8 * half;

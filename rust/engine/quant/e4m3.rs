@@ -14,7 +14,7 @@ const REBIAS: u32 = (127 - 7) << 3;
 const LEAST_NORMAL: f32 = 0.015_625;
 
 /// To the nearest, ties to even; greater sizes than 448 become 448.
-pub(super) fn encode(x: f32) -> u8 {
+pub fn encode(x: f32) -> u8 {
     let sign = (x.to_bits() >> 24) as u8 & SIGN;
     sign | match x.abs() {
         size if size.is_nan() => NAN,
@@ -34,7 +34,7 @@ fn subnormal(size: f32) -> u8 {
     ((size + MAGIC).to_bits() - MAGIC.to_bits()) as u8
 }
 
-pub(in crate::kernels) fn decode(code: u8) -> f32 {
+pub fn decode(code: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
     let size = match code & !SIGN {
         NAN => f32::NAN,
