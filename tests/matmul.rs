@@ -344,6 +344,22 @@ fn float_products(dtype: DType, rows: usize, cols: usize, m: usize, seed: u64) {
     }
 }
 
+/// Few rows read large weights in several streams, and a panel alone in one.
+#[test]
+fn results_do_not_depend_on_the_streams_of_the_weights() {
+    let mut rng = Rng(18);
+    let case = Case::new(DType::Q4_1, 18 * 16 - 5, 8192, &mut rng);
+    let w = &case.packed;
+    let x = rng.floats(4 * w.cols());
+    let each: Vec<_> = (0..w.num_panels()).map(|panel| panel..panel + 1).collect();
+    for kernels in tiers().into_iter().filter(|k| k.isa() != Isa::Scalar) {
+        for rows in 1..=4 {
+            let x = &x[..rows * w.cols()];
+            assert!(int8(kernels, w, x, &whole(w)) == int8(kernels, w, x, &each), "{} {rows}", kernels.isa());
+        }
+    }
+}
+
 #[test]
 fn int8_sums_are_exact_at_the_extremes() {
     // Every code and every activation at its largest magnitude: a saturating instruction, or a sum that does not

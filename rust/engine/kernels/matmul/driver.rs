@@ -1,9 +1,10 @@
 //! The loops around a tier's tiles. Outermost, as many rows as stay in L2; then panels, so that weights are read once
 //! for them; inside, a chunk of columns is unpacked to L1 and used for a block of rows.
 
+use std::iter;
 use std::ops::Range;
 
-use super::tier::{F32Rows, F32Weights, Lanes};
+use super::tier::{F32Rows, F32Weights, Int8Panels, Lanes, PANEL_KERNEL_ROWS};
 use super::{CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, MatMut, MatmulTier, PanelChunk, QuantizedRows};
 use crate::quant::{Layout, PANEL_ROWS, PackedMatrix};
 
@@ -13,8 +14,11 @@ pub const BLOCK_ROWS: usize = 48;
 /// Bytes of int8 activations that stay in a core's L2 while the panels pass by.
 const CACHED_BYTES: usize = 256 << 10;
 
-/// Most rows that are computed straight from the packed panel.
-const PANEL_KERNEL_ROWS: usize = 4;
+/// Parts of the weights that a lane reads side by side for few rows: memory gives more to several streams than to one.
+const STREAMS: usize = 4;
+
+/// Least length of a stream: each begins before anything was fetched ahead for it.
+const STREAM_BYTES: usize = 256 << 10;
 
 /// The sums of a block of rows, for `P` panels; on cache lines, so that no vector straddles two.
 #[repr(align(64))]
@@ -49,19 +53,9 @@ pub unsafe fn int8(
     rows: Range<usize>,
     out: MatMut<'_>,
 ) {
-    if let (Some(kernel), true) = (tier.int8_panel, rows.len() <= PANEL_KERNEL_ROWS) {
-        let view = x.view(rows.start, 0, group_of(w));
-        for panel in panels {
-            let mut sums = [[0.0; PANEL_ROWS]; PANEL_KERNEL_ROWS];
-            let sums = &mut sums[..rows.len()];
-            // SAFETY: `view` has these rows of w.cols() columns, as the panel has.
-            unsafe { kernel(w.layout(), w.panel_ptr(panel), w.cols(), view, rows.len(), sums) };
-            for (row, sums) in rows.clone().zip(sums) {
-                // SAFETY: the caller's promise.
-                unsafe { out.write_panel(row, panel, w.rows(), sums) };
-            }
-        }
-        return;
+    if let (Some(kernel), true) = (tier.int8_panels, rows.len() <= PANEL_KERNEL_ROWS) {
+        // SAFETY: the caller's promise.
+        return unsafe { few_rows(kernel, w, panels, x, rows, out) };
     }
     let mut tile = Int8Tile { chunks: [PanelChunk::ZERO; INT8_PANELS], sums: Sums::ZERO };
     for rows in blocks(rows, cached_rows(w.cols())) {
@@ -69,6 +63,42 @@ pub unsafe fn int8(
             for rows in blocks(rows.clone(), BLOCK_ROWS) {
                 // SAFETY: the caller's promise.
                 unsafe { tile.multiply(tier, w, panels.clone(), x, rows, out) };
+            }
+        }
+    }
+}
+
+/// Straight from the packed panels: a lane's panels in as many equal parts as there are streams, one of each at a time.
+///
+/// # Safety
+/// As for `int8`.
+unsafe fn few_rows(
+    kernel: Int8Panels,
+    w: &PackedMatrix,
+    panels: Range<usize>,
+    x: &QuantizedRows,
+    rows: Range<usize>,
+    out: MatMut<'_>,
+) {
+    let view = x.view(rows.start, 0, group_of(w));
+    let bytes = panels.len() * w.layout().panel_bytes(w.cols());
+    let streams = (bytes / STREAM_BYTES).clamp(1, STREAMS);
+    let apart = panels.len() / streams;
+    let rest = panels.start + apart * streams..panels.end;
+    let together = (panels.start..panels.start + apart).map(|first| (first..rest.start).step_by(apart));
+    for panels in together.chain(iter::once(rest.clone().step_by(1))) {
+        let mut sums = [[[0.0; PANEL_ROWS]; PANEL_KERNEL_ROWS]; STREAMS];
+        let mut starts = [std::ptr::null(); STREAMS];
+        for (start, panel) in starts.iter_mut().zip(panels.clone()) {
+            *start = w.panel_ptr(panel);
+        }
+        let starts = &starts[..panels.len()];
+        // SAFETY: `view` has these rows of w.cols() columns, as the panels have.
+        unsafe { kernel(w.layout(), starts, w.cols(), view, rows.len(), &mut sums) };
+        for (panel, sums) in panels.zip(&sums) {
+            for (row, sums) in rows.clone().zip(sums) {
+                // SAFETY: the caller's promise.
+                unsafe { out.write_panel(row, panel, w.rows(), sums) };
             }
         }
     }

@@ -12,7 +12,7 @@ pub use self::quantize::QuantizedRows;
 pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, code_of, quantize_groups, scale_of};
 pub(super) use self::tier::{
     CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights, GroupShape, INT8_PANELS, Int8Sums, Lanes,
-    MatmulTier, PanelChunk,
+    MatmulTier, PanelChunk, PanelSums,
 };
 use super::{Kernels, scalar};
 use crate::config::Isa;

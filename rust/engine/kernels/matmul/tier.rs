@@ -60,8 +60,14 @@ impl PanelChunk {
     };
 }
 
-/// Computes the int8 products of up to four rows straight from one packed panel of `cols` columns.
-pub type Int8Panel = unsafe fn(Layout, *const u8, usize, Int8Rows, rows: usize, out: &mut [Lanes]);
+/// Most rows that are computed straight from packed panels.
+pub const PANEL_KERNEL_ROWS: usize = 4;
+
+/// The sums of such rows.
+pub type PanelSums = [Lanes; PANEL_KERNEL_ROWS];
+
+/// Computes the int8 products of up to four rows straight from packed panels of `cols` columns: one of `out` for each.
+pub type Int8Panels = unsafe fn(Layout, &[*const u8], cols: usize, Int8Rows, rows: usize, out: &mut [PanelSums]);
 
 /// The functions of one tier. All need its instructions, and pointers that are valid for the shapes given.
 pub struct MatmulTier {
@@ -71,7 +77,7 @@ pub struct MatmulTier {
     /// Adds `cols` columns' products to `sums` (rows, INT8_PANELS, 16); one or two chunks.
     pub int8_tile: unsafe fn(Layout, &[PanelChunk], cols: usize, Int8Rows, sums: &mut [Int8Sums]),
     /// For few rows, where weights are read once. None: they go through chunks too.
-    pub int8_panel: Option<Int8Panel>,
+    pub int8_panels: Option<Int8Panels>,
     /// Decodes columns of a chunk, whole groups, to (cols, 16).
     pub decode: unsafe fn(&PanelChunk, GroupShape, first_col: usize, out: &mut [Lanes]),
     /// Widens columns of a dense panel to (cols, 16).

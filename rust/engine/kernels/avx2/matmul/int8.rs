@@ -5,9 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use super::store8;
 use super::unpack::{group_min, group_scale, look_up, prefetch};
-use crate::kernels::matmul::{INT8_PANELS, Int8Rows, Int8Sums, Lanes, PanelChunk};
+use crate::kernels::matmul::{INT8_PANELS, Int8Rows, Int8Sums, Lanes, PanelChunk, PanelSums};
 use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
 
 /// Exact sums of products: eight rows of weights in each half.
@@ -25,53 +24,70 @@ const fn steps_in_16_bits(spec: BlockSpec) -> usize {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn int8_panel(layout: Layout, panel: *const u8, cols: usize, x: Int8Rows, rows: usize, out: &mut [Lanes]) {
+pub unsafe fn int8_panels(
+    layout: Layout,
+    panels: &[*const u8],
+    cols: usize,
+    x: Int8Rows,
+    rows: usize,
+    out: &mut [PanelSums],
+) {
     // SAFETY: the caller's promise.
     with_format!(layout, F => unsafe {
         match rows {
-            1 => panel_rows::<F, 1>(panel, cols, x, out),
-            2 => panel_rows::<F, 2>(panel, cols, x, out),
-            3 => panel_rows::<F, 3>(panel, cols, x, out),
-            _ => panel_rows::<F, 4>(panel, cols, x, out),
+            1 => panel_rows::<F, 1>(panels, cols, x, out),
+            2 => panel_rows::<F, 2>(panels, cols, x, out),
+            3 => panel_rows::<F, 3>(panels, cols, x, out),
+            _ => panel_rows::<F, 4>(panels, cols, x, out),
         }
     })
     .expect("dense panels have no codes")
 }
 
-/// `T` rows against one packed panel.
+/// `T` rows against packed panels, a group of each in turn: memory is read faster in several streams than in one.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn panel_rows<F: Format, const T: usize>(panel: *const u8, cols: usize, x: Int8Rows, out: &mut [Lanes]) {
+unsafe fn panel_rows<F: Format, const T: usize>(panels: &[*const u8], cols: usize, x: Int8Rows, out: &mut [PanelSums]) {
     let spec = const { F::SPEC };
-    let mut sums = [[_mm256_setzero_ps(); 2]; T];
     for b in 0..cols / spec.cols {
-        // SAFETY: block b lies inside the panel; `x` has T rows of `cols` columns.
-        unsafe {
-            let block = panel.add(b * spec.bytes());
-            for g in 0..spec.groups() {
-                let at = b * spec.groups() + g;
-                let codes = block.add(spec.codes_at() + g * spec.group_bytes());
-                prefetch(codes, spec.group_bytes());
-                let dots = match spec.bits {
-                    4 => dots::<F, 4, T>(codes, x, at),
-                    _ => dots::<F, 8, T>(codes, x, at),
-                };
-                for half in 0..2 {
-                    let scale = group_scale(block, spec, g, half);
-                    let min = match spec.min {
-                        true => group_min(block, spec, g, half),
-                        false => _mm256_setzero_ps(),
-                    };
-                    for t in 0..T {
-                        sums[t][half] = add_group::<F>(sums[t][half], dots[t][half], scale, min, x, t, at);
-                    }
-                }
+        for g in 0..spec.groups() {
+            for (panel, sums) in panels.iter().zip(&mut *out) {
+                // SAFETY: block b lies inside the panel; `x` has T rows of `cols` columns.
+                unsafe { panel_group::<F, T>(panel.add(b * spec.bytes()), g, x, b * spec.groups() + g, sums) };
             }
         }
     }
-    for t in 0..T {
+}
+
+/// Adds the products of a block's group `g`, the panel's group `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn panel_group<F: Format, const T: usize>(
+    block: *const u8,
+    g: usize,
+    x: Int8Rows,
+    at: usize,
+    sums: &mut PanelSums,
+) {
+    let spec = const { F::SPEC };
+    // SAFETY: the caller's block and rows.
+    unsafe {
+        let codes = block.add(spec.codes_at() + g * spec.group_bytes());
+        prefetch(codes, spec.group_bytes());
+        let dots = match spec.bits {
+            4 => dots::<F, 4, T>(codes, x, at),
+            _ => dots::<F, 8, T>(codes, x, at),
+        };
         for half in 0..2 {
-            // SAFETY: half is 0 or 1.
-            unsafe { store8(&mut out[t], half, sums[t][half]) };
+            let scale = group_scale(block, spec, g, half);
+            let min = match spec.min {
+                true => group_min(block, spec, g, half),
+                false => _mm256_setzero_ps(),
+            };
+            for t in 0..T {
+                let sum = sums[t].as_mut_ptr().add(8 * half);
+                let total = add_group::<F>(_mm256_loadu_ps(sum), dots[t][half], scale, min, x, t, at);
+                _mm256_storeu_ps(sum, total);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ pub static TIER: MatmulTier = MatmulTier {
     quantize,
     unpack: unpack::unpack,
     int8_tile: int8::int8_tile,
-    int8_panel: Some(int8::int8_panel),
+    int8_panels: Some(int8::int8_panels),
     decode: float32::decode,
     widen: float32::widen,
     f32_tile: float32::f32_tile,

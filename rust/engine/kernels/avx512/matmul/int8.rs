@@ -5,59 +5,78 @@ use std::arch::x86_64::*;
 
 use super::unpack::{group_min, group_scale, prefetch, step_codes};
 use super::{load16, store16};
-use crate::kernels::matmul::{GroupShape, Int8Rows, Int8Sums, Lanes, PanelChunk};
+use crate::kernels::matmul::{GroupShape, Int8Rows, Int8Sums, PanelChunk, PanelSums};
 use crate::kernels::simd::opaque;
 use crate::quant::{Format, Layout, with_format};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn int8_panel(layout: Layout, panel: *const u8, cols: usize, x: Int8Rows, rows: usize, out: &mut [Lanes]) {
+pub unsafe fn int8_panels(
+    layout: Layout,
+    panels: &[*const u8],
+    cols: usize,
+    x: Int8Rows,
+    rows: usize,
+    out: &mut [PanelSums],
+) {
     // SAFETY: the caller's promise.
     with_format!(layout, F => unsafe {
         match rows {
-            1 => panel_rows::<F, 1>(panel, cols, x, out),
-            2 => panel_rows::<F, 2>(panel, cols, x, out),
-            3 => panel_rows::<F, 3>(panel, cols, x, out),
-            _ => panel_rows::<F, 4>(panel, cols, x, out),
+            1 => panel_rows::<F, 1>(panels, cols, x, out),
+            2 => panel_rows::<F, 2>(panels, cols, x, out),
+            3 => panel_rows::<F, 3>(panels, cols, x, out),
+            _ => panel_rows::<F, 4>(panels, cols, x, out),
         }
     })
     .expect("dense panels have no codes")
 }
 
-/// `T` rows against one packed panel.
+/// `T` rows against packed panels, a group of each in turn: memory is read faster in several streams than in one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn panel_rows<F: Format, const T: usize>(panel: *const u8, cols: usize, x: Int8Rows, out: &mut [Lanes]) {
+unsafe fn panel_rows<F: Format, const T: usize>(panels: &[*const u8], cols: usize, x: Int8Rows, out: &mut [PanelSums]) {
     let spec = const { F::SPEC };
-    let shape = GroupShape::from(spec);
-    let mut sums = [_mm512_setzero_ps(); T];
     for b in 0..cols / spec.cols {
-        // SAFETY: block b lies inside the panel; `x` has T rows of `cols` columns.
-        unsafe {
-            let block = panel.add(b * spec.bytes());
-            for g in 0..spec.groups() {
-                let at = b * spec.groups() + g;
-                let codes = block.add(spec.codes_at() + g * spec.group_bytes());
-                let mut acc = [_mm512_setzero_si512(); T];
-                for t in 0..T {
-                    acc[t] = start(x, t, at, shape);
-                }
-                prefetch(codes, spec.group_bytes());
-                for step in 0..spec.group / 4 {
-                    let w = step_codes(codes, spec, step);
-                    for t in 0..T {
-                        let q = broadcast4(x.codes.add(t * x.code_stride + at * spec.group + 4 * step));
-                        acc[t] = _mm512_dpbusd_epi32(acc[t], w, q);
-                    }
-                }
-                let scale = group_scale(block, spec, g);
-                let min = if spec.min { group_min(block, spec, g) } else { _mm512_setzero_ps() };
-                for t in 0..T {
-                    sums[t] = add_group(sums[t], acc[t], scale, min, x, t, at, shape);
-                }
+        for g in 0..spec.groups() {
+            for (panel, sums) in panels.iter().zip(&mut *out) {
+                // SAFETY: block b lies inside the panel; `x` has T rows of `cols` columns.
+                unsafe { panel_group::<F, T>(panel.add(b * spec.bytes()), g, x, b * spec.groups() + g, sums) };
             }
         }
     }
-    for t in 0..T {
-        store16(&mut out[t], sums[t]);
+}
+
+/// Adds the products of a block's group `g`, the panel's group `at`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn panel_group<F: Format, const T: usize>(
+    block: *const u8,
+    g: usize,
+    x: Int8Rows,
+    at: usize,
+    sums: &mut PanelSums,
+) {
+    let spec = const { F::SPEC };
+    let shape = GroupShape::from(spec);
+    // SAFETY: the caller's block and rows.
+    unsafe {
+        let codes = block.add(spec.codes_at() + g * spec.group_bytes());
+        let mut acc = [_mm512_setzero_si512(); T];
+        for t in 0..T {
+            acc[t] = start(x, t, at, shape);
+        }
+        prefetch(codes, spec.group_bytes());
+        for step in 0..spec.group / 4 {
+            let w = step_codes(codes, spec, step);
+            for t in 0..T {
+                let q = broadcast4(x.codes.add(t * x.code_stride + at * spec.group + 4 * step));
+                acc[t] = _mm512_dpbusd_epi32(acc[t], w, q);
+            }
+        }
+        let scale = group_scale(block, spec, g);
+        let min = if spec.min { group_min(block, spec, g) } else { _mm512_setzero_ps() };
+        for t in 0..T {
+            let total = add_group(_mm512_loadu_ps(sums[t].as_ptr()), acc[t], scale, min, x, t, at, shape);
+            store16(&mut sums[t], total);
+        }
     }
 }
 
