@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import quality
 from ferrule import Engine, SamplingParams
-from harness import hf_folder, table, vocabulary
+from harness import gptq_folder, hf_folder, table, vocabulary
 from harness.compare import Results
 from harness.shapes import SHAPES
 from harness.tensors import interleave_heads, tensors, to_bf16, widen
@@ -55,6 +55,16 @@ def test_a_synthetic_folder_is_the_same_model_whole_and_in_shards(tmp_path: Path
         texts.append(output.outputs[0].token_ids)
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
     assert texts[0] == texts[1]
+
+
+def test_the_order_of_columns_changes_nothing_where_all_groups_are_alike(tmp_path: Path) -> None:
+    scores = []
+    for act_order in (False, True):
+        folder = tmp_path / str(act_order)
+        gptq_folder.write(SHAPES["tiny"], folder, act_order)
+        with Engine(str(folder), activations="f32") as engine:
+            scores.append([entry.logprob for entry in engine.score(list(range(5, 45)))])
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)
 
 
 def test_the_vocabulary_spells_bytes_and_pairs(tmp_path: Path) -> None:
