@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::ids::{RequestId, TokenId};
 use crate::info::ModelInfo;
-use crate::request::{ChatMessage, GenerateRequest, Prompt, Request, SamplingParams, Task};
+use crate::request::{GenerateRequest, Prompt, Request, SamplingParams, Task};
+use crate::text::ChatTemplate;
 
 /// What no request may exceed.
 #[derive(Debug, Clone, Copy)]
@@ -59,16 +60,14 @@ pub fn tokens(prompt: Prompt, model: &ModelInfo) -> Result<Vec<TokenId>> {
         Prompt::Tokens(tokens) => Ok(tokens),
         Prompt::Text(text) => encode(&text, true, false),
         // The template writes the special tokens itself, BOS included.
-        Prompt::Chat(messages) => encode(&render_chat(&messages, model)?, false, true),
+        Prompt::Chat(messages) => encode(&chat_template(model)?.render(&messages, true)?, false, true),
+        Prompt::OpenChat(messages) => encode(&chat_template(model)?.render_open(&messages)?, false, true),
     }
 }
 
-/// The prompt's text as the model sees it.
-pub fn render_chat(messages: &[ChatMessage], model: &ModelInfo) -> Result<String> {
-    match &model.chat_template {
-        Some(template) => template.render(messages, true),
-        None => invalid("this model has no chat template (it may be a base model); give the prompt as text".into()),
-    }
+pub fn chat_template(model: &ModelInfo) -> Result<&ChatTemplate> {
+    let none = "this model has no chat template (it may be a base model); give the prompt as text";
+    model.chat_template.as_ref().ok_or_else(|| Error::InvalidRequest(none.into()))
 }
 
 fn check_tokens(prompt: &[TokenId], vocab_size: usize) -> Result<()> {

@@ -18,10 +18,11 @@ use crate::intake::{Intake, Sink, Submission};
 use crate::load::load;
 use crate::metrics::EngineStats;
 use crate::output::{Event, GenerateOutput};
-use crate::request::{ChatMessage, GenerateRequest, Prompt, Request};
+use crate::request::{GenerateRequest, Prompt, Request};
 use crate::runner::ModelRunner;
 use crate::snapshot::Snapshot;
 use crate::stream::EventStream;
+use crate::text::ChatTemplate;
 
 /// A running engine. Clones share it; the last one to be dropped stops the engine's thread.
 #[derive(Clone)]
@@ -77,9 +78,9 @@ impl EngineHandle {
         admit::tokens(prompt, self.model())
     }
 
-    /// The prompt's text as the model sees it.
-    pub fn render_chat(&self, messages: &[ChatMessage]) -> Result<String> {
-        admit::render_chat(messages, &self.0.model)
+    /// What makes a conversation a prompt, or why there is nothing that does.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        admit::chat_template(&self.0.model)
     }
 
     /// Checks and enqueues. The sink is called on the engine's thread, must not block, and ends the

@@ -25,6 +25,8 @@ pub enum Prompt {
     Tokens(Vec<TokenId>),
     /// Rendered by the model's own chat template, with the generation prompt.
     Chat(Vec<ChatMessage>),
+    /// The same up to the end of the last message's text, which the model goes on with.
+    OpenChat(Vec<ChatMessage>),
 }
 
 /// What a request wants from the model.

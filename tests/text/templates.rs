@@ -16,7 +16,8 @@ struct Case {
     template: String,
     /// (role, content)
     messages: Vec<(String, String)>,
-    add_generation_prompt: bool,
+    /// None: the last message is continued.
+    add_generation_prompt: Option<bool>,
     #[serde(flatten)]
     expected: Expected,
 }
@@ -35,7 +36,11 @@ impl Case {
     fn render(&self) -> Result<String, Error> {
         let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(name, token)| (name.into(), token.into()));
         let messages: Vec<_> = self.messages.iter().map(|(role, content)| ChatMessage::new(role, content)).collect();
-        ChatTemplate::new(&self.template, &tokens)?.render(&messages, self.add_generation_prompt)
+        let template = ChatTemplate::new(&self.template, &tokens)?;
+        match self.add_generation_prompt {
+            Some(add) => template.render(&messages, add),
+            None => template.render_open(&messages),
+        }
     }
 
     /// What differs, for people.

@@ -22,6 +22,9 @@ const MAX_SOURCE_BYTES: usize = 128 << 10;
 /// a template decides its stack. Only the pages that it touches are ever memory.
 const COMPILER_STACK_BYTES: usize = 512 << 20;
 
+/// Stands behind the text that is to be continued, to be found again. The space tells whether the template trims.
+const OPEN_END: &str = "[the text goes on here] ";
+
 /// What errors call it.
 const NAME: &str = "chat template";
 
@@ -57,6 +60,23 @@ impl ChatTemplate {
 
     pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
         self.render_values(Value::from(Serde(messages)), add_generation_prompt)
+    }
+
+    /// Up to the end of the last message's text, as with Transformers' `continue_final_message`: what a model says
+    /// next goes on with it.
+    pub fn render_open(&self, messages: &[ChatMessage]) -> Result<String> {
+        let refuse = |why| Err(Error::InvalidRequest(format!("the last message cannot be continued: {why}")));
+        let mut messages = messages.to_vec();
+        let Some(last) = messages.last_mut() else { return refuse("there is none") };
+        let text = last.content.trim().to_owned();
+        last.content += OPEN_END;
+        let mut rendered = self.render(&messages, false)?;
+        let Some(end) = rendered.rfind(OPEN_END.trim_end()).filter(|_| rendered.contains(&text)) else {
+            return refuse("the model's chat template changes it");
+        };
+        let is_trimmed = !rendered[end..].starts_with(OPEN_END);
+        rendered.truncate(if is_trimmed { rendered[..end].trim_end().len() } else { end });
+        Ok(rendered)
     }
 
     /// `messages` may carry more than role and content.
@@ -157,6 +177,18 @@ mod tests {
             assert!(matches!(error, Error::Corrupt { .. }), "{source}: {error}");
             assert_eq!(error.to_string().lines().count(), 1, "{error}");
         }
+    }
+
+    #[test]
+    fn only_what_a_template_keeps_can_be_continued() {
+        let messages = [ChatMessage::new("assistant", "so far")];
+        for source in ["", "{{ messages[0].content[:6] }}", "{{ messages[0].content[6:] }}"] {
+            let error = ChatTemplate::new(source, &[]).unwrap().render_open(&messages).unwrap_err();
+            assert!(matches!(&error, Error::InvalidRequest(what) if what.contains("changes it")), "{error}");
+        }
+        let template = ChatTemplate::new("{{ messages[0].content }}, done", &[]).unwrap();
+        assert_eq!(template.render_open(&messages).unwrap(), "so far");
+        assert!(matches!(template.render_open(&[]), Err(Error::InvalidRequest(_))));
     }
 
     #[test]

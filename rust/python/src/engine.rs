@@ -256,7 +256,8 @@ impl Engine {
 
     /// A conversation as the model sees it, with the beginning of its own turn.
     fn apply_chat_template(&self, messages: &Bound<'_, PyAny>) -> PyResult<String> {
-        self.handle()?.render_chat(&prompts::conversation(messages)?).raise()
+        let messages = prompts::conversation(messages)?;
+        self.handle()?.chat_template().and_then(|template| template.render(&messages, true)).raise()
     }
 
     fn stats(&self) -> PyResult<EngineStats> {

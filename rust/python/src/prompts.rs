@@ -150,7 +150,8 @@ pub fn prompt_text(engine: &EngineHandle, prompt: &Prompt) -> PyResult<Option<St
     match prompt {
         Prompt::Text(text) => Ok(Some(text.clone())),
         Prompt::Tokens(_) => Ok(None),
-        Prompt::Chat(messages) => engine.render_chat(messages).map(Some).raise(),
+        Prompt::Chat(messages) => engine.chat_template().and_then(|of| of.render(messages, true)).map(Some).raise(),
+        Prompt::OpenChat(messages) => engine.chat_template().and_then(|of| of.render_open(messages)).map(Some).raise(),
     }
 }
 

@@ -35,6 +35,12 @@ impl Remote {
                 body["messages"] = json!(messages);
                 ("/v1/chat/completions", body)
             }
+            Prompt::OpenChat(messages) => {
+                body["messages"] = json!(messages);
+                body["continue_final_message"] = true.into();
+                body["add_generation_prompt"] = false.into();
+                ("/v1/chat/completions", body)
+            }
             Prompt::Text(text) => {
                 body["prompt"] = text.into();
                 ("/v1/completions", body)

@@ -24,6 +24,14 @@ CHAT = [("user", "What is 2+2?"), ("assistant", "Four."), ("user", "  And <b>5 &
 WITH_SYSTEM = [("system", "Be brief. ")] + CHAT
 ONE = [("user", "hi")]
 CONVERSATIONS = {"chat": CHAT, "with_system": WITH_SYSTEM, "one": ONE, "none": []}
+# What an assistant has begun to say, and is to go on with.
+BEGUN = {
+    "begun": "Four, because",
+    "begun_with_space": "  Four,\n because \n",
+    "begun_with_nothing": "",
+    "begun_in_thought": "<think>\nTwo and two",
+    "begun_after_thought": "<think>\nTwo and two.\n</think>\n\nFour",
+}
 
 MODELS = {
     "smollm2": """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
@@ -400,7 +408,15 @@ STATEMENTS = {
 }
 
 
+# Instead of whether the assistant's turn begins: it goes on.
+CONTINUE = None
+
+
 def cases():
+    for name, template in MODELS.items():
+        yield f"{name}/with_system_begun", template, [*WITH_SYSTEM, ("assistant", BEGUN["begun"])], CONTINUE
+        for begun, text in BEGUN.items():
+            yield f"{name}/{begun}", template, [*ONE, ("assistant", text)], CONTINUE
     for name, template in MODELS.items():
         for conversation, messages in CONVERSATIONS.items():
             for prompt in (True, False):
@@ -414,15 +430,15 @@ def cases():
 def render(template, messages, prompt):
     tokens = {"bos_token": "<s>", "eos_token": "</s>"}
     chat = [{"role": role, "content": content} for role, content in messages]
+    how = {"continue_final_message": True} if prompt is CONTINUE else {"add_generation_prompt": prompt}
     try:
-        rendered, _ = chat_template_utils.render_jinja_template(
-            [chat], chat_template=template, add_generation_prompt=prompt, **tokens
-        )
+        rendered, _ = chat_template_utils.render_jinja_template([chat], chat_template=template, **how, **tokens)
         return {"rendered": rendered[0]}
     except jinja2.exceptions.TemplateSyntaxError as error:
         raise SystemExit(f"{template}: {error}") from error
     except (jinja2.exceptions.UndefinedError, TypeError, ValueError) as error:
-        return {"fails": str(error)}
+        # What Transformers says of texts that a template changes is its own affair.
+        return {"refused": ""} if prompt is CONTINUE else {"fails": str(error)}
     except jinja2.exceptions.TemplateError as error:
         return {"refused": str(error)}
 

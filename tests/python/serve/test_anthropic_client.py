@@ -53,6 +53,12 @@ def test_a_system_prompt_and_a_conversation(client, smollm2):
     assert answer.content[0].text == expected["choices"][0]["message"]["content"]
 
 
+def test_an_answer_that_was_begun_is_continued(client):
+    begun = {"role": "assistant", "content": "The capital of France is"}
+    answer = create(client, messages=[*QUESTION, begun])
+    assert answer.content[0].text.startswith(" Paris")
+
+
 def test_a_stream_that_is_closed_frees_its_blocks(client, smollm2):
     stream = create(client, max_tokens=2000, stream=True)
     next(iter(stream))

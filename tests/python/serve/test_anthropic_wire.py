@@ -62,6 +62,7 @@ def message(found):
 CASES = {
     "plain": {},
     "stop": {"max_tokens": 64, "stop_sequences": ["a"]},
+    "begun": {"messages": [*USER, {"role": "assistant", "content": "whole begun"}]},
     "system": {"system": [{"type": "text", "text": "two "}, {"type": "text", "text": "blocks"}]},
 }
 
@@ -136,6 +137,27 @@ def test_dialects_agree(null):
     assert null.post(COUNT, {"messages": twice}).json() == {"input_tokens": counted}
 
 
+def test_an_answer_that_was_begun_is_continued(null):
+    """By two roads: the turn that is open, and its text as the template writes it."""
+    turns = [*USER, {"role": "assistant", "content": [{"type": "text", "text": "The answer is"}]}]
+    body = {**GREEDY, "messages": turns, "max_tokens": 40}
+    prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nThe answer is"
+    written = {"anthropic_version": "bedrock-2023-05-31", **body}
+    answers = [
+        null.post(MESSAGES, body).json()["content"][0]["text"],
+        message(events(null, body))["content"][0]["text"],
+        null.post("/model/null/invoke", written).json()["content"][0]["text"],
+        null.post("/model/null/invoke", {"prompt": prompt, "max_gen_len": 40, "temperature": 0}).json()["generation"],
+    ]
+    assert len(set(answers)) == 1
+    counted = null.post("/tokenize", {"content": prompt}).json()["tokens"]
+    assert null.post(COUNT, body).json() == {"input_tokens": len(counted)}
+    # Begun with nothing, it is as if it were not begun.
+    empty = [*USER, {"role": "assistant", "content": ""}]
+    found = [null.post(MESSAGES, {**GREEDY, "messages": turns}).json()["content"] for turns in (USER, empty)]
+    assert found[0] == found[1] != answers[0]
+
+
 def test_why_an_answer_ended(null):
     def reason(**more):
         return null.post(MESSAGES, {**GREEDY, **more}).json()["stop_reason"]
@@ -171,7 +193,8 @@ BAD = [
     (MESSAGES, {**GREEDY, "messages": []}, 400, "messages is empty"),
     (MESSAGES, {**GREEDY, "messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].role"),
     (MESSAGES, {**GREEDY, "messages": [{"role": "user", "content": 3}]}, 400, "messages[0].content"),
-    (MESSAGES, {**GREEDY, "messages": [*USER, {"role": "assistant", "content": "I"}]}, 400, "turn of the assistant"),
+    (MESSAGES, {**GREEDY, "messages": [*USER, {"role": "assistant", "content": "I "}]}, 400, "end with white space"),
+    (MESSAGES, {**GREEDY, "messages": [*USER, {"role": "system", "content": "I"}]}, 400, "turn of the system"),
     (MESSAGES, {**GREEDY, "messages": [{"role": "user", "content": [IMAGE]}]}, 400, "content[0] is of type 'image'"),
     (COUNT, {"messages": [{"role": "user", "content": [IMAGE]}]}, 400, "content[0] is of type 'image'"),
     (MESSAGES, {**GREEDY, "system": [IMAGE]}, 400, "system[0] is of type 'image'"),
@@ -224,7 +247,7 @@ def test_a_full_queue_is_overloaded():
         assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_a_stream_that_cannot_go_on_says_why():
+def test_a_stream_that_cannot_go_on_says_why(snapshot):
     with running("null:20", "--drain-timeout", "1") as server:
         found = []
         thread = threading.Thread(target=lambda: found.extend(events(server, {**GREEDY, "max_tokens": 4000})))
@@ -236,3 +259,4 @@ def test_a_stream_that_cannot_go_on_says_why():
     assert found[0]["type"] == "message_start"
     assert (found[-1]["type"], found[-1]["error"]["type"]) == ("error", "api_error")
     assert "shutting down" in found[-1]["error"]["message"]
+    snapshot("anthropic_stream_error.json", stable(found[-1]))

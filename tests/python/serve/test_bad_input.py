@@ -49,6 +49,8 @@ BAD = [
     (CHAT, {"messages": USER, "logit_bias": {"x": 1}}, "logit_bias"),
     (CHAT, {"messages": USER, "logit_bias": {"99999": 1}}, "99999"),
     (CHAT, {"messages": USER, "logit_bias": {"1": 101}}, "logit_bias is 101"),
+    (CHAT, {"messages": USER, "continue_final_message": True}, "add_generation_prompt to be false"),
+    (CHAT, {"messages": USER, "add_generation_prompt": False}, "only with continue_final_message"),
     (CHAT, {"messages": USER, "stop": 5}, "stop"),
     (CHAT, {"messages": USER, "stop": ""}, "stop has an empty string"),
     (CHAT, {"messages": USER, "min_tokens": 9, "max_tokens": 1}, "min_tokens is 9"),

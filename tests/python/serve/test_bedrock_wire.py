@@ -179,6 +179,18 @@ def test_dialects_agree(null):
         assert null.post(COUNT, {"input": {"invokeModel": {"body": encoded}}}).json() == {"inputTokens": counted}
 
 
+def test_an_answer_that_was_begun_is_continued(null):
+    body = converse(maxTokens=40)
+    body["messages"] += [{"role": "assistant", "content": [{"text": "The answer"}, {"text": " is"}]}]
+    prompt = null.post("/apply-template", {"messages": [{"role": "user", "content": "hi"}]}).json()["prompt"]
+    expected = null.post(INVOKE, llama(prompt + "The answer is", max_gen_len=40)).json()["generation"]
+    assert null.post(CONVERSE, body).json()["output"]["message"]["content"] == [{"text": expected}]
+    said = [
+        piece["delta"]["text"] for name, piece in events(null, CONVERSE_STREAM, body) if name == "contentBlockDelta"
+    ]
+    assert "".join(said) == expected
+
+
 def test_what_amazon_does_with_llama_unless_a_request_says(null):
     plain = {"prompt": "go on", "temperature": 0}
     assert null.post(INVOKE, plain).json()["generation_token_count"] in range(1, 513)
@@ -207,7 +219,7 @@ BAD = [
     (CONVERSE, {"messages": [{"role": "tool", "content": []}]}, "messages[0].role"),
     (CONVERSE, {"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0] has 'image'"),
     (CONVERSE, {"messages": [{"role": "user", "content": [{}]}]}, "messages[0].content[0] has nothing"),
-    (CONVERSE, {"messages": [*user("hi"), {"role": "assistant", "content": [{"text": "I"}]}]}, "turn of the assistant"),
+    (CONVERSE, {"messages": [*user("hi"), {"role": "assistant", "content": [{"text": "I "}]}]}, "end with white space"),
     (CONVERSE, {**converse(), "system": [{"guardContent": {}}]}, "system[0] has 'guardContent'"),
     (CONVERSE, {**converse(), "toolConfig": TOOLS}, "toolConfig is not supported"),
     (CONVERSE, {**converse(), "guardrailConfig": {}}, "guardrailConfig is not supported"),
@@ -295,7 +307,7 @@ def test_tiers_decide_who_runs_earlier():
 @pytest.mark.parametrize(
     ("path", "body"), [(CONVERSE_STREAM, converse(maxTokens=4000)), (INVOKE_STREAM, llama(max_gen_len=4000))]
 )
-def test_a_stream_that_cannot_go_on_says_why(path, body):
+def test_a_stream_that_cannot_go_on_says_why(snapshot, path, body):
     with running("null:20", "--drain-timeout", "1") as server:
         found = []
         thread = threading.Thread(target=lambda: found.extend(messages(server, path, body)))
@@ -307,4 +319,5 @@ def test_a_stream_that_cannot_go_on_says_why(path, body):
     headers, payload = found[-1]
     assert (headers[":message-type"], headers[":exception-type"]) == ("exception", "serviceUnavailableException")
     assert "shutting down" in payload["message"]
+    snapshot("bedrock_stream_error.json", stable([headers, payload]))
     assert all(headers[":message-type"] == "event" for headers, _ in found[:-1])

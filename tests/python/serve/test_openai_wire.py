@@ -139,6 +139,17 @@ def test_equal_prompts_are_cached_and_the_salt_keeps_them_apart(null):
     assert cached("second") == 0
 
 
+def test_a_message_is_continued_as_vllm_spells_it(null):
+    begun = [*MESSAGES, {"role": "assistant", "content": "The answer is"}]
+    goes_on = {"messages": begun, "add_generation_prompt": False, "continue_final_message": True}
+    prompt = null.post("/apply-template", goes_on).json()["prompt"]
+    assert prompt == null.post("/apply-template", {"messages": MESSAGES}).json()["prompt"] + "The answer is"
+    tokens = null.post("/tokenize", goes_on).json()["tokens"]
+    assert tokens == null.post("/tokenize", {"content": prompt}).json()["tokens"]
+    answer = null.post(CHAT, {**GREEDY, **goes_on, "max_tokens": 40}).json()["choices"][0]["message"]["content"]
+    assert answer == null.post(TEXT, {**GREEDY, "prompt": tokens, "max_tokens": 40}).json()["choices"][0]["text"]
+
+
 def test_parameters_do_what_they_say(null):
     def text(**params):
         return null.post(TEXT, {**GREEDY, "prompt": "go", "max_tokens": 12, **params}).json()["choices"][0]

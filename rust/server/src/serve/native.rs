@@ -9,7 +9,7 @@ use axum::http::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use ferrule_engine::text::Tokenizer;
-use ferrule_engine::{ChatMessage, Prompt, TokenId};
+use ferrule_engine::{ChatMessage, TokenId};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -18,7 +18,7 @@ use super::ask;
 use super::body::{self, Json};
 use super::error::{Result, ServeError};
 use super::models::{Lease, Resident};
-use super::openai::{self, Message};
+use super::openai::{self, Conversation, Message};
 use super::visit::Visit;
 
 pub fn routes() -> Router<App> {
@@ -36,6 +36,9 @@ struct Tokenize {
     model: Option<String>,
     prompt: Option<String>,
     messages: Option<Vec<Message>>,
+    /// With messages, as in a chat.
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
     content: Option<String>,
     /// With a prompt; true unless the request says.
     add_special_tokens: Option<bool>,
@@ -68,7 +71,11 @@ async fn tokenize(
     }
     let tokens = match (request.prompt, request.messages) {
         (Some(text), None) => tokenizer(&model)?.encode(&text, request.add_special_tokens.unwrap_or(true), false)?,
-        (None, Some(messages)) => ask::tokens(&model, Prompt::Chat(openai::conversation(messages)?)).await?,
+        (None, Some(messages)) => {
+            let Tokenize { add_generation_prompt, continue_final_message, .. } = request;
+            let conversation = Conversation { messages, add_generation_prompt, continue_final_message };
+            ask::tokens(&model, conversation.prompt()?).await?
+        }
         _ => return Err(ServeError::invalid("prompt", "the request needs one of: prompt, messages, content")),
     };
     let texts = request.return_token_strs.unwrap_or(false).then(|| texts(&tokens));
@@ -112,6 +119,7 @@ struct ApplyTemplate {
     model: Option<String>,
     messages: Vec<Message>,
     add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
 }
 
 async fn apply_template(
@@ -124,7 +132,10 @@ async fn apply_template(
     let info = model.engine.model();
     let without = || ServeError::invalid("model", format!("the model '{}' has no chat template", model.served.name));
     let template = info.chat_template.as_ref().ok_or_else(without)?;
-    let prompt = template.render(&messages, request.add_generation_prompt.unwrap_or(true))?;
+    let prompt = match request.continue_final_message.unwrap_or(false) {
+        true => template.render_open(&messages)?,
+        false => template.render(&messages, request.add_generation_prompt.unwrap_or(true))?,
+    };
     Ok(body::json(&json!({"prompt": prompt})))
 }
 

@@ -1,7 +1,7 @@
 //! What Anthropic's and Amazon's APIs have in common: conversations of turns, and the names of why an answer ended.
 
 use ferrule_engine::output::{Choice, Delta, StopReason};
-use ferrule_engine::{ChatMessage, FinishReason};
+use ferrule_engine::{ChatMessage, FinishReason, Prompt};
 use serde::Deserialize;
 
 use super::error::{Result, ServeError};
@@ -27,21 +27,27 @@ impl Role {
 /// What stands between turns of the same role.
 const SEPARATOR: &str = "\n";
 
+/// The prompt that a conversation is. A last turn of the assistant is the beginning of its answer.
+pub fn prompt(system: String, mut turns: Vec<(Role, String)>) -> Result<Prompt> {
+    // What was begun with nothing is not begun yet.
+    turns.pop_if(|(role, text)| *role == Role::Assistant && text.is_empty());
+    let refuse = |why: &str| Err(ServeError::invalid("messages", why));
+    match turns.last() {
+        None => refuse("messages is empty; it needs at least one message"),
+        Some((Role::User, _)) => Ok(Prompt::Chat(messages(system, turns))),
+        Some((Role::System, _)) => {
+            refuse("messages ends with a turn of the system: it must be the user's or the assistant's")
+        }
+        Some((Role::Assistant, text)) if text.ends_with(char::is_whitespace) => {
+            refuse("messages ends with a turn of the assistant, whose text must not end with white space")
+        }
+        Some((Role::Assistant, _)) => Ok(Prompt::OpenChat(messages(system, turns))),
+    }
+}
+
 /// The conversation as chat templates know it. Neighbours of the same role are one turn, as Anthropic has it: many
 /// templates insist that roles alternate.
-pub fn conversation(system: String, turns: Vec<(Role, String)>) -> Result<Vec<ChatMessage>> {
-    match turns.last() {
-        Some((Role::User, _)) => {}
-        Some((role, _)) => {
-            let message = format!(
-                "messages ends with a turn of the {}: this server does not continue what was begun, so the last turn \
-                 must be the user's",
-                role.as_str()
-            );
-            return Err(ServeError::invalid("messages", message));
-        }
-        None => return Err(ServeError::invalid("messages", "messages is empty; it needs at least one message")),
-    }
+fn messages(system: String, turns: Vec<(Role, String)>) -> Vec<ChatMessage> {
     let system = (!system.is_empty()).then_some((Role::System, system));
     let mut messages: Vec<ChatMessage> = Vec::new();
     for (role, text) in system.into_iter().chain(turns) {
@@ -50,7 +56,7 @@ pub fn conversation(system: String, turns: Vec<(Role, String)>) -> Result<Vec<Ch
             None => messages.push(ChatMessage::new(role.as_str(), text)),
         }
     }
-    Ok(messages)
+    messages
 }
 
 /// Why an answer ended.
@@ -102,16 +108,22 @@ mod tests {
 
     #[test]
     fn neighbours_of_the_same_role_are_one_turn() {
-        let messages = conversation("s".into(), vec![user("a"), user("b"), assistant("c"), user("d")]).unwrap();
+        let found = messages("s".into(), vec![user("a"), user("b"), assistant("c"), user("d")]);
         let expected = [("system", "s"), ("user", "a\nb"), ("assistant", "c"), ("user", "d")];
-        assert_eq!(messages, expected.map(|(role, text)| ChatMessage::new(role, text)));
-        assert_eq!(conversation(String::new(), vec![user("a")]).unwrap(), [ChatMessage::new("user", "a")]);
+        assert_eq!(found, expected.map(|(role, text)| ChatMessage::new(role, text)));
+        assert_eq!(messages(String::new(), vec![user("a")]), [ChatMessage::new("user", "a")]);
     }
 
     #[test]
-    fn the_last_turn_is_the_users() {
-        for turns in [vec![], vec![user("a"), assistant("b")]] {
-            assert_eq!(conversation("s".into(), turns).unwrap_err().param.as_deref(), Some("messages"));
+    fn an_answer_that_was_begun_is_continued() {
+        let prompt = |turns| prompt(String::new(), turns);
+        let asked = [ChatMessage::new("user", "a")];
+        let begun = [ChatMessage::new("user", "a"), ChatMessage::new("assistant", "b")];
+        assert_eq!(prompt(vec![user("a"), assistant("b")]), Ok(Prompt::OpenChat(begun.to_vec())));
+        assert_eq!(prompt(vec![user("a"), assistant("")]), Ok(Prompt::Chat(asked.to_vec())));
+        let system = (Role::System, "s".into());
+        for turns in [vec![], vec![assistant("")], vec![user("a"), assistant("b ")], vec![user("a"), system]] {
+            assert_eq!(prompt(turns).unwrap_err().param.as_deref(), Some("messages"));
         }
     }
 

@@ -6,7 +6,6 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::Response;
-use ferrule_engine::Prompt;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -49,8 +48,8 @@ pub async fn count_tokens(
     Extension(visit): Extension<Arc<Visit>>,
     fields: Fields,
 ) -> Result<Response<Body>> {
-    let (delivery, messages): (Delivery, _) = (fields.read()?, request::conversation(&fields)?);
+    let (delivery, prompt): (Delivery, _) = (fields.read()?, request::prompt(&fields)?);
     let model = app.model(&visit, delivery.model.as_deref(), None).await?;
-    let tokens = ask::tokens(&model, Prompt::Chat(messages)).await?;
+    let tokens = ask::tokens(&model, prompt).await?;
     Ok(body::json(&json!({"input_tokens": tokens.len()})))
 }

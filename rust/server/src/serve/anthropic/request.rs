@@ -1,6 +1,6 @@
 //! What a request for a message says.
 
-use ferrule_engine::{ChatMessage, Prompt, SamplingParams};
+use ferrule_engine::{Prompt, SamplingParams};
 use serde::Deserialize;
 
 use crate::serve::ask::Ask;
@@ -77,19 +77,19 @@ impl Content {
 }
 
 /// The conversation alone, as for counting its tokens.
-pub fn conversation(fields: &Fields) -> Result<Vec<ChatMessage>> {
+pub fn prompt(fields: &Fields) -> Result<Prompt> {
     fields.refuse(UNBUILT)?;
     let Conversation { messages, system } = fields.read()?;
     let system = system.map_or(Ok(String::new()), |system| system.text("system"))?;
     let turn = |(i, message): (usize, Message)| {
         message.content.text(&format!("messages[{i}].content")).map(|text| (message.role, text))
     };
-    turns::conversation(system, messages.into_iter().enumerate().map(turn).collect::<Result<_>>()?)
+    turns::prompt(system, messages.into_iter().enumerate().map(turn).collect::<Result<_>>()?)
 }
 
 /// What a request wants of the model, whoever transports it.
 pub fn ask(fields: &Fields) -> Result<Ask> {
-    let prompt = Prompt::Chat(conversation(fields)?);
+    let prompt = prompt(fields)?;
     let Sampling { max_tokens, temperature, top_p, top_k, stop_sequences } = fields.read()?;
     if max_tokens == 0 {
         return Err(ServeError::invalid("max_tokens", "max_tokens is 0: at least 1"));

@@ -1,6 +1,6 @@
 //! Conversations as Converse has them.
 
-use ferrule_engine::ChatMessage;
+use ferrule_engine::Prompt;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -24,13 +24,13 @@ struct Message {
 struct Block(Map<String, Value>);
 
 impl Conversation {
-    pub fn convert(self) -> Result<Vec<ChatMessage>> {
+    pub fn prompt(self) -> Result<Prompt> {
         let system = text(self.system.unwrap_or_default(), "system")?;
         let turn = |(i, message): (usize, Message)| {
             text(message.content, &format!("messages[{i}].content")).map(|text| (message.role, text))
         };
         let turns = self.messages.unwrap_or_default().into_iter().enumerate().map(turn);
-        turns::conversation(system, turns.collect::<Result<_>>()?)
+        turns::prompt(system, turns.collect::<Result<_>>()?)
     }
 }
 

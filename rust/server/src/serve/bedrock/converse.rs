@@ -121,7 +121,7 @@ fn read(fields: &Fields) -> Result<(Ask, Reply)> {
 /// The conversation alone, as for counting its tokens.
 pub fn prompt(fields: &Fields) -> Result<Prompt> {
     fields.refuse(UNBUILT)?;
-    fields.read::<Conversation>()?.convert().map(Prompt::Chat)
+    fields.read::<Conversation>()?.prompt()
 }
 
 fn params(config: InferenceConfig, additional: AdditionalFields) -> Result<SamplingParams> {

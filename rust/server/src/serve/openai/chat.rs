@@ -28,9 +28,18 @@ use crate::serve::visit::Visit;
 
 #[derive(Debug, Deserialize)]
 struct ChatRequest {
-    messages: Vec<Message>,
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
+}
+
+/// What was said, and what is to follow.
+#[derive(Debug, Deserialize)]
+pub struct Conversation {
+    pub messages: Vec<Message>,
+    /// Whether the assistant's turn begins behind them; true unless the request says.
+    pub add_generation_prompt: Option<bool>,
+    /// Whether the model goes on with the last of them, as vLLM spells it.
+    pub continue_final_message: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,6 +55,25 @@ pub fn conversation(messages: Vec<Message>) -> Result<Vec<ChatMessage>> {
         return Err(ServeError::invalid("messages", "messages is empty; it needs at least one message"));
     }
     messages.into_iter().enumerate().map(|(i, message)| message.convert(i)).collect()
+}
+
+impl Conversation {
+    pub fn prompt(self) -> Result<Prompt> {
+        let messages = conversation(self.messages)?;
+        let add_generation_prompt = self.add_generation_prompt.unwrap_or(true);
+        match (self.continue_final_message.unwrap_or(false), add_generation_prompt) {
+            (false, true) => Ok(Prompt::Chat(messages)),
+            (true, false) => Ok(Prompt::OpenChat(messages)),
+            (true, true) => Err(ServeError::invalid(
+                "continue_final_message",
+                "continue_final_message needs add_generation_prompt to be false",
+            )),
+            (false, false) => Err(ServeError::invalid(
+                "add_generation_prompt",
+                "add_generation_prompt may be false only with continue_final_message",
+            )),
+        }
+    }
 }
 
 impl Message {
@@ -79,14 +107,14 @@ pub async fn handle(
     fields.refuse(UNBUILT)?;
     fields.refuse(UNBUILT_IN_CHAT)?;
     let (delivery, sampling): (Delivery, Sampling) = (fields.read()?, fields.read()?);
-    let request: ChatRequest = fields.read()?;
+    let (request, conversation): (ChatRequest, Conversation) = (fields.read()?, fields.read()?);
     let stream = delivery.is_stream()?;
     if stream && sampling.prompt_logprobs.is_some() {
         return Err(ServeError::invalid("prompt_logprobs", "prompt_logprobs is not available when stream is true"));
     }
     // An answer may take all the room that the prompt leaves.
     let params = sampling.params(usize::MAX, request.num_logprobs()?)?;
-    let prompt = Prompt::Chat(conversation(request.messages)?);
+    let prompt = conversation.prompt()?;
 
     let model = app.model(&visit, delivery.model.as_deref(), None).await?;
     let answer = app.ask(&visit, &model, sampling.ask(prompt, params)).await?;

@@ -19,7 +19,7 @@ use axum::http::Response;
 use axum::routing::post;
 use serde_json::json;
 
-pub use self::chat::{Message, conversation};
+pub use self::chat::{Conversation, Message, conversation};
 pub use self::logprobs::{token_logprobs, token_text};
 pub use self::models::{list as list_models, show as show_model};
 use super::app::App;

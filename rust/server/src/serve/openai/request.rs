@@ -30,8 +30,6 @@ pub const UNBUILT_IN_CHAT: &[Unbuilt] = &[
     unbuilt("web_search_options", never),
     unbuilt("reasoning_effort", |value| value == "none"),
     unbuilt("echo", is_false),
-    unbuilt("continue_final_message", is_false),
-    unbuilt("add_generation_prompt", |value| value == true),
     unbuilt("chat_template", never),
     unbuilt("chat_template_kwargs", is_empty),
     unbuilt("documents", is_empty),
