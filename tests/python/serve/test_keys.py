@@ -1,6 +1,7 @@
 """API keys: who is let in, and how much they may."""
 
 import json
+import signal
 import subprocess
 
 import pytest
@@ -114,6 +115,40 @@ def test_a_budget_is_spent_for_good(keys):
         refused = server.post(TEXT, BODY, headers=bearer(key))
         assert refused.json()["error"]["code"] == "insufficient_quota"
         assert "retry-after" not in refused.headers
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_budget_outlives_the_server(keys, end):
+    key = add_key(keys, "a", "--token-budget", "25")
+    usage = keys.with_name("keys.json.usage")
+    for used in (10, 20):
+        with running("null", "--api-key-file", keys) as server:
+            assert server.post(TEXT, BODY, headers=bearer(key)).status_code == 200
+            if end == signal.SIGKILL:
+                server.wait_until(lambda used=used: usage.exists() and str(used) in usage.read_text())
+            server.stop(end)
+        assert json.loads(usage.read_text()) == {"tokens": {"a": used}}
+        assert usage.stat().st_mode & 0o077 == 0
+    with running("null", "--api-key-file", keys) as server:
+        assert [server.post(TEXT, BODY, headers=bearer(key)).status_code for _ in range(2)] == [200, 429]
+        # Who replaces the key can raise its budget, and what was used counts on.
+        raised = add_key(keys, "a", "--token-budget", "40")
+        server.wait_until(lambda: server.post(TEXT, BODY, headers=bearer(raised)).status_code == 200)
+        assert server.post(TEXT, BODY, headers=bearer(raised)).status_code == 429
+
+
+def test_usage_that_cannot_be_read_or_written_is_named(keys):
+    key = add_key(keys, "a")
+    usage = keys.with_name("keys.json.usage")
+    usage.write_text("{broken")
+    with pytest.raises(RuntimeError, match=r"keys\.json\.usage"):
+        running("null", "--api-key-file", keys).__enter__()
+    usage.unlink()
+    keys.with_name("keys.json.usage.new").mkdir()
+    with running("null", "--api-key-file", keys) as server:
+        assert server.post(TEXT, BODY, headers=bearer(key)).status_code == 200
+        assert server.stop() == 0
+        assert "token budgets will be forgotten" in server.stderr()
 
 
 def test_keys_do_not_share_cached_prefixes(keys):

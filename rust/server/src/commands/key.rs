@@ -26,7 +26,7 @@ pub struct Key {
     /// Prompt and generated tokens per minute [default: no limit]
     #[arg(long, value_name = "N")]
     tokens_per_minute: Option<u64>,
-    /// Tokens from a server's start to its end [default: no limit]
+    /// Tokens in all, which servers count in FILE.usage [default: no limit]
     #[arg(long, value_name = "N")]
     token_budget: Option<u64>,
 }

@@ -95,6 +95,7 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
     let server = tokio::spawn(listen::listen(listener, tls, app.clone(), front_door::router(app.clone())));
     tokio::spawn(registry.clone().reap());
     tokio::spawn(app.auth.clone().watch());
+    tokio::spawn(app.auth.clone().keep());
     announce(&config, &app, address)?;
     tokio::select! {
         loaded = preload(&config, &registry) => loaded?,
@@ -103,6 +104,7 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
     signals.stop.notified().await;
     stop(&app, &signals, config.drain_timeout).await;
     let _ = server.await;
+    app.auth.save();
     if let Some(file) = &app.trace_file {
         file.flush();
     }

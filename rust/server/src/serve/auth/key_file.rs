@@ -5,7 +5,9 @@
 //! ```
 
 use std::collections::HashSet;
-use std::fmt::{self, Write};
+use std::fmt::{self, Write as _};
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -60,7 +62,7 @@ pub struct KeyLimits {
     /// Prompt and generated tokens together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_minute: Option<u64>,
-    /// Since the server's start.
+    /// For good, however often servers end and start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_budget: Option<u64>,
 }
@@ -92,16 +94,22 @@ impl KeyFile {
         Ok(())
     }
 
-    /// Replaces the file at once, so that a server never reads half of it. Only its owner may read it.
     pub fn write(&self, path: &Path) -> Result<(), String> {
-        let bad = |err: std::io::Error| format!("{}: {err}", path.display());
-        let text = serde_json::to_string_pretty(self).expect("strings and numbers only") + "\n";
-        let draft = path.with_extension("new");
-        std::fs::write(&draft, text).map_err(bad)?;
-        #[cfg(unix)]
-        std::fs::set_permissions(&draft, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(bad)?;
-        std::fs::rename(&draft, path).map_err(bad)
+        replace(path, self)
     }
+}
+
+/// Replaces the file at once, so that nobody ever reads half of it, whatever ends the writer. Only its owner may read it.
+pub fn replace(path: &Path, content: &impl Serialize) -> Result<(), String> {
+    let bad = |err: std::io::Error| format!("{}: {err}", path.display());
+    let text = serde_json::to_string_pretty(content).expect("strings and numbers only") + "\n";
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let mut file = File::create(&draft).map_err(bad)?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(bad)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(bad)?;
+    std::fs::rename(&draft, path).map_err(bad)
 }
 
 pub fn sha256(secret: &str) -> [u8; 32] {

@@ -3,6 +3,7 @@
 mod key_file;
 mod quota;
 mod sigv4;
+mod usage;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,11 +17,15 @@ use self::quota::Quota;
 pub use self::quota::Standing;
 use self::sigv4::Signature;
 pub use self::sigv4::Signed;
+use self::usage::Usage;
 use super::error::{Kind, Result, ServeError};
 use crate::print;
 
 /// How often the file is looked at for changes.
 const RELOAD_EVERY: Duration = Duration::from_secs(1);
+
+/// How often what was used is written, if it has changed.
+const SAVE_EVERY: Duration = Duration::from_secs(2);
 
 /// Who sent a request.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +72,14 @@ pub struct Auth {
     /// None: everybody may.
     file: Option<PathBuf>,
     state: Mutex<State>,
+    saved: Mutex<Saved>,
+}
+
+/// What was last written, and what came of it.
+#[derive(Debug)]
+struct Saved {
+    usage: Usage,
+    outcome: Result<(), String>,
 }
 
 #[derive(Debug, Default)]
@@ -83,18 +96,30 @@ impl State {
         self.by_hash = keys.iter().map(|key| (key.sha256, key.clone())).collect();
         self.by_name = keys.into_iter().map(|key| (key.name.clone(), key)).collect();
     }
+
+    fn usage(&self) -> Usage {
+        let used = self.quotas.iter().filter(|(_, quota)| quota.used() > 0);
+        Usage { tokens: used.map(|(name, quota)| (name.clone(), quota.used())).collect() }
+    }
 }
 
 impl Auth {
     /// Everybody may do everything.
     pub fn open() -> Self {
-        Self { file: None, state: Mutex::default() }
+        Self::new(None, State::default(), Usage::default())
     }
 
+    /// What the keys have used is kept beside their file.
     pub fn from_file(file: PathBuf) -> Result<Self, String> {
-        let mut state = State::default();
+        let usage = Usage::read(&Usage::path(&file))?;
+        let quotas = usage.tokens.iter().map(|(name, &used)| (name.clone(), Quota::with_used(used))).collect();
+        let mut state = State { quotas, ..State::default() };
         state.set_keys(KeyFile::read(&file)?);
-        Ok(Self { file: Some(file), state: Mutex::new(state) })
+        Ok(Self::new(Some(file), state, usage))
+    }
+
+    fn new(file: Option<PathBuf>, state: State, usage: Usage) -> Self {
+        Self { file, state: Mutex::new(state), saved: Mutex::new(Saved { usage, outcome: Ok(()) }) }
     }
 
     /// How many keys there are. None: none are needed.
@@ -168,6 +193,33 @@ impl Auth {
                 Err(why) => print::note(&format!("the keys stay as they were: {why}")),
             }
         }
+    }
+
+    /// Writes what the keys have used whenever it changes. Never returns.
+    pub async fn keep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SAVE_EVERY).await;
+            let auth = self.clone();
+            // The disk may take its time.
+            let _ = tokio::task::spawn_blocking(move || auth.save()).await;
+        }
+    }
+
+    /// Writes what the keys have used, unless it stands there. A file that cannot be written costs no request.
+    pub fn save(&self) {
+        let Some(file) = &self.file else { return };
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let usage = self.lock().usage();
+        if usage == saved.usage {
+            return;
+        }
+        let outcome = usage.write(&Usage::path(file));
+        if let Err(why) = &outcome
+            && saved.outcome != outcome
+        {
+            print::note(&format!("token budgets will be forgotten when this server ends: {why}"));
+        }
+        *saved = Saved { usage, outcome };
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

@@ -10,8 +10,10 @@ use crate::serve::error::{Kind, Result, ServeError};
 pub struct Quota {
     requests: Bucket,
     tokens: Bucket,
-    /// Tokens since the server's start, those that are reserved included.
-    spent: u64,
+    /// Tokens of requests that have ended, in former servers too.
+    used: u64,
+    /// Tokens of requests that run.
+    reserved: u64,
 }
 
 #[derive(Debug, Default)]
@@ -69,9 +71,18 @@ fn seconds(amount: f64, per_minute: u64) -> Duration {
 }
 
 impl Quota {
+    pub fn with_used(used: u64) -> Self {
+        Self { used, ..Self::default() }
+    }
+
+    /// What requests that have ended used.
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
     /// Takes one request and `tokens`, or nothing and says why and for how long.
     pub fn reserve(&mut self, limits: &KeyLimits, tokens: u64, now: Instant) -> Result<()> {
-        if let Some(budget) = limits.token_budget.filter(|&budget| self.spent >= budget) {
+        if let Some(budget) = limits.token_budget.filter(|&budget| self.used + self.reserved >= budget) {
             let message = format!("the key's budget of {budget} tokens is spent");
             return Err(ServeError::new(Kind::QuotaExhausted, message));
         }
@@ -86,7 +97,7 @@ impl Quota {
         }
         self.requests.take(limits.requests_per_minute, 1);
         self.tokens.take(limits.tokens_per_minute, tokens);
-        self.spent += tokens;
+        self.reserved += tokens;
         Ok(())
     }
 
@@ -98,7 +109,8 @@ impl Quota {
         }
         let used = used.unwrap_or(0);
         self.tokens.missing = (self.tokens.missing + used as f64 - reserved as f64).max(0.0);
-        self.spent = self.spent + used - reserved;
+        self.reserved -= reserved;
+        self.used += used;
     }
 
     pub fn standing(&mut self, limits: &KeyLimits, now: Instant) -> Standing {
@@ -174,6 +186,19 @@ mod tests {
         quota.settle(&LIMITS, 100, Some(2000), at(0.0));
         let refused = quota.reserve(&LIMITS, 1, at(10_000.0)).unwrap_err();
         assert_eq!((refused.kind, refused.retry_after_secs()), (Kind::QuotaExhausted, None));
+        let mut next = Quota::with_used(quota.used());
+        assert_eq!(next.reserve(&LIMITS, 1, at(0.0)).unwrap_err().kind, Kind::QuotaExhausted);
+    }
+
+    #[test]
+    fn a_budget_counts_what_runs_and_keeps_what_has_ended() {
+        let mut quota = Quota::with_used(1500);
+        quota.reserve(&LIMITS, 500, at(0.0)).unwrap();
+        assert_eq!(quota.used(), 1500);
+        assert_eq!(quota.reserve(&LIMITS, 1, at(0.0)).unwrap_err().kind, Kind::QuotaExhausted);
+        quota.settle(&LIMITS, 500, Some(20), at(0.0));
+        assert_eq!(quota.used(), 1520);
+        quota.reserve(&LIMITS, 1, at(0.0)).unwrap();
     }
 
     #[test]
