@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ferrule_engine::{EngineConfig, Error};
 use tokio::sync::watch;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 use super::catalog::{Catalog, Served};
 use super::keep_alive::KeepAlive;
@@ -27,6 +27,9 @@ pub struct RegistryConfig {
     /// Longest that a request waits for its model.
     pub patience: Duration,
 }
+
+/// How long a model that needs room lets those that work go on taking requests.
+const TURN: Duration = Duration::from_secs(2);
 
 /// A model in memory, for those who list them.
 pub struct Resident {
@@ -99,6 +102,7 @@ impl Registry {
     fn attempt(&self, served: &Served, keep_alive: Option<KeepAlive>) -> Result<Attempt> {
         let mut slots = self.0.lock();
         match slots.get_mut(&served.name) {
+            Some(Slot::Loaded(loaded)) if loaded.gives_way => Ok(Attempt::Leaving),
             Some(Slot::Loaded(loaded)) => {
                 loaded.lease();
                 loaded.keep_alive = keep_alive.unwrap_or(loaded.keep_alive);
@@ -188,7 +192,13 @@ impl Registry {
 
     /// Unloads who must go until `need` fits, waiting for models that work. What is reserved counts from here on.
     async fn reserve(&self, served: &Served, need: Need, budget: u64) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + self.0.config.patience;
+        let reserved = self.wait_for_room(served, need, budget).await;
+        self.0.let_all_stay();
+        reserved
+    }
+
+    async fn wait_for_room(&self, served: &Served, need: Need, budget: u64) -> Result<()> {
+        let began = Instant::now();
         loop {
             let mut changes = self.0.changes.subscribe();
             match self.0.try_reserve(&served.name, need.total(), budget) {
@@ -199,9 +209,15 @@ impl Registry {
                     }
                 }
                 Room::Never => return Err(too_large(served, need, budget)),
+                Room::Later if began.elapsed() >= self.0.config.patience => {
+                    return Err(no_room(served, need, budget));
+                }
                 Room::Later => {
-                    let waited = timeout_at(deadline, changes.changed()).await;
-                    waited.map_err(|_| no_room(served, need, budget)).map(drop)?;
+                    if began.elapsed() >= TURN {
+                        self.0.ask_for_room(&served.name, need.total(), budget);
+                    }
+                    // Without a change too: a model's wait for its first use may be over.
+                    let _ = timeout(TURN, changes.changed()).await;
                 }
             }
         }
@@ -348,6 +364,34 @@ impl Shared {
             *reserved = need;
         }
         room
+    }
+
+    /// Models that work take no new requests, least recently used first, so that `need` fits when they have finished.
+    fn ask_for_room(&self, id: &str, need: u64, budget: u64) {
+        let mut slots = self.lock();
+        let others = slots.iter().filter(|(other, _)| *other != id);
+        let used = |slot: &Slot| match slot {
+            Slot::Loaded(loaded) => loaded.used_before(Instant::now()),
+            _ => None,
+        };
+        let occupants: Vec<_> =
+            others.map(|(id, slot)| Occupant { idle_since: used(slot), ..occupant(id, slot) }).collect();
+        let Room::After(leaving) = make_room(need, budget, &occupants) else { return };
+        for id in leaving {
+            if let Some(Slot::Loaded(loaded)) = slots.get_mut(&id) {
+                loaded.gives_way = true;
+            }
+        }
+    }
+
+    /// Who still needs room asks again.
+    fn let_all_stay(&self) {
+        for slot in self.lock().values_mut() {
+            if let Slot::Loaded(loaded) = slot {
+                loaded.gives_way = false;
+            }
+        }
+        self.changed();
     }
 
     fn least_recently_used(&self) -> Option<String> {

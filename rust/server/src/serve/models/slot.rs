@@ -60,6 +60,8 @@ pub struct Loaded {
     pub last_used: Instant,
     /// Nobody has used it yet: until then it waits for those who had it loaded.
     pub first_use_by: Option<Instant>,
+    /// Another model waits for its place: it takes no new requests.
+    pub gives_way: bool,
 }
 
 /// How long a model that was just loaded waits for its first use.
@@ -68,7 +70,8 @@ const FIRST_USE: Duration = Duration::from_secs(5);
 impl Loaded {
     pub fn new(model: LoadedModel, keep_alive: KeepAlive) -> Self {
         let now = Instant::now();
-        Self { model: Arc::new(model), leases: 0, keep_alive, last_used: now, first_use_by: Some(now + FIRST_USE) }
+        let (model, first_use_by) = (Arc::new(model), Some(now + FIRST_USE));
+        Self { model, leases: 0, keep_alive, last_used: now, first_use_by, gives_way: false }
     }
 
     pub fn lease(&mut self) {
@@ -86,8 +89,13 @@ impl Loaded {
 
     /// Since when it may make room for others.
     pub fn idle_since(&self, now: Instant) -> Option<Instant> {
+        self.used_before(now).filter(|_| self.leases == 0)
+    }
+
+    /// When somebody last finished using it. None: those who had it loaded are still to come.
+    pub fn used_before(&self, now: Instant) -> Option<Instant> {
         let is_awaited = self.first_use_by.is_some_and(|by| now < by);
-        (self.leases == 0 && !is_awaited).then_some(self.last_used)
+        (!is_awaited).then_some(self.last_used)
     }
 }
 
