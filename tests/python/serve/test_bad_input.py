@@ -1,6 +1,7 @@
 """What no request should be: the dialect's own error, the right status, and a server as healthy as before."""
 
 import json
+import socket
 import time
 
 import pytest
@@ -155,6 +156,24 @@ def test_bodies_have_a_limit_whether_declared_or_not():
             assert response.status_code == 413
             assert "10000 bytes" in response.json()["error"]["message"]
         assert server.post(TEXT, {"prompt": "hi", "max_tokens": 1}).status_code == 200
+
+
+def test_a_socket_that_is_closed_for_writing_is_a_client_that_left(null):
+    """As other HTTP servers take it: who hangs up is not told from who only stops sending."""
+    body = json.dumps({"prompt": "hi", "max_tokens": 4000, "ignore_eos": True, "stream": True}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    for piece, length in [(body, len(body)), (b"{", 100)]:
+        with null.connect() as connection:
+            connection.sendall(head % length + piece)
+            connection.shutdown(socket.SHUT_WR)
+            received = b""
+            while data := connection.recv(65536):
+                received += data
+        assert b"[DONE]" not in received
+        if length > len(piece):
+            assert b" 400 " in received.split(b"\r\n")[0]
+        null.wait_idle()
+    assert null.http.get("/health").status_code == 200
 
 
 def test_slow_requests_are_given_up():

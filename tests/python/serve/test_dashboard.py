@@ -63,3 +63,33 @@ def test_every_series_has_a_place(exposed):
         "vllm:request_time_per_output_token_seconds",
         "http_request_duration_seconds",
     }
+
+
+def test_every_query_is_promql():
+    promql_parser = pytest.importorskip("promql_parser", reason="promql-parser is not installed: make clients")
+    for panel in PANELS.values():
+        for query in queries(panel):
+            promql_parser.parse(query.replace("$__rate_interval", "1m"))
+
+
+def test_grafanas_own_types_keep_the_dashboard_whole():
+    reason = "grafana-foundation-sdk is not installed: make clients"
+    dashboard = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason=reason)
+    encoder = pytest.importorskip("grafana_foundation_sdk.cog.encoder", reason=reason)
+    read = dashboard.Dashboard.from_json(DASHBOARD)
+    written = json.loads(json.dumps(read, cls=encoder.JSONEncoder))
+    # Grafana keeps a variable's query a second time, under a name that its types do not have.
+    ours = json.loads(json.dumps(DASHBOARD))
+    for variable in ours["templating"]["list"]:
+        variable.pop("definition", None)
+    assert missing(ours, written) == []
+
+
+def missing(value, other, path=""):
+    """Where `other` lacks something that `value` has, or has something else."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        return [lack for key in value for lack in missing(value[key], other.get(key), f"{path}/{key}")]
+    if isinstance(value, list) and isinstance(other, list) and len(value) == len(other):
+        pairs = enumerate(zip(value, other, strict=True))
+        return [lack for at, (one, two) in pairs for lack in missing(one, two, f"{path}/{at}")]
+    return [] if value == other else [path]

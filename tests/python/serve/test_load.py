@@ -106,12 +106,34 @@ def test_overload_costs_nothing_but_refusals():
     assert found["num_used_blocks"] == 0
 
 
-def test_a_client_that_hangs_up_frees_its_blocks_within_a_step():
+def test_clients_that_hang_up_free_their_blocks_within_a_step():
+    """Eight clients, each after a number of pieces of its own; the last of them leave together."""
+    pieces = [1, 4, 2, 5, 3, 5, 5, 1]
     with running("null:200") as server:
         body = json.dumps({"prompt": "hi", "max_tokens": 4000, "ignore_eos": True, "stream": True}).encode()
-        run = drive(Endpoint.parse(server.url, None), iter([body]), Plan(1, None, 1, None, 0, lambda _: 2))
-        assert run.answers[0].hung_up
+        plan = Plan(8, None, 8, None, 0, lambda at: pieces[at])
+        run = drive(Endpoint.parse(server.url, None), iter([body] * 8), plan)
+        assert all(answer.hung_up for answer in run.answers)
         before = server.resident()["num_steps"]
         server.wait_idle()
         # The step that ran when it left, and the one that saw it.
         assert server.resident()["num_steps"] - before <= 2
+
+
+def test_a_long_prompt_holds_up_no_running_answer():
+    """Its chunks and a running answer share the steps: each step has a chunk at most, and brings the answer a token."""
+    body = {"prompt": "hi", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+    with running("null:20", "--max-num-batched-tokens", "64") as server:
+        with server.http.stream("POST", "/v1/completions", json=body) as response:
+            # The connection is closed with its iterator.
+            lines = response.iter_lines()
+            next(lines)
+            before = server.resident()
+            long = {"prompt": "x" * 3500, "max_tokens": 1, "ignore_eos": True}
+            assert server.post("/v1/completions", long).status_code == 200
+            after = server.resident()
+            lines.close()
+        server.wait_idle()
+    num_steps = after["num_steps"] - before["num_steps"]
+    assert num_steps >= 3500 / 64
+    assert after["num_generated_tokens"] - before["num_generated_tokens"] >= num_steps - 1

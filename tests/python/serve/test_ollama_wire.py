@@ -191,6 +191,15 @@ def test_models_stay_as_long_as_requests_say(snapshot):
         server.wait_until(lambda: expiry(server) is None)
 
 
+def test_options_of_the_runner_load_nothing_again(null):
+    """Ollama loads a model anew for another context length, and clients that differ in it undo each other's loads."""
+    loaded = null.resident()["load_ms"]
+    for num_ctx in (2048, 4096, 2048):
+        answer = null.post(GENERATE, body(GENERATE, stream=False, options={"num_ctx": num_ctx, "num_thread": 1})).json()
+        assert answer["load_duration"] < answer["total_duration"]
+    assert null.resident()["load_ms"] == loaded
+
+
 BAD = [
     (GENERATE, b"", 400, "not valid JSON"),
     (GENERATE, [], 400, "expected a map"),
@@ -261,7 +270,7 @@ def test_a_full_queue_is_503():
         assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_a_stream_that_cannot_go_on_says_why():
+def test_a_stream_that_cannot_go_on_says_why(snapshot):
     with running("null:20", "--drain-timeout", "1") as server:
         found = []
         request = body(GENERATE, options={"num_predict": -1})
@@ -273,6 +282,7 @@ def test_a_stream_that_cannot_go_on_says_why():
         thread.join()
     assert found[-1].keys() == {"error"}
     assert "shutting down" in found[-1]["error"]
+    snapshot("ollama_stream_error.json", stable(found[-1]))
     assert all(line["done"] is False for line in found[:-1])
 
 
@@ -319,6 +329,8 @@ def test_models_are_pulled_shown_and_deleted(hub, tmp_path, snapshot):
             size = (Hub.folder / name).stat().st_size
             last = [line for line in said if line.get("digest") == name][-1]
             assert last == {"status": f"pulling {name}", "digest": name, "total": size, "completed": size}
+        kinds = [line for line in said if line.get("completed") in (None, line.get("total"))]
+        snapshot("ollama_pull_stream.json", stable(kinds))
         assert server.post("/api/pull", {"name": "hf:org/tiny", "stream": False}).json() == {"status": "success"}
         snapshot("ollama_tags_pulled.json", stable(server.http.get("/api/tags").json()))
         snapshot("ollama_show_pulled.json", stable(server.post("/api/show", {"model": "hf:org/tiny"}).json()))

@@ -58,6 +58,16 @@ def test_a_working_engine_is_healthy_because_it_steps(slow):
     request.join()
 
 
+def test_an_engine_that_takes_no_step_is_not_healthy():
+    """The bound is twenty seconds; the model takes a minute."""
+    with running("null:60000") as server:
+        with httpx.stream("POST", server.url + TEXT, json={**LONG, "stream": True}, timeout=60):
+            server.wait_until(lambda: server.resident()["num_running"] == 1)
+            found = server.http.get("/health")
+        assert (found.status_code, found.json()) == (503, {"status": "stuck", "models": {"null": "stuck"}})
+        assert server.http.get("/health/live").status_code == 200
+
+
 @pytest.mark.parametrize("given", ["mine-123", "x" * 128])
 def test_request_ids_go_in_and_out(null, given):
     response = null.post(TEXT, {"prompt": "hi", "max_tokens": 1}, headers={"x-request-id": given})
@@ -117,6 +127,28 @@ def test_metrics_count_what_happened():
     assert found['http_requests_total{handler="/v1/completions",method="POST",status="200"}'] == 1
     assert found['http_requests_total{handler="/v1/completions",method="POST",status="400"}'] == 1
     assert found['http_requests_total{handler="none",method="GET",status="404"}'] == 1
+
+
+def test_metrics_count_every_dialect():
+    turns = [{"role": "user", "content": "hi"}]
+    blocks = {"messages": [{"role": "user", "content": [{"text": "hi"}]}], "inferenceConfig": {"maxTokens": 2}}
+    asked = {
+        "/v1/chat/completions": {"messages": turns, "max_tokens": 2},
+        "/v1/responses": {"input": "hi", "max_output_tokens": 2},
+        "/v1/messages": {"messages": turns, "max_tokens": 2},
+        "/api/chat": {"model": "null", "messages": turns, "options": {"num_predict": 2}},
+        "/model/null/converse": blocks,
+        "/model/null/invoke": {"prompt": "hi", "max_gen_len": 2},
+    }
+    with running("null") as server:
+        for path, body in asked.items():
+            assert server.post(path, body).status_code == 200
+        found = samples(server)
+    ended = [value for name, value in found.items() if name.startswith("vllm:request_success_total")]
+    assert sum(ended) == len(asked)
+    for path in asked:
+        route = path.replace("/null/", "/{id}/")
+        assert found[f'http_requests_total{{handler="{route}",method="POST",status="200"}}'] == 1
 
 
 def test_every_metric_has_its_type_once_and_buckets_that_ascend(null):
@@ -192,7 +224,7 @@ def test_sigterm_lets_answers_finish_and_takes_no_new_ones():
 
 
 @pytest.mark.parametrize("how", ["timeout", "second signal"])
-def test_answers_that_do_not_finish_are_told_why(how):
+def test_answers_that_do_not_finish_are_told_why(snapshot, how):
     with running("null:20", "--drain-timeout", "1" if how == "timeout" else "100") as server:
         request = Streaming(server)
         server.wait_until(lambda: server.resident()["num_running"] == 1)
@@ -203,6 +235,7 @@ def test_answers_that_do_not_finish_are_told_why(how):
         assert server.process.wait(30) == 0
         last = json.loads(request.join().lines[-1].removeprefix("data: "))
     assert "shutting down" in last["error"]["message"]
+    snapshot("stream_error.json", json.dumps(last, indent=1) + "\n")
 
 
 def test_the_packages_command_is_the_same_server():

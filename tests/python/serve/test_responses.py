@@ -121,7 +121,7 @@ def test_what_asks_for_nothing_is_taken(null):
     assert (answer.status_code, answer.json()["temperature"]) == (200, 0.7)
 
 
-def test_a_stream_that_the_server_ends_says_so():
+def test_a_stream_that_the_server_ends_says_so(snapshot):
     with running("null:50", "--drain-timeout", "0") as server:
         body = {**GREEDY, "max_output_tokens": 4000, "ignore_eos": True, "stream": True}
         with server.http.stream("POST", PATH, json=body) as response:
@@ -131,6 +131,8 @@ def test_a_stream_that_the_server_ends_says_so():
             server.process.terminate()
             last = json.loads([line for line in lines if line.startswith("data: ")][-1].removeprefix("data: "))
     assert last["type"] == "response.failed"
+    last["response"]["output"] = []
+    snapshot("responses_failed.json", stable(last | {"sequence_number": 0}))
     assert last["response"]["status"] == "failed"
     assert last["response"]["error"]["code"] == "service_unavailable"
 

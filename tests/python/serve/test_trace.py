@@ -1,6 +1,8 @@
 """Spans of requests, in the file format that OpenTelemetry's collector reads."""
 
+import base64
 import json
+import re
 
 import httpx
 import pytest
@@ -81,3 +83,31 @@ def test_a_request_that_was_left_tells_what_is_known(traced):
     found = {span["name"]: span for span in spans()}
     assert set(found) == {"POST /v1/completions", "generate", "decode"}
     assert attributes(found["generate"])["ferrule.end"] == "abort"
+
+
+def in_protobufs_json(line):
+    """OTLP writes ids in hexadecimal digits, where Protobuf's JSON has base64."""
+
+    def encoded(match):
+        return f'"{match[1]}":"{base64.b64encode(bytes.fromhex(match[2])).decode()}"'
+
+    return re.sub(r'"(traceId|spanId|parentSpanId)":"([0-9a-f]+)"', encoded, line)
+
+
+def test_opentelemetrys_own_types_read_the_file(tmp_path):
+    """A field that is not OTLP's would be an error."""
+    reason = "opentelemetry-proto is not installed: make clients"
+    trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason=reason)
+    json_format = pytest.importorskip("google.protobuf.json_format", reason=reason)
+    file = tmp_path / "spans.jsonl"
+    with running("null", "--trace-file", file) as server:
+        server.post(TEXT, BODY, headers={"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"})
+        assert server.stop() == 0
+    found = []
+    for line in file.read_text().splitlines():
+        batch = json_format.Parse(in_protobufs_json(line), trace_service.ExportTraceServiceRequest())
+        found += [span for resource in batch.resource_spans for scope in resource.scope_spans for span in scope.spans]
+    assert {span.name for span in found} == {"POST /v1/completions", "generate", "queue", "prefill", "decode"}
+    assert {span.trace_id.hex() for span in found} == {TRACE_ID}
+    assert [span.parent_span_id.hex() for span in found if span.kind == span.SPAN_KIND_SERVER] == [PARENT_ID]
+    assert all(0 < span.start_time_unix_nano <= span.end_time_unix_nano for span in found)

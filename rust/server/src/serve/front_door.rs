@@ -59,15 +59,9 @@ pub async fn front_door(app: App, mut router: Router, mut request: Request) -> R
     let trace = app.trace_file.as_ref().and_then(|file| Trace::begin(file, request.headers()));
     let visit = Visit::begin(&request, identified.clone().unwrap_or_default(), trace);
     request.extensions_mut().insert(visit.clone());
-    let answered = match identified {
-        Ok(_) => AssertUnwindSafe(router.call(request)).catch_unwind().await,
-        Err(error) => Ok(Ok(error.into_response())),
-    };
-    let mut response = match answered {
-        Ok(Ok(response)) => response,
-        Err(_) => {
-            ServeError::new(Kind::Internal, "a defect of the server ended this request; others go on").into_response()
-        }
+    let mut response = match identified {
+        Ok(_) => answer(&mut router, request).await,
+        Err(error) => error.into_response(),
     };
     if let Some(error) = response.extensions_mut().remove::<ServeError>() {
         // Which methods a path takes is the router's to say.
@@ -79,6 +73,15 @@ pub async fn front_door(app: App, mut router: Router, mut request: Request) -> R
         tell_standing(&standing, response.headers_mut());
     }
     Ok(visit.finish(&app, response))
+}
+
+async fn answer(router: &mut Router, request: Request) -> Response<Body> {
+    match AssertUnwindSafe(router.call(request)).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Err(_) => {
+            ServeError::new(Kind::Internal, "a defect of the server ended this request; others go on").into_response()
+        }
+    }
 }
 
 /// Who sent the request. Signatures cover the body, so it is read for them, and put back.
