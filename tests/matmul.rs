@@ -312,21 +312,38 @@ proptest! {
     }
 
     #[test]
-    fn results_do_not_depend_on_company((dtype, rows, cols, m, seed) in some_case(&QUANTIZED), m2 in 1usize..70, cut in 0usize..6) {
-        let mut rng = Rng(seed);
-        let case = Case::new(dtype, rows, cols, &mut rng);
-        let w = &case.packed;
-        let x = rng.floats(m.max(m2) * cols);
-        let cut = cut.min(w.num_panels());
-        for kernels in tiers().into_iter().filter(|k| k.isa() != Isa::Scalar) {
-            for run in [int8, float32] {
-                let together = run(kernels, w, &x, &whole(w));
-                let split = run(kernels, w, &x[..m2 * cols], &[cut..w.num_panels(), 0..cut]);
-                prop_assert_eq!(&together[..split.len()], &split[..], "{} {} m={} m2={}", dtype, kernels.isa(), m, m2);
-                let last = x.len() / cols - 1;
-                let alone = run(kernels, w, &x[last * cols..], &whole(w));
-                prop_assert_eq!(&together[last * w.rows()..], &alone[..], "{} {} alone", dtype, kernels.isa());
-            }
+    fn results_do_not_depend_on_company(case in some_case(&QUANTIZED), m2 in 1usize..70, cut in 0usize..6) {
+        company(case, m2, cut, &[int8, float32]);
+    }
+
+    #[test]
+    fn dense_results_do_not_depend_on_company(case in some_case(&DENSE), m2 in 1usize..70, cut in 0usize..6) {
+        company(case, m2, cut, &[float32]);
+    }
+}
+
+type Product = fn(Kernels, &PackedMatrix, &[f32], &[Range<usize>]) -> Vec<f32>;
+
+/// `m` rows at once against the first `m2` of them in two parts, and the last alone.
+fn company(
+    (dtype, rows, cols, m, seed): (DType, usize, usize, usize, u64),
+    m2: usize,
+    cut: usize,
+    products: &[Product],
+) {
+    let mut rng = Rng(seed);
+    let case = Case::new(dtype, rows, cols, &mut rng);
+    let w = &case.packed;
+    let x = rng.floats(m.max(m2) * cols);
+    let cut = cut.min(w.num_panels());
+    for kernels in tiers().into_iter().filter(|k| k.isa() != Isa::Scalar) {
+        for run in products {
+            let together = run(kernels, w, &x, &whole(w));
+            let split = run(kernels, w, &x[..m2 * cols], &[cut..w.num_panels(), 0..cut]);
+            assert_eq!(&together[..split.len()], &split[..], "{dtype} {} m={m} m2={m2}", kernels.isa());
+            let last = x.len() / cols - 1;
+            let alone = run(kernels, w, &x[last * cols..], &whole(w));
+            assert_eq!(&together[last * w.rows()..], &alone[..], "{dtype} {} alone", kernels.isa());
         }
     }
 }

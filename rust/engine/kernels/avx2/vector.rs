@@ -50,7 +50,7 @@ unsafe fn load_words(p: *const i32, n: usize) -> (__m256i, __m256i) {
 
 /// E4M3 as f16 that are 2^8 times too small: the same bits, since an exponent of four bits fits one of five.
 #[inline(always)]
-pub(super) fn e4m3_to_f16(codes: __m128i) -> __m256i {
+fn e4m3_to_f16(codes: __m128i) -> __m256i {
     // The sign fills the high half: it and the seven bits move up, and its copy in the exponent is cleared.
     let moved = tier!(_mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(codes)));
     let halves = tier!(_mm256_and_si256(moved, _mm256_set1_epi16(!0x4000)));
@@ -115,6 +115,15 @@ impl F32x16 for Vector {
             tier!(_mm256_castsi256_ps(_mm256_and_si256(low, high_half))),
             tier!(_mm256_castsi256_ps(_mm256_and_si256(high, high_half))),
         )
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u8) -> Self {
+        let half = |p: *const u8| {
+            let words = tier!(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())));
+            tier!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)))
+        };
+        Self(half(p), half(p.wrapping_add(16)))
     }
 
     #[inline(always)]

@@ -25,7 +25,7 @@ fn first(n: usize) -> __mmask16 {
 
 /// E4M3 as f16 that are 2^8 times too small: the same bits, since an exponent of four bits fits one of five.
 #[inline(always)]
-pub(super) fn e4m3_to_f16(codes: __m128i) -> __m256i {
+fn e4m3_to_f16(codes: __m128i) -> __m256i {
     // The sign fills the high half: it and the seven bits move up, and its copy in the exponent is cleared.
     let moved = tier!(_mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(codes)));
     let halves = tier!(_mm256_and_si256(moved, _mm256_set1_epi16(!0x4000)));
@@ -73,6 +73,12 @@ impl F32x16 for Vector {
     unsafe fn load_bf16_odd(p: *const u8) -> Self {
         let high_half = tier!(_mm512_set1_epi32(!0xffff));
         Self(tier!(_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p.cast()), high_half))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u8) -> Self {
+        let words = tier!(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())));
+        Self(tier!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))))
     }
 
     #[inline(always)]

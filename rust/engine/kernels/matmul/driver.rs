@@ -4,8 +4,10 @@
 use std::iter;
 use std::ops::Range;
 
-use super::tier::{F32Rows, F32Weights, Int8Panels, Lanes, PANEL_KERNEL_ROWS};
-use super::{CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, MatMut, MatmulTier, PanelChunk, QuantizedRows};
+use super::tier::{F32Rows, F32Weights, Lanes, PANEL_KERNEL_ROWS};
+use super::{
+    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, MatMut, MatmulTier, PanelChunk, PanelSums, QuantizedRows,
+};
 use crate::quant::{Layout, PANEL_ROWS, PackedMatrix};
 
 /// Rows that share an unpacked chunk; their sums stay in L1.
@@ -54,8 +56,16 @@ pub unsafe fn int8(
     out: MatMut<'_>,
 ) {
     if let (Some(kernel), true) = (tier.int8_panels, rows.len() <= PANEL_KERNEL_ROWS) {
+        let view = x.view(rows.start, 0, group_of(w));
+        let bytes = panels.len() * w.layout().panel_bytes(w.cols());
+        let streams = (bytes / STREAM_BYTES).clamp(1, STREAMS);
+        let num_rows = rows.len();
+        // SAFETY: `view` has these rows of w.cols() columns, as the panels have.
+        let multiply = |panels: &[_], sums: &mut [_]| unsafe {
+            kernel(w.layout(), panels, w.cols(), view, num_rows, sums);
+        };
         // SAFETY: the caller's promise.
-        return unsafe { few_rows(kernel, w, panels, x, rows, out) };
+        return unsafe { few_rows(w, panels, streams, rows, out, multiply) };
     }
     let mut tile = Int8Tile { chunks: [PanelChunk::ZERO; INT8_PANELS], sums: Sums::ZERO };
     for rows in blocks(rows, cached_rows(w.cols())) {
@@ -68,21 +78,18 @@ pub unsafe fn int8(
     }
 }
 
-/// Straight from the packed panels: a lane's panels in as many equal parts as there are streams, one of each at a time.
+/// Straight from the packed panels: these in as many equal parts as there are streams, one of each at a time.
 ///
 /// # Safety
-/// As for `int8`.
+/// The rows and the panels' columns of `out` are the caller's.
 unsafe fn few_rows(
-    kernel: Int8Panels,
     w: &PackedMatrix,
     panels: Range<usize>,
-    x: &QuantizedRows,
+    streams: usize,
     rows: Range<usize>,
     out: MatMut<'_>,
+    multiply: impl Fn(&[*const u8], &mut [PanelSums]),
 ) {
-    let view = x.view(rows.start, 0, group_of(w));
-    let bytes = panels.len() * w.layout().panel_bytes(w.cols());
-    let streams = (bytes / STREAM_BYTES).clamp(1, STREAMS);
     let apart = panels.len() / streams;
     let rest = panels.start + apart * streams..panels.end;
     let together = (panels.start..panels.start + apart).map(|first| (first..rest.start).step_by(apart));
@@ -92,9 +99,7 @@ unsafe fn few_rows(
         for (start, panel) in starts.iter_mut().zip(panels.clone()) {
             *start = w.panel_ptr(panel);
         }
-        let starts = &starts[..panels.len()];
-        // SAFETY: `view` has these rows of w.cols() columns, as the panels have.
-        unsafe { kernel(w.layout(), starts, w.cols(), view, rows.len(), &mut sums) };
+        multiply(&starts[..panels.len()], &mut sums[..panels.len()]);
         for (panel, sums) in panels.zip(&sums) {
             for (row, sums) in rows.clone().zip(sums) {
                 // SAFETY: the caller's promise.
@@ -158,6 +163,16 @@ pub unsafe fn float32(
     rows: Range<usize>,
     out: MatMut<'_>,
 ) {
+    if let (Some(kernel), None, true) = (tier.dense_panels, w.layout().block(), rows.len() <= PANEL_KERNEL_ROWS) {
+        let view = F32Rows { ptr: x[rows.start * w.cols()..].as_ptr(), stride: w.cols() };
+        let num_rows = rows.len();
+        // SAFETY: `view` has these rows of w.cols() columns, as the panels have.
+        let multiply = |panels: &[_], sums: &mut [_]| unsafe {
+            kernel(w.layout(), panels, w.cols(), view, num_rows, sums);
+        };
+        // SAFETY: the caller's promise.
+        return unsafe { few_rows(w, panels, STREAMS, rows, out, multiply) };
+    }
     let mut chunks = [PanelChunk::ZERO; F32_PANELS];
     let mut sums = Sums::<F32_PANELS>::ZERO;
     let mut weights = Decoded([[[0.0; PANEL_ROWS]; F32_TILE_COLS]; F32_PANELS]);

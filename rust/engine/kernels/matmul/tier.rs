@@ -69,6 +69,9 @@ pub type PanelSums = [Lanes; PANEL_KERNEL_ROWS];
 /// Computes the int8 products of up to four rows straight from packed panels of `cols` columns: one of `out` for each.
 pub type Int8Panels = unsafe fn(Layout, &[*const u8], cols: usize, Int8Rows, rows: usize, out: &mut [PanelSums]);
 
+/// The same for dense panels and float32 activations.
+pub type DensePanels = unsafe fn(Layout, &[*const u8], cols: usize, F32Rows, rows: usize, out: &mut [PanelSums]);
+
 /// The functions of one tier. All need its instructions, and pointers that are valid for the shapes given.
 pub struct MatmulTier {
     pub quantize: unsafe fn(&[f32], RowMut),
@@ -82,6 +85,7 @@ pub struct MatmulTier {
     pub decode: unsafe fn(&PanelChunk, GroupShape, first_col: usize, out: &mut [Lanes]),
     /// Widens columns of a dense panel to (cols, 16).
     pub widen: unsafe fn(Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]),
+    pub dense_panels: Option<DensePanels>,
     pub f32_tile: unsafe fn(&F32Weights, F32Rows, cols: usize, panels: usize, sums: &mut [F32Sums]),
 }
 

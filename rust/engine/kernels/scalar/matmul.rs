@@ -6,8 +6,16 @@ use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Int8Rows,
 use crate::kernels::matmul::{PanelChunk, quantize_groups};
 use crate::quant::{F8_BYTES, F8_COLS, F8_SCALES, Layout, PANEL_ROWS, code, e4m3, group_scales};
 
-pub static TIER: MatmulTier =
-    MatmulTier { quantize: quantize_groups, unpack, int8_tile, int8_panels: None, decode, widen, f32_tile };
+pub static TIER: MatmulTier = MatmulTier {
+    quantize: quantize_groups,
+    unpack,
+    int8_tile,
+    int8_panels: None,
+    decode,
+    widen,
+    dense_panels: None,
+    f32_tile,
+};
 
 unsafe fn unpack(layout: Layout, block: *const u8, cols: usize, out: &mut PanelChunk) {
     let spec = layout.block().expect("dense panels have no blocks");

@@ -2,6 +2,7 @@
 //! them with its instructions enabled; since both round alike, AVX2 and AVX-512 give the same bits.
 
 pub(super) mod attention;
+pub(super) mod dense;
 pub(super) mod elementwise;
 pub(super) mod math;
 
@@ -43,6 +44,12 @@ pub(super) trait F32x16: Copy {
     /// # Safety
     /// As for `load_bf16_even`.
     unsafe fn load_bf16_odd(p: *const u8) -> Self;
+
+    /// Sixteen bf16, widened.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 32 bytes.
+    unsafe fn load_bf16(p: *const u8) -> Self;
 
     /// Sixteen f16, widened.
     ///

@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::{load8, store8};
-use crate::kernels::avx2::vector::e4m3_to_f16;
-use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Lanes, PanelChunk};
-use crate::quant::{F8_BYTES, F8_COLS, F8_SCALES, Layout, PANEL_ROWS};
+use crate::kernels::avx2::vector::Vector;
+use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Lanes, PanelChunk, PanelSums};
+use crate::kernels::simd::dense;
+use crate::quant::Layout;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &mut [Lanes]) {
@@ -30,69 +31,47 @@ pub unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, ou
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn widen_f8(panel: *const u8, first_col: usize, out: &mut [Lanes]) {
-    for (k, out) in out.iter_mut().enumerate() {
-        let (block, col) = ((first_col + k) / F8_COLS, (first_col + k) % F8_COLS);
-        // SAFETY: the caller's columns lie inside the panel.
-        unsafe {
-            let block = panel.add(block * F8_BYTES);
-            let halves = e4m3_to_f16(_mm_loadu_si128(block.add(F8_SCALES + col * PANEL_ROWS).cast()));
-            for (half, eight) in
-                [_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves)].into_iter().enumerate()
-            {
-                let values = _mm256_mul_ps(_mm256_cvtph_ps(eight), _mm256_set1_ps(256.0));
-                let scales = _mm256_loadu_ps(block.cast::<f32>().add(8 * half));
-                store8(out, half, _mm256_mul_ps(scales, values));
-            }
-        }
-    }
+pub unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]) {
+    // SAFETY: the caller's promise.
+    unsafe { dense::widen::<Vector>(layout, panel, first_col, out) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]) {
-    if layout == Layout::F8 {
-        // SAFETY: the caller's promise.
-        return unsafe { widen_f8(panel, first_col, out) };
-    }
-    for (k, out) in out.iter_mut().enumerate() {
-        for half in 0..2 {
-            let at = (first_col + k) * PANEL_ROWS + 8 * half;
-            // SAFETY: the caller's columns lie inside the panel.
-            unsafe {
-                let w = match layout {
-                    Layout::F32 => _mm256_loadu_ps(panel.cast::<f32>().add(at)),
-                    Layout::F16 => _mm256_cvtph_ps(_mm_loadu_si128(panel.add(2 * at).cast())),
-                    _ => {
-                        let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(panel.add(2 * at).cast()));
-                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
-                    }
-                };
-                store8(out, half, w);
-            }
-        }
-    }
+pub unsafe fn dense_panels(
+    layout: Layout,
+    panels: &[*const u8],
+    cols: usize,
+    x: F32Rows,
+    rows: usize,
+    out: &mut [PanelSums],
+) {
+    // SAFETY: the caller's promise.
+    unsafe { dense::panels::<Vector>(layout, panels, cols, x, rows, out) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn f32_tile(w: &F32Weights, x: F32Rows, cols: usize, panels: usize, sums: &mut [F32Sums]) {
     for (p, w) in w[..panels].iter().enumerate() {
-        for (i, sums) in sums.chunks_mut(6).enumerate() {
-            // SAFETY: `x` has sums.len() rows and `cols` columns.
-            unsafe {
-                let first = x.ptr.add(6 * i * x.stride);
+        let mut row = 0;
+        while row < sums.len() {
+            let sums = &mut sums[row..];
+            // SAFETY: `x` has sums.len() rows and `cols` columns; each call takes rows that exist.
+            row += unsafe {
+                let x = F32Rows { ptr: x.ptr.add(row * x.stride), ..x };
                 match sums.len() {
-                    6 => f32_rows::<6>(&w[..cols], first, x.stride, sums, p),
-                    n => (0..n)
-                        .for_each(|t| f32_rows::<1>(&w[..cols], first.add(t * x.stride), x.stride, &mut sums[t..], p)),
+                    6.. => f32_rows::<6>(&w[..cols], x, sums, p),
+                    4.. => f32_rows::<4>(&w[..cols], x, sums, p),
+                    2.. => f32_rows::<2>(&w[..cols], x, sums, p),
+                    _ => f32_rows::<1>(&w[..cols], x, sums, p),
                 }
-            }
+            };
         }
     }
 }
 
-/// `T` rows against one panel.
+/// `T` rows against one panel; returns T.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn f32_rows<const T: usize>(w: &[Lanes], x: *const f32, stride: usize, sums: &mut [F32Sums], panel: usize) {
+unsafe fn f32_rows<const T: usize>(w: &[Lanes], x: F32Rows, sums: &mut [F32Sums], panel: usize) -> usize {
     // SAFETY: `x` has T rows of w.len() columns, and `sums` T rows.
     unsafe {
         let mut acc = [[_mm256_setzero_ps(); 2]; T];
@@ -102,7 +81,7 @@ unsafe fn f32_rows<const T: usize>(w: &[Lanes], x: *const f32, stride: usize, su
         for (k, w) in w.iter().enumerate() {
             let w = [load8(w, 0), load8(w, 1)];
             for t in 0..T {
-                let v = _mm256_set1_ps(*x.add(t * stride + k));
+                let v = _mm256_set1_ps(*x.ptr.add(t * x.stride + k));
                 acc[t] = [_mm256_fmadd_ps(w[0], v, acc[t][0]), _mm256_fmadd_ps(w[1], v, acc[t][1])];
             }
         }
@@ -111,4 +90,5 @@ unsafe fn f32_rows<const T: usize>(w: &[Lanes], x: *const f32, stride: usize, su
             store8(&mut sums[t][panel], 1, acc[t][1]);
         }
     }
+    T
 }

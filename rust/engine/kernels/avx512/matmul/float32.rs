@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::{load16, store16};
-use crate::kernels::avx512::vector::e4m3_to_f16;
-use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Lanes, PanelChunk};
-use crate::quant::{F8_BYTES, F8_COLS, F8_SCALES, Layout, PANEL_ROWS};
+use crate::kernels::avx512::vector::Vector;
+use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Lanes, PanelChunk, PanelSums};
+use crate::kernels::simd::dense;
+use crate::quant::Layout;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, out: &mut [Lanes]) {
@@ -27,40 +28,22 @@ pub unsafe fn decode(chunk: &PanelChunk, shape: GroupShape, first_col: usize, ou
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn widen_f8(panel: *const u8, first_col: usize, out: &mut [Lanes]) {
-    for (k, out) in out.iter_mut().enumerate() {
-        let (block, col) = ((first_col + k) / F8_COLS, (first_col + k) % F8_COLS);
-        // SAFETY: the caller's columns lie inside the panel.
-        unsafe {
-            let block = panel.add(block * F8_BYTES);
-            let halves = e4m3_to_f16(_mm_loadu_si128(block.add(F8_SCALES + col * PANEL_ROWS).cast()));
-            let values = _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256.0));
-            store16(out, _mm512_mul_ps(_mm512_loadu_ps(block.cast()), values));
-        }
-    }
+pub unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]) {
+    // SAFETY: the caller's promise.
+    unsafe { dense::widen::<Vector>(layout, panel, first_col, out) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn widen(layout: Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]) {
-    if layout == Layout::F8 {
-        // SAFETY: the caller's promise.
-        return unsafe { widen_f8(panel, first_col, out) };
-    }
-    for (k, out) in out.iter_mut().enumerate() {
-        let at = (first_col + k) * PANEL_ROWS;
-        // SAFETY: the caller's columns lie inside the panel.
-        let w = unsafe {
-            match layout {
-                Layout::F32 => _mm512_loadu_ps(panel.cast::<f32>().add(at)),
-                Layout::F16 => _mm512_cvtph_ps(_mm256_loadu_si256(panel.add(2 * at).cast())),
-                _ => {
-                    let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(panel.add(2 * at).cast()));
-                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
-                }
-            }
-        };
-        store16(out, w);
-    }
+pub unsafe fn dense_panels(
+    layout: Layout,
+    panels: &[*const u8],
+    cols: usize,
+    x: F32Rows,
+    rows: usize,
+    out: &mut [PanelSums],
+) {
+    // SAFETY: the caller's promise.
+    unsafe { dense::panels::<Vector>(layout, panels, cols, x, rows, out) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]

@@ -15,6 +15,7 @@ pub static TIER: MatmulTier = MatmulTier {
     int8_panels: Some(int8::int8_panels),
     decode: float32::decode,
     widen: float32::widen,
+    dense_panels: Some(float32::dense_panels),
     f32_tile: float32::f32_tile,
 };
 
