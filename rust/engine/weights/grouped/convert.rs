@@ -33,46 +33,43 @@ impl RowSource for Converted<'_> {
 impl Converted<'_> {
     /// The blocks of any rows: (rows.len(), row_bytes).
     pub fn convert(&self, rows: &[usize], out: &mut [u8]) {
-        let cols = self.matrix.cols;
-        let mut codes = vec![0; rows.len() * cols];
-        self.parts.read_codes(rows, &mut codes);
-        let mut ordered = vec![0; if self.matrix.order.is_some() { cols } else { 0 }];
+        let per_row = self.matrix.cols / self.parts.scheme.per_word();
+        let mut words = vec![0; rows.len() * per_row];
+        self.parts.read_words(rows, &mut words);
+        let mut ordered = vec![0; per_row];
         let outs = out.chunks_exact_mut(self.row_bytes());
-        for ((&row, codes), out) in rows.iter().zip(codes.chunks_exact(cols)).zip(outs) {
-            let codes = match &self.matrix.order {
-                None => codes,
+        for ((&row, words), out) in rows.iter().zip(words.chunks_exact(per_row)).zip(outs) {
+            match &self.matrix.order {
+                None => self.write_row(row, words, out),
                 Some(order) => {
-                    ordered.iter_mut().zip(order).for_each(|(code, &col)| *code = codes[col as usize]);
-                    &ordered
+                    reorder(words, order, self.parts.scheme.bits, &mut ordered);
+                    self.write_row(row, &ordered, out);
                 }
-            };
-            self.write_row(row, codes, out);
+            }
         }
     }
 
-    fn write_row(&self, row: usize, codes: &[u8], out: &mut [u8]) {
+    fn write_row(&self, row: usize, words: &[u32], out: &mut [u8]) {
         let Matrix { dtype, group, .. } = *self.matrix;
         let has_zero = matches!(dtype, DType::U4G32 | DType::U4G64 | DType::U4G128);
-        let blocks = out.chunks_exact_mut(dtype.block_bytes());
-        for (b, (block, codes)) in blocks.zip(codes.chunks_exact(dtype.block_len())).enumerate() {
+        let words = words.chunks_exact(dtype.block_len() / self.parts.scheme.per_word());
+        for (b, (block, words)) in out.chunks_exact_mut(dtype.block_bytes()).zip(words).enumerate() {
             let group = b * dtype.block_len() / group;
-            block[..2].copy_from_slice(&self.parts.scale(row, group).to_le_bytes());
-            let mut at = 2;
+            let (factors, codes) = block.split_at_mut(2 + usize::from(has_zero));
+            factors[..2].copy_from_slice(&self.parts.scale(row, group).to_le_bytes());
             if has_zero {
-                block[2] = self.parts.zero(row, group);
-                at = 3;
+                factors[2] = self.parts.zero(row, group);
             }
-            match dtype {
-                DType::Q8_0 => block[at..].copy_from_slice(codes),
-                _ => pack_nibbles(codes, &mut block[at..]),
-            }
+            codes.as_chunks_mut::<4>().0.iter_mut().zip(words).for_each(|(codes, word)| *codes = word.to_le_bytes());
         }
     }
 }
 
-/// Two codes a byte, the first one in the low nibble.
-fn pack_nibbles(codes: &[u8], out: &mut [u8]) {
-    for (out, pair) in out.iter_mut().zip(codes.as_chunks::<2>().0) {
-        *out = pair[0] | pair[1] << 4;
+/// A row's codes with column `order[i]` in place `i`.
+fn reorder(words: &[u32], order: &[u32], bits: usize, out: &mut [u32]) {
+    let per_word = 32 / bits;
+    let code = |col: usize| words[col / per_word] >> (bits * (col % per_word)) & ((1 << bits) - 1);
+    for (out, cols) in out.iter_mut().zip(order.chunks_exact(per_word)) {
+        *out = cols.iter().enumerate().fold(0, |word, (i, &col)| word | code(col as usize) << (bits * i));
     }
 }

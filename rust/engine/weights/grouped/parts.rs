@@ -124,56 +124,46 @@ impl<'a> Parts<'a> {
 
     /// Whether every scale is a number that float16 has.
     pub fn has_finite_scales(&self) -> bool {
-        (0..self.rows).all(|row| (0..self.cols / self.group).all(|group| self.scale(row, group).is_finite()))
+        (0..self.rows * (self.cols / self.group)).all(|at| self.scale_at(at).is_finite())
     }
 
-    /// The codes of any rows as blocks count them, one byte each, columns in the file's order: (rows.len(), cols).
-    pub fn read_codes(&self, rows: &[usize], out: &mut [u8]) {
-        let outs = out.chunks_exact_mut(self.cols);
+    /// The codes of any rows as blocks hold them, in words of 32 bits and the file's order of columns:
+    /// (rows.len(), cols / per_word).
+    pub fn read_words(&self, rows: &[usize], out: &mut [u32]) {
+        let per_row = self.cols / self.scheme.per_word();
         match self.scheme.packing {
-            Packing::Plain => outs.zip(rows).for_each(|(out, &row)| {
-                out.copy_from_slice(&self.codes[row * self.cols..][..self.cols]);
-            }),
-            Packing::Packed => outs.zip(rows).for_each(|(out, &row)| self.read_packed(row, out)),
-            Packing::Gptq { .. } => self.read_gptq(rows, out),
+            Packing::Packed | Packing::Plain => {
+                for (out, &row) in out.chunks_exact_mut(per_row).zip(rows) {
+                    let words = self.codes[4 * per_row * row..][..4 * per_row].as_chunks::<4>().0;
+                    out.iter_mut().zip(words).for_each(|(out, &word)| *out = u32::from_le_bytes(word));
+                }
+            }
+            // Words of neighbouring rows lie side by side: a panel's share a cache line.
+            Packing::Gptq { .. } => {
+                for (at, words) in self.codes.chunks_exact(4 * self.rows).enumerate() {
+                    for (i, &row) in rows.iter().enumerate() {
+                        out[i * per_row + at] = u32::from_le_bytes(four(&words[4 * row..]));
+                    }
+                }
+            }
             Packing::Awq => self.read_awq(rows, out),
         }
-    }
-
-    fn read_packed(&self, row: usize, out: &mut [u8]) {
-        let row_bytes = self.cols * self.scheme.bits / 8;
-        let words = self.codes[row * row_bytes..][..row_bytes].as_chunks::<4>().0;
-        for (&word, out) in words.iter().zip(out.chunks_exact_mut(self.scheme.per_word())) {
-            self.spread(word, out);
+        if self.scheme.bits == 8 && self.scheme.packing != Packing::Plain {
+            // Codes of eight bits count from -128 in blocks.
+            out.iter_mut().for_each(|word| *word ^= 0x8080_8080);
         }
     }
 
-    /// Words along columns, those of neighbouring rows side by side: rows are read together, since a panel's
-    /// words of the same columns share a cache line.
-    fn read_gptq(&self, rows: &[usize], out: &mut [u8]) {
-        let per_word = self.scheme.per_word();
-        for (at, words) in self.codes.chunks_exact(4 * self.rows).enumerate() {
-            for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.cols)) {
-                self.spread(four(&words[4 * row..]), &mut out[at * per_word..][..per_word]);
-            }
-        }
-    }
-
-    /// A word has eight rows of a column.
-    fn read_awq(&self, rows: &[usize], out: &mut [u8]) {
-        for (col, words) in self.codes.chunks_exact(self.rows / 2).enumerate() {
+    /// A word has eight rows of a column: eight of them have a row's eight columns.
+    fn read_awq(&self, rows: &[usize], out: &mut [u32]) {
+        let per_row = self.cols / 8;
+        for (at, columns) in self.codes.chunks_exact(4 * self.rows).enumerate() {
             for (i, &row) in rows.iter().enumerate() {
-                let word = u32::from_le_bytes(four(&words[row / 8 * 4..]));
-                out[i * self.cols + col] = (word >> (4 * AWQ_NIBBLE[row % 8]) & 15) as u8;
+                let words =
+                    columns.chunks_exact(self.rows / 2).map(|words| u32::from_le_bytes(four(&words[row / 8 * 4..])));
+                let nibbles = words.map(|word| word >> (4 * AWQ_NIBBLE[row % 8]) & 15);
+                out[i * per_row + at] = nibbles.enumerate().fold(0, |word, (n, nibble)| word | nibble << (4 * n));
             }
-        }
-    }
-
-    /// The codes of a word, lowest first. Those of eight bits count from -128 in blocks.
-    fn spread(&self, word: [u8; 4], out: &mut [u8]) {
-        match out {
-            [a, b, c, d] => [*a, *b, *c, *d] = word.map(|code| code ^ 0x80),
-            _ => out.as_chunks_mut::<2>().0.iter_mut().zip(word).for_each(|(out, byte)| *out = [byte & 15, byte >> 4]),
         }
     }
 
@@ -183,6 +173,10 @@ impl<'a> Parts<'a> {
             Packing::Gptq { .. } | Packing::Awq => group * self.rows + row,
             Packing::Packed | Packing::Plain => row * (self.cols / self.group) + group,
         };
+        self.scale_at(at)
+    }
+
+    fn scale_at(&self, at: usize) -> f16 {
         let bytes = self.scales.bytes;
         match self.scales.dtype {
             "F32" => f16::from_f32(f32::from_le_bytes(four(&bytes[4 * at..]))),
