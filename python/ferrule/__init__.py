@@ -7,7 +7,7 @@
 
 `Engine` is the whole interface: `generate`, `chat`, `stream`, `score` and `embed`, their asynchronous twins
 `agenerate`, `achat`, `astream` and `astream_chat`, and `stats`. Everything else here is what they take, return
-and raise.
+and raise. `quantize` makes quantized models.
 """
 
 from ferrule._core import (
@@ -37,6 +37,7 @@ from ferrule.errors import (
     StorageError,
     UnsupportedModel,
 )
+from ferrule.quantization import quantize
 
 LLM = Engine
 """The same class, for people who come from vLLM."""
@@ -66,4 +67,5 @@ __all__ = [
     "TokenLogprob",
     "UnsupportedModel",
     "__version__",
+    "quantize",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "TokenLogprob",
     "__version__",
     "main",
+    "quantize",
 ]
 
 __version__: str
@@ -553,3 +554,6 @@ class SchedulerHarness:
 
 def main(args: Sequence[str]) -> int:
     """The `ferrule` command; `args` begins with the program's name. Returns the exit code."""
+
+def quantize(source: str | PathLike[str], target: str | PathLike[str], settings: Mapping[str, object]) -> str:
+    """What `ferrule.quantize` does with its keyword arguments; the certificate as JSON."""

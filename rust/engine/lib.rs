@@ -23,6 +23,7 @@ mod choice;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod evaluate;
 mod execute;
 pub mod handle;
 mod hash;

@@ -83,7 +83,7 @@ pub fn weight_bytes(source: &Source) -> u64 {
 }
 
 /// A folder without a tokenizer serves callers that bring token ids.
-fn load_text(checkpoint: &dyn Checkpoint) -> Result<(Option<Tokenizer>, Option<ChatTemplate>)> {
+pub(crate) fn load_text(checkpoint: &dyn Checkpoint) -> Result<(Option<Tokenizer>, Option<ChatTemplate>)> {
     if let Some(gguf) = checkpoint.gguf() {
         return Ok((Some(Tokenizer::from_gguf(gguf)?), ChatTemplate::from_gguf(gguf)?));
     }

@@ -45,17 +45,28 @@ pub fn forward<B: Backend>(backend: &B, config: &ModelConfig, weights: &DecoderW
     backend.embed(&weights.embedding, config.embedding_scale);
     backend.norm(&weights.layers[0].attn_norm);
     for (i, layer) in weights.layers.iter().enumerate() {
-        backend.linear(&layer.qkv, Act::Normed);
-        backend.rotate_and_store(i, &layer.heads);
-        backend.attend(i);
-        backend.linear(&layer.attn_output, Act::Attended);
-        backend.add_and_norm(layer.attn_post_norm.as_ref(), Some(&layer.ffn_norm));
-        feed_forward(backend, config.activation, &layer.ffn);
         let next = weights.layers.get(i + 1).map(|next| &next.attn_norm);
-        backend.add_and_norm(layer.ffn_post_norm.as_ref(), next);
+        forward_layer(backend, config.activation, i, layer, next);
     }
     let head = weights.head.as_ref().unwrap_or(&weights.embedding);
     backend.head(&weights.final_norm, head, config.final_softcap);
+}
+
+/// Layer `i`: reads Normed, adds to Residual, and leaves it in Normed through the norm `next`, if there is one.
+pub fn forward_layer<B: Backend>(
+    backend: &B,
+    activation: Activation,
+    i: usize,
+    layer: &LayerWeights<B::Linear, B::Vector>,
+    next: Option<&B::Vector>,
+) {
+    backend.linear(&layer.qkv, Act::Normed);
+    backend.rotate_and_store(i, &layer.heads);
+    backend.attend(i);
+    backend.linear(&layer.attn_output, Act::Attended);
+    backend.add_and_norm(layer.attn_post_norm.as_ref(), Some(&layer.ffn_norm));
+    feed_forward(backend, activation, &layer.ffn);
+    backend.add_and_norm(layer.ffn_post_norm.as_ref(), next);
 }
 
 fn feed_forward<B: Backend>(backend: &B, activation: Activation, ffn: &FeedForward<B::Linear>) {

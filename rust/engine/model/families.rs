@@ -31,6 +31,8 @@ pub struct Family {
     pub gguf_arch: Option<&'static str>,
     /// `model_type` in config.json.
     pub model_types: &'static [&'static str],
+    /// Transformers' class.
+    pub architecture: &'static str,
     /// What Transformers assumes where config.json leaves a field out.
     pub defaults: &'static str,
     pub gguf_row_order: RowOrder,
@@ -64,6 +66,7 @@ const LLAMA: Family = Family {
     name: "llama",
     gguf_arch: Some("llama"),
     model_types: &["llama"],
+    architecture: "LlamaForCausalLM",
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu"}"#,
     gguf_row_order: RowOrder::Interleaved,
     activation: Activation::Silu,
@@ -97,6 +100,7 @@ pub const FAMILIES: &[Family] = &[
         // Mistral's GGUF files call themselves llama.
         gguf_arch: None,
         model_types: &["mistral"],
+        architecture: "MistralForCausalLM",
         defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "hidden_act": "silu",
             "num_key_value_heads": 8, "sliding_window": 4096}"#,
         ..LLAMA
@@ -105,6 +109,7 @@ pub const FAMILIES: &[Family] = &[
         name: "phi3",
         gguf_arch: Some("phi3"),
         model_types: &["phi3"],
+        architecture: "Phi3ForCausalLM",
         defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "hidden_act": "silu",
             "original_max_position_embeddings": 4096}"#,
         gguf_row_order: RowOrder::HalfSplit,
@@ -115,6 +120,7 @@ pub const FAMILIES: &[Family] = &[
         name: "qwen2",
         gguf_arch: Some("qwen2"),
         model_types: &["qwen2"],
+        architecture: "Qwen2ForCausalLM",
         defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu",
             "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}"#,
         gguf_row_order: RowOrder::HalfSplit,
@@ -126,6 +132,7 @@ pub const FAMILIES: &[Family] = &[
         name: "qwen3",
         gguf_arch: Some("qwen3"),
         model_types: &["qwen3"],
+        architecture: "Qwen3ForCausalLM",
         defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu",
             "num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096, "max_window_layers": 28}"#,
         gguf_row_order: RowOrder::HalfSplit,
@@ -137,6 +144,7 @@ pub const FAMILIES: &[Family] = &[
         name: "gemma2",
         gguf_arch: Some("gemma2"),
         model_types: &["gemma2"],
+        architecture: "Gemma2ForCausalLM",
         defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "hidden_activation": "gelu_pytorch_tanh",
             "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "query_pre_attn_scalar": 256,
             "sliding_window": 4096, "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0,
@@ -151,6 +159,7 @@ pub const FAMILIES: &[Family] = &[
         name: "gemma3",
         gguf_arch: Some("gemma3"),
         model_types: &["gemma3_text", "gemma3"],
+        architecture: "Gemma3ForCausalLM",
         defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "hidden_activation": "gelu_pytorch_tanh",
             "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "query_pre_attn_scalar": 256,
             "sliding_window": 4096, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,

@@ -15,7 +15,8 @@ mod role;
 mod rope;
 
 pub use config::{Activation, LayerConfig, ModelConfig, RopeConfig, RopeScaling};
-pub use decoder::{DecoderWeights, FeedForward, LayerWeights, forward};
+pub use decoder::{DecoderWeights, FeedForward, LayerWeights, forward, forward_layer};
+pub(crate) use registry::roles;
 pub use registry::{Source, TensorPart, open, open_as};
 pub use role::Role;
 pub use rope::RopeTable;

@@ -69,6 +69,19 @@ impl Source {
         Ok(TensorPart { name, rows, row_of })
     }
 
+    /// Where a Hugging Face folder of this model has a role.
+    pub(crate) fn hf_place(&self, role: Role) -> Place {
+        let naming = match self.naming {
+            Naming::Gguf => Naming::HuggingFace { body: HF_PREFIXES[0].0, head: HF_PREFIXES[0].1 },
+            folder => folder,
+        };
+        naming.place(role, &self.config, self.family)
+    }
+
+    pub(crate) fn family(&self) -> &'static Family {
+        self.family
+    }
+
     /// A norm weight or bias as float32, `row_of` and `norm_weight_offset` (norms only) applied.
     pub fn vector(&self, role: Role) -> Result<Vec<f32>> {
         let part = self.part(role)?;
@@ -135,7 +148,7 @@ fn rounded_type(quantization: Quantization, role: Role, cols: usize) -> Option<D
 }
 
 /// The roles that a model has.
-fn roles(config: &ModelConfig) -> Vec<Role> {
+pub fn roles(config: &ModelConfig) -> Vec<Role> {
     use Role::*;
     let mut roles = vec![Embedding, FinalNorm];
     roles.extend((!config.tie_embeddings).then_some(Head));

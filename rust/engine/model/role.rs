@@ -38,4 +38,15 @@ impl Role {
             FinalNorm | AttnNorm(_) | QueryNorm(_) | KeyNorm(_) | AttnPostNorm(_) | FfnNorm(_) | FfnPostNorm(_)
         )
     }
+
+    /// The layer that it belongs to.
+    pub fn layer(self) -> Option<usize> {
+        use Role::*;
+        match self {
+            Embedding | FinalNorm | Head => None,
+            AttnNorm(i) | Query(i) | Key(i) | Value(i) | QueryBias(i) | KeyBias(i) | ValueBias(i) | QueryNorm(i)
+            | KeyNorm(i) | AttnOutput(i) | AttnPostNorm(i) | FfnNorm(i) | Gate(i) | Up(i) | Down(i)
+            | FfnPostNorm(i) => Some(i),
+        }
+    }
 }

@@ -3,6 +3,8 @@
 
 use half::f16;
 
+use super::Matrix;
+
 /// 1.5 · 2²³: added and subtracted again, it rounds numbers below 2²² to the nearest integer, ties to even.
 const ROUNDER: f32 = 12_582_912.0;
 
@@ -20,6 +22,20 @@ pub struct Codes {
 pub struct Step {
     pub scale: f16,
     pub zero: u8,
+}
+
+/// A quantized matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grouped {
+    pub rows: usize,
+    pub cols: usize,
+    /// Columns that share a scale.
+    pub group: usize,
+    pub codes_of: Codes,
+    /// (rows, cols)
+    pub codes: Vec<u8>,
+    /// (rows, cols / group)
+    pub steps: Vec<Step>,
 }
 
 impl Codes {
@@ -84,5 +100,54 @@ impl Rounder {
     #[inline]
     pub fn value(self, code: f32) -> f32 {
         self.scale * (code - self.zero)
+    }
+}
+
+impl Grouped {
+    /// Every weight to its nearest code.
+    pub fn nearest(weights: &Matrix, group: usize, codes_of: Codes) -> Self {
+        let steps = weights.data.chunks_exact(group).map(|weights| codes_of.step(weights, 1.0)).collect();
+        Self::with_steps(weights, group, codes_of, steps)
+    }
+
+    /// Every weight to its nearest code, given the groups' factors.
+    pub fn with_steps(weights: &Matrix, group: usize, codes_of: Codes, steps: Vec<Step>) -> Self {
+        let mut codes = vec![0; weights.data.len()];
+        for ((weights, codes), step) in weights.data.chunks_exact(group).zip(codes.chunks_exact_mut(group)).zip(&steps)
+        {
+            let rounder = step.rounder(codes_of);
+            weights.iter().zip(codes).for_each(|(&weight, code)| *code = rounder.code(weight) as u8);
+        }
+        Self { rows: weights.rows, cols: weights.cols, group, codes_of, codes, steps }
+    }
+
+    pub fn groups(&self) -> usize {
+        self.cols / self.group
+    }
+
+    pub fn step(&self, row: usize, group: usize) -> Step {
+        self.steps[row * self.groups() + group]
+    }
+
+    /// What the codes stand for.
+    pub fn dequantize(&self) -> Matrix {
+        let mut data = Vec::with_capacity(self.codes.len());
+        for (codes, step) in self.codes.chunks_exact(self.group).zip(&self.steps) {
+            let rounder = step.rounder(self.codes_of);
+            data.extend(codes.iter().map(|&code| rounder.value(f32::from(code))));
+        }
+        Matrix { rows: self.rows, cols: self.cols, data }
+    }
+
+    /// Rows of several matrices below each other, as fused tensors have them.
+    pub fn stack(parts: Vec<Self>) -> Self {
+        let mut parts = parts.into_iter();
+        let mut whole = parts.next().expect("a tensor has at least one part");
+        for part in parts {
+            whole.rows += part.rows;
+            whole.codes.extend(part.codes);
+            whole.steps.extend(part.steps);
+        }
+        whole
     }
 }

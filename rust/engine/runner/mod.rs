@@ -4,7 +4,7 @@ mod cpu;
 mod weights;
 
 pub use cpu::{CpuParts, CpuRunner};
-pub use weights::{CpuWeights, LoadedWeights, load_weights, num_bytes};
+pub use weights::{CpuWeights, LoadedWeights, MatrixPlace, down, gate_up, layer_weights, load_weights, num_bytes};
 
 use crate::error::Result;
 use crate::kv::KvGeometry;

@@ -15,6 +15,9 @@ type Vector = Vec<f32>;
 /// A model in the CPU backend's own layouts.
 pub type CpuWeights = DecoderWeights<CpuLinear, Vector>;
 
+/// A matrix, its output and its first column there.
+pub type MatrixPlace = (Role, Act, usize);
+
 pub struct LoadedWeights {
     pub weights: CpuWeights,
     /// The matrices that were packed just now.
@@ -51,68 +54,30 @@ impl Loader<'_> {
         };
         Ok(DecoderWeights {
             embedding: self.linear(&[(Role::Embedding, Act::Normed, 0)])?,
-            layers: (0..self.config.num_layers()).map(|layer| self.layer(layer)).collect::<Result<_>>()?,
+            layers: (0..self.config.num_layers())
+                .map(|layer| layer_weights(self.source, layer, |parts| self.linear(parts), self.feed_forward(layer)?))
+                .collect::<Result<_>>()?,
             final_norm: self.source.vector(Role::FinalNorm)?,
             head,
         })
     }
 
-    fn layer(&self, layer: usize) -> Result<LayerWeights<CpuLinear, Vector>> {
-        let c = self.config;
-        let post = |role| c.post_norms.then(|| self.source.vector(role)).transpose();
-        Ok(LayerWeights {
-            attn_norm: self.source.vector(Role::AttnNorm(layer))?,
-            qkv: self.linear(&[
-                (Role::Query(layer), Act::Qkv, 0),
-                (Role::Key(layer), Act::Qkv, c.q_dim()),
-                (Role::Value(layer), Act::Qkv, c.q_dim() + c.kv_dim()),
-            ])?,
-            heads: self.heads(layer)?,
-            attn_output: self.linear(&[(Role::AttnOutput(layer), Act::Projected, 0)])?,
-            attn_post_norm: post(Role::AttnPostNorm(layer))?,
-            ffn_norm: self.source.vector(Role::FfnNorm(layer))?,
-            ffn: self.feed_forward(layer)?,
-            ffn_post_norm: post(Role::FfnPostNorm(layer))?,
-        })
-    }
-
     fn feed_forward(&self, layer: usize) -> Result<FeedForward<CpuLinear>> {
         let reader = self.column_order(Role::Down(layer))?;
-        let gate_up = self.linear_for(&[(Role::Gate(layer), Act::Gate, 0), (Role::Up(layer), Act::Gate, 0)], reader)?;
+        let gate_up = self.linear_for(&gate_up(layer), reader)?;
         // Its input comes in the order of its columns.
-        let down = CpuLinear { order: None, ..self.linear(&[(Role::Down(layer), Act::Projected, 0)])? };
+        let down = CpuLinear { order: None, ..self.linear(&down(layer))? };
         Ok(FeedForward::Dense { gate_up, down })
     }
 
-    fn heads(&self, layer: usize) -> Result<HeadTransform<Vector>> {
-        let c = self.config;
-        let norm = |role| c.qk_norm.then(|| self.source.vector(role)).transpose();
-        let bias = match c.qkv_bias {
-            false => None,
-            true => Some(
-                [Role::QueryBias(layer), Role::KeyBias(layer), Role::ValueBias(layer)]
-                    .into_iter()
-                    .map(|role| self.source.vector(role))
-                    .collect::<Result<Vec<_>>>()?
-                    .concat(),
-            ),
-        };
-        Ok(HeadTransform {
-            bias,
-            query_norm: norm(Role::QueryNorm(layer))?,
-            key_norm: norm(Role::KeyNorm(layer))?,
-            rope: c.layers[layer].rope,
-        })
-    }
-
     /// Matrices that read one input, each with its output and first column there.
-    fn linear(&self, parts: &[(Role, Act, usize)]) -> Result<CpuLinear> {
+    fn linear(&self, parts: &[MatrixPlace]) -> Result<CpuLinear> {
         self.linear_for(parts, None)
     }
 
     /// The same where the reader of the outputs has its columns in the order `reader`, so that the rows of these
     /// matrices are put into it.
-    fn linear_for(&self, parts: &[(Role, Act, usize)], reader: Option<&[u32]>) -> Result<CpuLinear> {
+    fn linear_for(&self, parts: &[MatrixPlace], reader: Option<&[u32]>) -> Result<CpuLinear> {
         let segments = parts
             .iter()
             .map(|&(role, output, col)| Ok(Segment { matrix: self.matrix(role, reader)?, output, col }))
@@ -121,7 +86,7 @@ impl Loader<'_> {
     }
 
     /// The order of columns of matrices that read one input.
-    fn common_order(&self, parts: &[(Role, Act, usize)]) -> Result<Option<&[u32]>> {
+    fn common_order(&self, parts: &[MatrixPlace]) -> Result<Option<&[u32]>> {
         let order = self.column_order(parts[0].0)?;
         for &(role, ..) in &parts[1..] {
             if self.column_order(role)? != order {
@@ -155,6 +120,62 @@ impl Loader<'_> {
         self.packed.borrow_mut().push(NamedMatrix { name, matrix: matrix.share() });
         Ok(matrix)
     }
+}
+
+/// The matrices that read a feed-forward's input.
+pub fn gate_up(layer: usize) -> [MatrixPlace; 2] {
+    [(Role::Gate(layer), Act::Gate, 0), (Role::Up(layer), Act::Gate, 0)]
+}
+
+/// The matrix that reads what they make.
+pub fn down(layer: usize) -> [MatrixPlace; 1] {
+    [(Role::Down(layer), Act::Projected, 0)]
+}
+
+/// Layer `layer`, with its linears as `linear` makes them of matrices that read one input.
+pub fn layer_weights<L>(
+    source: &Source,
+    layer: usize,
+    linear: impl Fn(&[MatrixPlace]) -> Result<L>,
+    ffn: FeedForward<L>,
+) -> Result<LayerWeights<L, Vector>> {
+    let c = &source.config;
+    let post = |role| c.post_norms.then(|| source.vector(role)).transpose();
+    Ok(LayerWeights {
+        attn_norm: source.vector(Role::AttnNorm(layer))?,
+        qkv: linear(&[
+            (Role::Query(layer), Act::Qkv, 0),
+            (Role::Key(layer), Act::Qkv, c.q_dim()),
+            (Role::Value(layer), Act::Qkv, c.q_dim() + c.kv_dim()),
+        ])?,
+        heads: heads(source, layer)?,
+        attn_output: linear(&[(Role::AttnOutput(layer), Act::Projected, 0)])?,
+        attn_post_norm: post(Role::AttnPostNorm(layer))?,
+        ffn_norm: source.vector(Role::FfnNorm(layer))?,
+        ffn,
+        ffn_post_norm: post(Role::FfnPostNorm(layer))?,
+    })
+}
+
+fn heads(source: &Source, layer: usize) -> Result<HeadTransform<Vector>> {
+    let c = &source.config;
+    let norm = |role| c.qk_norm.then(|| source.vector(role)).transpose();
+    let bias = match c.qkv_bias {
+        false => None,
+        true => Some(
+            [Role::QueryBias(layer), Role::KeyBias(layer), Role::ValueBias(layer)]
+                .into_iter()
+                .map(|role| source.vector(role))
+                .collect::<Result<Vec<_>>>()?
+                .concat(),
+        ),
+    };
+    Ok(HeadTransform {
+        bias,
+        query_norm: norm(Role::QueryNorm(layer))?,
+        key_norm: norm(Role::KeyNorm(layer))?,
+        rope: c.layers[layer].rope,
+    })
 }
 
 /// Bytes that the matrices take in memory.

@@ -85,6 +85,25 @@ impl SchedulerOutput {
         self.tokens.len()
     }
 
+    /// A sequence outside of any pool: it has `num_blocks` blocks in each of `num_groups` groups, numbered from the
+    /// last one in the step on.
+    pub fn push(&mut self, start: usize, tokens: &[TokenId], rows: RowsWanted, num_groups: usize, num_blocks: usize) {
+        let (first, table) = (self.tokens.len(), self.tables.len());
+        self.tokens.extend(tokens);
+        for _ in 0..num_groups {
+            let blocks = self.block_ids.len()..self.block_ids.len() + num_blocks;
+            self.block_ids.extend(blocks.clone().map(|block| BlockId(block as u32)));
+            self.tables.push(TableSlice { first_block: 0, blocks });
+        }
+        self.sequences.push(ScheduledSequence {
+            id: SequenceId(self.sequences.len() as u64),
+            start,
+            tokens: first..self.tokens.len(),
+            tables: table..self.tables.len(),
+            rows,
+        });
+    }
+
     pub fn clear(&mut self) {
         self.sequences.clear();
         self.tokens.clear();

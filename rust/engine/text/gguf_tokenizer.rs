@@ -18,7 +18,7 @@ use crate::weights::{Checkpoint, Gguf, Strings, Value};
 
 /// `tokenizer.ggml.token_type`, with the format's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TokenType {
+pub(super) enum TokenType {
     Normal,
     Unknown,
     Control,
@@ -40,18 +40,18 @@ impl TokenType {
     }
 
     /// Never part of what a user writes.
-    fn is_special(self) -> bool {
+    pub(super) fn is_special(self) -> bool {
         matches!(self, Self::Unknown | Self::Control)
     }
 
     /// Cut out of the text before the model sees it.
-    fn is_added(self) -> bool {
+    pub(super) fn is_added(self) -> bool {
         self.is_special() || self == Self::UserDefined
     }
 }
 
 /// The metadata of one file, with errors that name file and key.
-struct Metadata<'a> {
+pub(super) struct Metadata<'a> {
     gguf: &'a Gguf,
     tokens: &'a Strings,
     types: Vec<TokenType>,
@@ -73,7 +73,7 @@ pub(super) fn load(gguf: &Gguf) -> Result<Tokenizer> {
 }
 
 impl<'a> Metadata<'a> {
-    fn read(gguf: &'a Gguf) -> Result<Self> {
+    pub(super) fn read(gguf: &'a Gguf) -> Result<Self> {
         let tokens = match gguf.get("tokenizer.ggml.tokens") {
             Some(Value::Strings(tokens)) if !tokens.is_empty() => tokens,
             _ => {
@@ -90,15 +90,15 @@ impl<'a> Metadata<'a> {
         Ok(metadata)
     }
 
-    fn corrupt(&self, what: impl Into<String>) -> Error {
+    pub(super) fn corrupt(&self, what: impl Into<String>) -> Error {
         Error::corrupt(self.gguf.path(), what)
     }
 
-    fn get(&self, name: &str) -> Option<&'a Value> {
+    pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.gguf.get(&format!("tokenizer.ggml.{name}"))
     }
 
-    fn flag(&self, name: &str, default: bool) -> bool {
+    pub(super) fn flag(&self, name: &str, default: bool) -> bool {
         self.get(name).and_then(Value::as_bool).unwrap_or(default)
     }
 
@@ -120,7 +120,7 @@ impl<'a> Metadata<'a> {
     }
 
     /// The token id under a key. Some writers leave -1 (or its unsigned twin) for "none".
-    fn id(&self, name: &str) -> Result<Option<TokenId>> {
+    pub(super) fn id(&self, name: &str) -> Result<Option<TokenId>> {
         let Some(value) = self.get(name) else { return Ok(None) };
         match value.as_u64() {
             Some(id) if (id as usize) < self.tokens.len() => Ok(Some(id as TokenId)),
@@ -133,7 +133,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    fn ids(&self) -> impl Iterator<Item = (TokenId, &'a str, TokenType)> {
+    pub(super) fn ids(&self) -> impl Iterator<Item = (TokenId, &'a str, TokenType)> {
         (0..).zip(self.tokens.iter()).zip(&self.types).map(|((id, token), &kind)| (id, token, kind))
     }
 
@@ -146,21 +146,32 @@ impl<'a> Metadata<'a> {
     }
 
     /// Phi-3's special tokens swallow the white space after them, which the format has no key for.
-    fn strips_after_special(&self) -> bool {
+    pub(super) fn strips_after_special(&self) -> bool {
         let name = self.gguf.get("general.name").and_then(Value::as_str).unwrap_or_default().to_lowercase();
         name.contains("phi-3") || name.contains("phi3")
     }
 
-    fn byte_level(&self) -> Result<Tokenizer> {
+    pub(super) fn gguf(&self) -> &'a Gguf {
+        self.gguf
+    }
+
+    pub(super) fn text(&self, id: TokenId) -> &'a str {
+        self.tokens.get(id as usize).unwrap_or_default()
+    }
+
+    pub(super) fn pre_tokenizer_kind(&self) -> Result<PreTokenizerKind> {
         let name = self.get("pre").and_then(Value::as_str).unwrap_or("default");
-        let kind = PreTokenizerKind::named(name).ok_or_else(|| {
+        PreTokenizerKind::named(name).ok_or_else(|| {
             Error::unsupported(
                 self.gguf.path(),
                 format!("its pre-tokenizer '{name}' (tokenizer.ggml.pre) is not one that Ferrule knows"),
             )
-        })?;
-        let pre_tokenizer =
-            kind.pre_tokenizer().map_err(|e| Error::Internal(format!("pre-tokenizer '{name}': {e}")))?;
+        })
+    }
+
+    fn byte_level(&self) -> Result<Tokenizer> {
+        let kind = self.pre_tokenizer_kind()?;
+        let pre_tokenizer = kind.pre_tokenizer().map_err(|e| Error::Internal(format!("the pre-tokenizer: {e}")))?;
         let mut pieces = Pieces::with_capacity(self.tokens.len());
         for (_, text, kind) in self.ids() {
             pieces.push_with(|bytes| match kind.is_added() {
@@ -204,12 +215,17 @@ impl<'a> Metadata<'a> {
         Ok(merges)
     }
 
+    /// Of SentencePiece's pieces, one per token.
+    pub(super) fn scores(&self) -> Result<Vec<f32>> {
+        match self.per_token("scores")? {
+            Some(Value::Floats(scores)) => Ok(scores.clone()),
+            Some(Value::Ints(scores)) => Ok(scores.iter().map(|&s| s as f32).collect()),
+            _ => Err(self.corrupt("tokenizer.ggml.scores is missing: a 'llama' tokenizer needs it")),
+        }
+    }
+
     fn sentence_piece(&self) -> Result<Tokenizer> {
-        let scores = match self.per_token("scores")? {
-            Some(Value::Floats(scores)) => scores.clone(),
-            Some(Value::Ints(scores)) => scores.iter().map(|&s| s as f32).collect(),
-            _ => return Err(self.corrupt("tokenizer.ggml.scores is missing: a 'llama' tokenizer needs it")),
-        };
+        let scores = self.scores()?;
         let mut pieces = Pieces::with_capacity(self.tokens.len());
         for (_, text, kind) in self.ids() {
             match byte_of(text).filter(|_| kind == TokenType::Byte) {

@@ -5,6 +5,7 @@ mod chat_template;
 mod clock;
 mod detokenize;
 mod gguf_tokenizer;
+pub(crate) mod hf_export;
 mod hf_tokenizer;
 mod pieces;
 mod pre_tokenizers;

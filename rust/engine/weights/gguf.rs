@@ -128,6 +128,10 @@ impl Checkpoint for Gguf {
         Some(self)
     }
 
+    fn note(&self, key: &str) -> Option<String> {
+        self.get(key)?.as_str().map(str::to_owned)
+    }
+
     fn release(&self, name: &str) {
         if let Some(&id) = self.by_name.get(name) {
             self.file.release(&self.file.bytes()[self.header.tensors[id].range.clone()]);

@@ -90,6 +90,11 @@ pub trait Checkpoint: Send + Sync {
         None
     }
 
+    /// A text that the files carry beside their tensors.
+    fn note(&self, _key: &str) -> Option<String> {
+        None
+    }
+
     /// Tells the system that a tensor's pages are not needed any more (it was repacked).
     fn release(&self, name: &str);
 }

@@ -46,6 +46,14 @@ impl SafetensorsDir {
         Ok(opened)
     }
 
+    /// A single file, whatever its name.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let dir = path.parent().unwrap_or(path);
+        let mut opened = Self { dir: dir.into(), shards: Vec::new(), tensors: Vec::new(), by_name: HashMap::new() };
+        opened.add_shard(path)?;
+        Ok(opened)
+    }
+
     fn add_shards(&mut self, index_path: &Path) -> Result<()> {
         let text = std::fs::read(index_path).map_err(|err| Error::io(index_path, err))?;
         let index: Index = serde_json::from_slice(&text)
@@ -141,6 +149,10 @@ impl Checkpoint for SafetensorsDir {
         let kind = tensor.dtype.err().unwrap_or_default();
         let what = format!("tensor '{name}' is {kind}, which Ferrule cannot run; F32, F16 and BF16 run");
         Err(Error::unsupported(self.shards[*shard].path(), what))
+    }
+
+    fn note(&self, key: &str) -> Option<String> {
+        self.shards.iter().find_map(|shard| header::metadata(shard.path(), shard.bytes()).ok()?.remove(key))
     }
 
     /// Of a tensor of any type.

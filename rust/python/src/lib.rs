@@ -12,6 +12,7 @@ mod models;
 mod outputs;
 mod params;
 mod prompts;
+mod quantize;
 mod stream;
 mod testing;
 mod wait;
@@ -31,6 +32,7 @@ fn main(py: Python<'_>, args: Vec<OsString>) -> i32 {
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
+    module.add_function(wrap_pyfunction!(quantize::quantize, module)?)?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<params::SamplingParams>()?;
     module.add_class::<stream::Stream>()?;

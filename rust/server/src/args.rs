@@ -39,6 +39,8 @@ pub enum Command {
     Bench(commands::bench::Bench),
     /// Measure how well a model predicts a text
     Perplexity(commands::perplexity::Perplexity),
+    /// Make a quantized model
+    Quantize(commands::quantize::Quantize),
     /// Say what a model needs and how fast it can be, before it is loaded
     Plan(commands::plan::Plan),
     /// Say what this machine offers

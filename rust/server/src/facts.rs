@@ -6,6 +6,7 @@ use ferrule_engine::Result;
 use ferrule_engine::config::Quantization;
 use ferrule_engine::model::{self, ModelConfig};
 use ferrule_engine::quant::DType;
+use ferrule_engine::quantize::{Certificate, certificate};
 
 #[derive(Debug)]
 pub struct Facts {
@@ -15,6 +16,8 @@ pub struct Facts {
     pub weights: Vec<(DType, u64)>,
     /// Of these, the embedding table if the output head is a tensor of its own: a step reads few of its rows.
     pub lookup_bytes: u64,
+    /// Of a model that `ferrule quantize` made.
+    pub certificate: Option<Certificate>,
 }
 
 impl Facts {
@@ -44,7 +47,8 @@ impl Facts {
                 source.checkpoint.info(&embedding.name)?.num_bytes() as u64
             }
         };
-        Ok(Self { config: source.config, num_parameters, weights, lookup_bytes })
+        let certificate = source.checkpoint.note(certificate::KEY).and_then(|text| serde_json::from_str(&text).ok());
+        Ok(Self { config: source.config, num_parameters, weights, lookup_bytes, certificate })
     }
 
     pub fn weight_bytes(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 mod answer;
 mod args;
+mod certificate;
 mod client;
 mod commands;
 mod engine_args;

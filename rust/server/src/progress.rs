@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use ferrule_engine::quantize;
 use ferrule_store::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -61,4 +62,30 @@ impl Progress for Downloads {
 /// Work in `total` steps. It draws nothing where stderr is no terminal.
 pub fn steps(what: &str, total: u64) -> ProgressBar {
     ProgressBar::new(total).with_style(style(STEPS)).with_message(what.to_owned())
+}
+
+/// Work of several kinds, one after another, with a bar for each.
+#[derive(Debug, Default)]
+pub struct Steps(Option<ProgressBar>);
+
+impl quantize::Progress for Steps {
+    fn begin(&mut self, what: &str, num_steps: usize) {
+        if let Some(done) = self.0.replace(steps(what, num_steps as u64)) {
+            done.finish_and_clear();
+        }
+    }
+
+    fn step(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.inc(1);
+        }
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        if let Some(bar) = self.0.take() {
+            bar.finish_and_clear();
+        }
+    }
 }

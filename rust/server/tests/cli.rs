@@ -51,7 +51,21 @@ fn help_names_every_command_and_exit_code() {
     let output = run(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = stdout(&output);
-    for word in ["run", "serve", "ps", "stop", "bench", "perplexity", "plan", "doctor", "pull", "list", "show", "rm"] {
+    for word in [
+        "run",
+        "serve",
+        "ps",
+        "stop",
+        "bench",
+        "perplexity",
+        "quantize",
+        "plan",
+        "doctor",
+        "pull",
+        "list",
+        "show",
+        "rm",
+    ] {
         assert!(help.contains(word), "{word}: {help}");
     }
     for word in ["Exit codes", "130", "FERRULE_HOST"] {

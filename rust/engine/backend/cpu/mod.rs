@@ -8,6 +8,7 @@ mod buffer;
 mod kv_memory;
 mod linear;
 mod plan;
+mod session;
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,7 @@ pub use buffer::Shared;
 pub use kv_memory::KvMemory;
 pub use linear::{CpuLinear, Segment};
 pub use plan::{AttentionWork, StepPlan};
+pub use session::Session;
 
 use crate::backend::{Act, Backend, HeadTransform};
 use crate::kernels::threads::Lane;

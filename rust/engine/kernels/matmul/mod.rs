@@ -14,8 +14,10 @@ pub(super) use self::tier::{
     CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights, GroupShape, INT8_PANELS, Int8Sums, Lanes,
     MatmulTier, PanelChunk, PanelSums,
 };
+use super::threads::Pool;
 use super::{Kernels, scalar};
 use crate::config::Isa;
+use crate::error::Result;
 use crate::quant::{PANEL_ROWS, PackedMatrix};
 
 /// A float32 matrix (rows, stride) that several lanes write, each its own columns or rows.
@@ -26,6 +28,18 @@ pub struct MatMut<'a> {
     /// Floats from one row to the next.
     pub stride: usize,
     pub _life: PhantomData<&'a mut [f32]>,
+}
+
+/// A matrix that lanes write, each its own panels' columns.
+struct SharedMat<'a>(MatMut<'a>);
+
+// SAFETY: `product` gives each lane columns of its own.
+unsafe impl Sync for SharedMat<'_> {}
+
+impl<'a> SharedMat<'a> {
+    fn get(&self) -> MatMut<'a> {
+        self.0
+    }
 }
 
 impl<'a> MatMut<'a> {
@@ -60,6 +74,27 @@ impl<'a> MatMut<'a> {
 }
 
 impl Kernels {
+    /// out (rows, 16 × panels) = `x` (rows, w.cols()) times these panels of `w`, by all lanes of the pool. Equals
+    /// `matmul_f32`. The panels' columns past `w.rows()` are left as they are.
+    pub fn product(
+        &self,
+        pool: &Pool,
+        x: &[f32],
+        w: &PackedMatrix,
+        panels: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let (rows, stride) = (x.len() / w.cols(), panels.len() * PANEL_ROWS);
+        assert!(out.len() == rows * stride, "{} outputs for {rows} rows of {stride}", out.len());
+        let out = SharedMat(MatMut::part(out, stride, 0, panels.start * PANEL_ROWS));
+        pool.run(&|lane| {
+            let share = lane.share(panels.len());
+            let panels = panels.start + share.start..panels.start + share.end;
+            // SAFETY: the panels' columns are this lane's; `out` has `rows` rows from the first panel's column on.
+            unsafe { self.matmul_f32(w, panels, x, 0..rows, out.get()) };
+        })
+    }
+
     fn matmul_tier(&self) -> &'static MatmulTier {
         match self.isa() {
             Isa::Scalar => &scalar::matmul::TIER,

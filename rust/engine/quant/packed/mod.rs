@@ -12,6 +12,7 @@ use half::{bf16, f16};
 use self::unpack::Parts;
 use super::{DType, e4m3};
 use crate::error::Result;
+use crate::kernels::threads::Pool;
 use crate::weights::{MappedFile, RowSource, TensorView};
 
 pub(crate) use self::buffer::Region;
@@ -53,6 +54,21 @@ impl PackedMatrix {
     pub fn zeroed_in(arena: &WeightArena, dtype: DType, rows: usize, cols: usize) -> Result<Self> {
         let data = arena.take(Self::packed_bytes(dtype, rows, cols))?;
         Ok(Self { data, dtype, rows, cols })
+    }
+
+    /// A float32 matrix whose numbers are computed: `fill` gets each panel's (cols, 16), where row `r` of the panel
+    /// is column `r`.
+    pub fn computed(rows: usize, cols: usize, pool: &Pool, fill: &(dyn Fn(usize, &mut [f32]) + Sync)) -> Result<Self> {
+        let matrix = Self::zeroed(DType::F32, rows, cols)?;
+        pool.run(&|lane| {
+            for panel in lane.share(matrix.num_panels()) {
+                // SAFETY: the panel has these floats, aligned to cache lines, and this lane alone has the panel.
+                let numbers =
+                    unsafe { std::slice::from_raw_parts_mut(matrix.panel_ptr(panel).cast(), cols * PANEL_ROWS) };
+                fill(panel, numbers);
+            }
+        })?;
+        Ok(matrix)
     }
 
     /// A matrix that was packed before and lies in a file. None: it cannot lie there.

@@ -159,6 +159,10 @@ impl Checkpoint for GroupedDir {
         self.matrices.get(name)?.order.as_deref()
     }
 
+    fn note(&self, key: &str) -> Option<String> {
+        self.folder.note(key)
+    }
+
     fn release(&self, name: &str) {
         match self.matrices.get(name) {
             None => self.folder.release(name),

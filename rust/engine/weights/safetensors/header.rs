@@ -4,7 +4,7 @@
 //! length u64 | JSON {name: {"dtype", "shape", "data_offsets": [from, to]}, "__metadata__": ...} | data ...
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -75,6 +75,19 @@ pub fn parse(path: &Path, file: &[u8]) -> Result<Vec<TensorInfo>> {
         return Err(Error::corrupt(path, format!("the tensor '{name}' occurs twice")));
     }
     entries.into_iter().map(|(name, entry)| place(path, name, entry, data_start, file.len())).collect()
+}
+
+/// The header's own texts.
+pub fn metadata(path: &Path, file: &[u8]) -> Result<HashMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Header {
+        #[serde(default)]
+        __metadata__: HashMap<String, String>,
+    }
+    let (header, _) = split(path, file)?;
+    serde_json::from_slice(header)
+        .map(|Header { __metadata__ }| __metadata__)
+        .map_err(|err| Error::corrupt(path, format!("the safetensors header's metadata does not parse: {err}")))
 }
 
 /// The header's bytes and where the data starts.

@@ -10,6 +10,7 @@ pub mod perplexity;
 pub mod plan;
 pub mod ps;
 pub mod pull;
+pub mod quantize;
 pub mod rm;
 pub mod run;
 pub mod serve;
@@ -34,6 +35,7 @@ pub fn run(command: Command) -> Result {
         Command::Key(key) => key.execute(),
         Command::Bench(bench) => bench.execute(),
         Command::Perplexity(perplexity) => perplexity.execute(),
+        Command::Quantize(quantize) => quantize.execute(),
         Command::Plan(plan) => plan.execute(),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Pull(pull) => pull.execute(),

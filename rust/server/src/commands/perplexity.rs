@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ferrule_engine::evaluate::{self, Score};
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateRequest, Prompt, SamplingParams, TokenId};
 use serde_json::json;
 
@@ -29,30 +30,22 @@ pub struct Perplexity {
     engine: EngineArgs,
 }
 
-/// Negative log-likelihoods in nats.
-#[derive(Debug, Default)]
-struct Score {
-    sum: f64,
-    sum_of_squares: f64,
-    tokens: usize,
-}
-
 impl Perplexity {
     pub fn execute(self) -> Result {
         let text = read_text(&self.file)?;
         let config = EngineConfig { max_num_seqs: 1, enable_prefix_caching: false, ..self.engine.config() };
         config.validate()?;
         let engine = EngineHandle::load(&super::locate(&self.model)?, config)?;
-        let windows = windows(&engine, &text, self.ctx as usize)?;
+        let windows = evaluate::windows(engine.model().tokenizer.as_deref(), &text, self.ctx as usize)?;
         let bar = progress::steps("scoring", windows.len() as u64);
         let mut score = Score::default();
         for window in windows {
-            score.add(&engine, window)?;
+            add(&mut score, &engine, window)?;
             bar.inc(1);
         }
         bar.finish_and_clear();
         match self.json {
-            true => print::json(&score.json(&self)),
+            true => print::json(&self.json(&score)),
             false => print::line(&format!(
                 "perplexity {:.4} ± {:.4} over {} tokens (negative log-likelihood {:.5})",
                 score.perplexity(),
@@ -70,57 +63,24 @@ fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|err| wrong(format!("not UTF-8 text: {err}")))
 }
 
-fn windows(engine: &EngineHandle, text: &str, ctx: usize) -> Result<Vec<Vec<TokenId>>> {
-    let tokenizer = engine.model().tokenizer.as_ref();
-    let tokenizer =
-        tokenizer.ok_or_else(|| Failure::usage("this model has no tokenizer, so it cannot score a text"))?;
-    let tokens = tokenizer.encode(text, false, false)?;
-    // An empty text has nothing but what the model expects at the start and end of one.
-    let bos = tokenizer.encode("", true, false)?.first().copied().filter(|&token| Some(token) == tokenizer.bos());
-    let windows = tokens.chunks(ctx - bos.iter().len()).map(|chunk| bos.iter().chain(chunk).copied().collect());
-    let windows: Vec<Vec<TokenId>> = windows.filter(|window: &Vec<TokenId>| window.len() > 1).collect();
-    match windows.is_empty() {
-        true => Err(Failure::usage("the text is too short: it needs at least two tokens")),
-        false => Ok(windows),
-    }
+/// Adds the negative log-likelihoods of a window's tokens.
+fn add(score: &mut Score, engine: &EngineHandle, window: Vec<TokenId>) -> Result {
+    let params = SamplingParams { max_tokens: 0, prompt_logprobs: Some(0), ..SamplingParams::default() };
+    let output = engine.generate(GenerateRequest::new(Prompt::Tokens(window), params))?;
+    output.prompt_logprobs.iter().for_each(|token| score.add(-f64::from(token.logprob)));
+    Ok(())
 }
 
-impl Score {
-    fn add(&mut self, engine: &EngineHandle, window: Vec<TokenId>) -> Result {
-        let params = SamplingParams { max_tokens: 0, prompt_logprobs: Some(0), ..SamplingParams::default() };
-        let output = engine.generate(GenerateRequest::new(Prompt::Tokens(window), params))?;
-        for token in &output.prompt_logprobs {
-            let nll = -f64::from(token.logprob);
-            self.sum += nll;
-            self.sum_of_squares += nll * nll;
-            self.tokens += 1;
-        }
-        Ok(())
-    }
-
-    fn mean(&self) -> f64 {
-        self.sum / self.tokens as f64
-    }
-
-    fn perplexity(&self) -> f64 {
-        self.mean().exp()
-    }
-
-    /// Of the mean.
-    fn standard_error(&self) -> f64 {
-        let n = self.tokens as f64;
-        ((self.sum_of_squares / n - self.mean().powi(2)).max(0.0) / n).sqrt()
-    }
-
-    fn json(&self, command: &Perplexity) -> serde_json::Value {
+impl Perplexity {
+    fn json(&self, score: &Score) -> serde_json::Value {
         json!({
-            "model": command.model,
-            "file": command.file,
-            "ctx": command.ctx,
-            "perplexity": self.perplexity(),
-            "nll": self.mean(),
-            "nll_standard_error": self.standard_error(),
-            "tokens": self.tokens,
+            "model": self.model,
+            "file": self.file,
+            "ctx": self.ctx,
+            "perplexity": score.perplexity(),
+            "nll": score.mean(),
+            "nll_standard_error": score.standard_error(),
+            "tokens": score.tokens,
         })
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::facts::Facts;
 use crate::failure::Result;
-use crate::{print, units};
+use crate::{certificate, print, units};
 
 #[derive(Debug, Args)]
 pub struct Show {
@@ -61,6 +61,7 @@ fn to_json(path: &Path, stored: Option<Value>, packed_bytes: u64, facts: &Facts)
         "head_dim": config.head_dim,
         "vocab_size": config.vocab_size,
         "max_position": config.max_position,
+        "certificate": facts.certificate,
     })
 }
 
@@ -81,6 +82,7 @@ fn lines(path: &Path, stored: Option<&Model>, packed_bytes: u64, facts: &Facts) 
         ("context", format!("{} tokens", config.max_position)),
         ("path", path.display().to_string()),
     ];
+    lines.extend(facts.certificate.iter().flat_map(certificate::lines));
     if let Some(model) = stored {
         lines.push(("licence", model.license.clone().unwrap_or("not named by its source".into())));
         lines.push(("source", model.source.clone()));

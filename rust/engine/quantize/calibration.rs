@@ -1,0 +1,151 @@
+//! The text that passes through the model while it is quantized, and the text that it is measured on.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::EngineConfig;
+use crate::error::{Error, Result};
+use crate::evaluate;
+use crate::handle::EngineHandle;
+use crate::ids::TokenId;
+use crate::load::load_text;
+use crate::model::Source;
+use crate::request::{GenerateRequest, Prompt, SamplingParams};
+
+/// Tokens of a sequence, of a model that was trained for as many.
+pub const SEQUENCE_LEN: usize = 512;
+/// Sequences that are kept for measuring, where no other text is given for it.
+const HELD_OUT: usize = 8;
+/// A text with fewer says too little.
+const LEAST_TOKENS: usize = 256;
+/// Sequences that are written at once.
+const AT_ONCE: usize = 16;
+
+/// Where a text comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Text {
+    /// In UTF-8.
+    File(PathBuf),
+    /// What the model itself writes at temperature 1, from nothing.
+    Written,
+}
+
+/// Sequences of tokens with the name of their text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    pub name: String,
+    pub sequences: Vec<Vec<TokenId>>,
+}
+
+impl Named {
+    pub fn num_tokens(&self) -> usize {
+        self.sequences.iter().map(Vec::len).sum()
+    }
+}
+
+/// What to take from a text.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    pub calibration_tokens: usize,
+    /// Tokens of a sequence.
+    pub sequence_len: usize,
+    /// Whether some sequences are to be kept apart, for measuring.
+    pub held_out: bool,
+    pub threads: Option<usize>,
+}
+
+impl Wanted {
+    fn num_calibration(self) -> usize {
+        self.calibration_tokens.div_ceil(self.sequence_len)
+    }
+
+    fn num_held_out(self) -> usize {
+        if self.held_out { HELD_OUT } else { 0 }
+    }
+
+    pub fn num_sequences(self) -> usize {
+        self.num_calibration() + self.num_held_out()
+    }
+}
+
+/// Sequences for calibration, and others for measuring (none unless wanted). `on_written` hears of each sequence that
+/// the model wrote.
+pub fn sequences(source: &Source, text: &Text, wanted: Wanted, on_written: &mut dyn FnMut()) -> Result<[Named; 2]> {
+    let (count, held_out) = (wanted.num_calibration(), wanted.num_held_out());
+    match text {
+        Text::File(path) => split(path, windows(source, path, wanted.sequence_len)?, count, held_out),
+        Text::Written => {
+            let engine = EngineHandle::load(source.checkpoint.path(), config(wanted.sequence_len, wanted.threads))?;
+            let mut written = write(&engine, count + held_out, wanted.sequence_len, on_written)?;
+            let name = |part: &str| format!("{part} that the source model wrote");
+            let apart = written.split_off(count);
+            Ok([Named { name: name("text"), sequences: written }, Named { name: name("other text"), sequences: apart }])
+        }
+    }
+}
+
+/// All of a file, for measuring.
+pub fn whole(source: &Source, path: &Path, sequence_len: usize) -> Result<Named> {
+    Ok(Named { name: file_name(path), sequences: windows(source, path, sequence_len)? })
+}
+
+fn windows(source: &Source, path: &Path, sequence_len: usize) -> Result<Vec<Vec<TokenId>>> {
+    let (tokenizer, _) = load_text(&*source.checkpoint)?;
+    evaluate::windows(tokenizer.as_ref(), &read(path)?, sequence_len)
+}
+
+fn config(sequence_len: usize, threads: Option<usize>) -> EngineConfig {
+    EngineConfig { max_num_seqs: AT_ONCE, max_model_len: Some(sequence_len), threads, ..EngineConfig::default() }
+}
+
+fn read(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|err| Error::io(path, err))?;
+    String::from_utf8(bytes).map_err(|err| Error::InvalidRequest(format!("{}: not UTF-8 text: {err}", path.display())))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// `count` windows spread evenly over those before the last ones, which are held out.
+fn split(path: &Path, mut windows: Vec<Vec<TokenId>>, count: usize, held_out: usize) -> Result<[Named; 2]> {
+    let held_out = held_out.min(windows.len() / 2);
+    let apart = windows.split_off(windows.len() - held_out);
+    let kept = count.min(windows.len());
+    let tokens: usize = windows.iter().map(Vec::len).sum();
+    if count > 0 && tokens < LEAST_TOKENS {
+        let what =
+            format!("{}: {tokens} tokens are too few to calibrate with; {LEAST_TOKENS} are needed", path.display());
+        return Err(Error::InvalidRequest(what));
+    }
+    let spread = (0..kept).map(|i| windows[i * windows.len() / kept].clone()).collect();
+    let name = file_name(path);
+    Ok([
+        Named { name: name.clone(), sequences: spread },
+        Named { name: format!("the end of {name}, held out"), sequences: apart },
+    ])
+}
+
+/// `count` sequences of `len` tokens, each by a seed of its own.
+fn write(engine: &EngineHandle, count: usize, len: usize, on_written: &mut dyn FnMut()) -> Result<Vec<Vec<TokenId>>> {
+    let tokenizer = engine.model().tokenizer.as_ref();
+    let start = tokenizer.and_then(|tokenizer| tokenizer.bos().or(tokenizer.eos().first().copied())).unwrap_or(0);
+    let params = |seed: usize| SamplingParams {
+        max_tokens: len - 1,
+        temperature: 1.0,
+        ignore_eos: true,
+        seed: Some(seed as u64),
+        ..SamplingParams::default()
+    };
+    let mut written = Vec::with_capacity(count);
+    while written.len() < count {
+        let seeds = written.len()..count.min(written.len() + AT_ONCE);
+        let requests = seeds.map(|seed| GenerateRequest::new(Prompt::Tokens(vec![start]), params(seed))).collect();
+        for output in engine.generate_all(requests)? {
+            written.push([&[start], &output.outputs[0].token_ids[..]].concat());
+            on_written();
+        }
+    }
+    Ok(written)
+}

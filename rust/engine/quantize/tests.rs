@@ -1,0 +1,302 @@
+//! Quantization in tiny worlds.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use proptest::prelude::*;
+use serde::Deserialize;
+
+use super::compute::Compute;
+use super::method::Made;
+use super::round::{Codes, Grouped};
+use super::scheme::Layout;
+use super::{Inputs, Matrix, Options, Progress, Scheme, cholesky, gptq, output, quantize};
+use crate::evaluate::compare;
+use crate::kernels::Kernels;
+use crate::kernels::threads::Pool;
+use crate::model::{self, Role, Source};
+
+const INT4: Codes = Codes { bits: 4, zero_point: false };
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn with_compute<T>(work: impl FnOnce(&Compute<'_>) -> T) -> T {
+    let pool = Pool::new(2);
+    work(&Compute { kernels: Kernels::new(None).unwrap(), pool: &pool })
+}
+
+/// Numbers between -1 and 1 that look random.
+fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+#[derive(Deserialize)]
+struct GptqCase {
+    cols: usize,
+    x: String,
+    w: String,
+    codes: String,
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+}
+
+fn floats(hex: &str) -> Vec<f32> {
+    bytes(hex).as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}
+
+#[test]
+fn gptq_rounds_as_the_papers_algorithm_does_in_float64() {
+    let text = std::fs::read_to_string(golden("quant/gptq.json")).unwrap();
+    for case in serde_json::from_str::<Vec<GptqCase>>(&text).unwrap() {
+        let (x, data, cols) = (floats(&case.x), floats(&case.w), case.cols);
+        let weights = Matrix { rows: data.len() / cols, cols, data };
+        let codes = with_compute(|compute| {
+            let plan = gptq::Plan::new(compute, &Inputs { x: &x, cols }).unwrap();
+            let steps = Grouped::nearest(&weights, 32, INT4).steps;
+            plan.round(compute, &weights, 32, INT4, steps).unwrap().codes
+        });
+        assert_eq!(codes, bytes(&case.codes));
+    }
+}
+
+/// Inputs whose columns depend on each other.
+fn correlated(seed: u64, tokens: usize, cols: usize) -> Vec<f32> {
+    let own = noise(seed, tokens * cols);
+    own.iter()
+        .enumerate()
+        .map(|(i, x)| 0.4 * x + own[i / cols * cols] + 0.5 * own[i / cols * cols + i % cols / 2])
+        .collect()
+}
+
+/// Sum of the squared errors of the outputs.
+fn output_error(weights: &Matrix, made: &Grouped, x: &[f32]) -> f64 {
+    let effective = made.dequantize();
+    let mut sum = 0.0;
+    for x in x.chunks_exact(weights.cols) {
+        for (w, q) in weights.iter_rows().zip(effective.iter_rows()) {
+            let error: f64 = w.iter().zip(q).zip(x).map(|((w, q), x)| f64::from(w - q) * f64::from(*x)).sum();
+            sum += error * error;
+        }
+    }
+    sum
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn gptq_loses_less_than_rounding_to_the_nearest(seed in 1u64.., groups in 1usize..4) {
+        let cols = 64 * groups;
+        let x = correlated(seed, 150, cols);
+        let weights = Matrix { rows: 7, cols, data: noise(seed ^ 5, 7 * cols) };
+        let made = with_compute(|compute| {
+            let plan = gptq::Plan::new(compute, &Inputs { x: &x, cols }).unwrap();
+            plan.quantize(compute, &weights, 64, INT4).unwrap()
+        });
+        let nearest = Grouped::nearest(&weights, 64, INT4);
+        prop_assert!(output_error(&weights, &made, &x) < 0.8 * output_error(&weights, &nearest, &x));
+    }
+
+    /// H = (U + I) D (U + I)ᵀ, and D is positive.
+    #[test]
+    fn the_feedback_factors_the_hessian(seed in 1u64.., n in 2usize..300) {
+        let x = correlated(seed, n + 40, n);
+        let order: Vec<usize> = (0..n).rev().collect();
+        let (hessian, u) = with_compute(|compute| {
+            let hessian = Inputs { x: &x, cols: n }.hessian(compute).unwrap();
+            let u = cholesky::feedback(compute, &hessian, &order, 0.05).unwrap();
+            (hessian, u)
+        });
+        let h = |i: usize, j: usize| {
+            let (a, b) = (order[i].max(order[j]), order[i].min(order[j]));
+            f64::from(hessian[a * n + b]) + if i == j { 0.05 } else { 0.0 }
+        };
+        let unit = |i: usize, k: usize| if i == k { 1.0 } else { f64::from(u[i * n + k]) };
+        // D from the last column backwards, and the first row of H from all of them.
+        let mut d = vec![0.0; n];
+        for i in (0..n).rev() {
+            d[i] = h(i, i) - (i + 1..n).map(|k| unit(i, k).powi(2) * d[k]).sum::<f64>();
+            prop_assert!(d[i] > 0.0, "D[{}] is {}", i, d[i]);
+        }
+        for j in 0..n {
+            let sum: f64 = (j..n).map(|k| unit(0, k) * unit(j, k) * d[k]).sum();
+            prop_assert!((sum - h(0, j)).abs() < 2e-4 * (1.0 + h(0, 0)), "H[0][{}] is {} and not {}", j, sum, h(0, j));
+        }
+    }
+}
+
+struct Silent;
+
+impl Progress for Silent {
+    fn begin(&mut self, _what: &str, _steps: usize) {}
+    fn step(&mut self) {}
+}
+
+/// Panics at a step, as a process that is killed ends there.
+struct Killed(Cell<usize>);
+
+impl Progress for Killed {
+    fn begin(&mut self, _what: &str, _steps: usize) {}
+
+    fn step(&mut self) {
+        match self.0.get() {
+            0 => panic!("killed"),
+            left => self.0.set(left - 1),
+        }
+    }
+}
+
+fn options(scheme: Scheme) -> Options {
+    Options { calibration_tokens: 512, threads: Some(2), ..Options::new(scheme) }
+}
+
+#[test]
+fn a_run_that_was_killed_goes_on_to_the_same_bits() {
+    let source = golden("models/gemma3");
+    for scheme in [Scheme::Int4Gptq, Scheme::Int4Awq, Scheme::Int8W8A8, Scheme::Int8] {
+        let dir = tempfile::tempdir().unwrap();
+        let [whole, pieces] = ["whole", "pieces"].map(|name| dir.path().join(name));
+        let certificate = quantize(&source, &whole, &options(scheme), &mut Silent).unwrap();
+        let mut kills = 0;
+        // Sooner than in the middle of the first layer, later than at its end, and while it is measured.
+        let resumed = [3, 9, 12, 19, 1000].into_iter().find_map(|steps| {
+            let run = || quantize(&source, &pieces, &options(scheme), &mut Killed(Cell::new(steps)));
+            let done = catch_unwind(AssertUnwindSafe(run)).ok();
+            kills += usize::from(done.is_none());
+            done
+        });
+        assert_eq!(resumed.expect("the last run is not killed").unwrap(), certificate, "{scheme}");
+        assert!(kills >= 2, "{scheme}: killed {kills} times");
+        let read = |dir: &Path| std::fs::read(dir.join("model.safetensors")).unwrap();
+        assert!(read(&whole) == read(&pieces), "{scheme}");
+        let mut names: Vec<_> = std::fs::read_dir(&pieces).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["config.json", "model.safetensors"], "{scheme}");
+    }
+}
+
+/// Of what `scheme` makes of a tiny model.
+fn mean_kl(source: &Path, scheme: Scheme) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let certificate = quantize(source, &dir.path().join("made"), &options(scheme), &mut Silent).unwrap();
+    assert!(certificate.bytes < certificate.source_bytes, "{scheme}");
+    certificate.quality.unwrap().mean_kl
+}
+
+/// Sixteen times finer steps have 256 times smaller errors in the mean square.
+#[test]
+fn eight_bits_are_much_closer_than_four_in_every_family() {
+    for name in ["llama3", "mistral", "phi3", "qwen2", "qwen3", "gemma2", "gemma3"] {
+        let source = golden("models").join(name);
+        let four = mean_kl(&source, Scheme::Int4);
+        let eight = [Scheme::Int8, Scheme::Int8W8A8].map(|scheme| mean_kl(&source, scheme));
+        assert!(eight.iter().all(|&kl| kl > 0.0 && kl < four / 30.0), "{name}: {eight:?} beside {four}");
+    }
+}
+
+#[test]
+fn calibration_brings_four_bits_closer() {
+    for name in ["llama3", "phi3", "qwen2", "gemma3"] {
+        let source = golden("models").join(name);
+        let nearest = mean_kl(&source, Scheme::Int4);
+        let calibrated = [Scheme::Int4Gptq, Scheme::Int4Awq].map(|scheme| mean_kl(&source, scheme));
+        assert!(calibrated.iter().all(|&kl| kl < nearest), "{name}: {calibrated:?} beside {nearest}");
+    }
+}
+
+/// All matrices of layer 0 rounded, with factors that are powers of two: multiplying by them is exact.
+fn made_with_factors(source: &Source) -> Vec<Made> {
+    let c = &source.config;
+    let power = |i: usize| [0.5, 2.0, 1.0, 4.0, 0.25][i % 5];
+    let per_kv_head = c.q_dim() / c.num_kv_heads;
+    let roles =
+        [Role::Query(0), Role::Key(0), Role::Value(0), Role::AttnOutput(0), Role::Gate(0), Role::Up(0), Role::Down(0)];
+    let made = roles.into_iter().map(|role| {
+        let matrix = Matrix::load(source, role).unwrap();
+        let tied = |col: usize| col / per_kv_head * 7 + col % c.head_dim;
+        let of_col = |col: usize| if matches!(role, Role::AttnOutput(_)) { power(tied(col)) } else { power(col) };
+        let factors: Vec<f32> = (0..matrix.cols).map(of_col).collect();
+        let scaled = super::awq::scale_columns(&matrix, &factors);
+        Made { role, grouped: Grouped::nearest(&scaled, 32, INT4), input_scale: Some(factors) }
+    });
+    made.collect()
+}
+
+/// Two folders of the first layer alone: one with factors folded into norms and rows, the other with the matrices that
+/// the codes stand for.
+#[test]
+fn folding_factors_changes_nothing_but_where_they_are() {
+    for name in ["llama3", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"] {
+        let source = model::open(&golden("models").join(name)).unwrap();
+        let made = made_with_factors(&source);
+        let dir = tempfile::tempdir().unwrap();
+        let [folded, plain] = ["folded", "plain"].map(|name| dir.path().join(name));
+        let mut layer = output::layer(&source, 0, made.clone(), Layout::Gptq).unwrap();
+        write_folder(&source, &folded, &mut layer, true);
+        let unscaled = made.iter().map(|made| Made { input_scale: None, ..made.clone() }).collect();
+        let mut layer = output::layer(&source, 0, unscaled, Layout::Gptq).unwrap();
+        layer.retain(|tensor| tensor.name.ends_with("norm.weight") || tensor.name.ends_with("bias"));
+        layer.extend(effective(&source, &made));
+        write_folder(&source, &plain, &mut layer, false);
+        let windows = [(0..100).map(|i| i * 7 % 128).collect()];
+        let compared = compare([&plain, &folded], &windows, Some(2), || ()).unwrap();
+        assert_eq!(compared.other, compared.source, "{name}");
+        assert!(compared.mean_kl() == 0.0 && compared.same_top() == 1.0, "{name}");
+    }
+}
+
+/// The matrices that codes and factors stand for, fused where the family's are.
+fn effective(source: &Source, made: &[Made]) -> Vec<output::OutTensor> {
+    let mut tensors: Vec<(String, Vec<f32>, usize)> = Vec::new();
+    for made in made {
+        let (name, matrix) = (source.hf_place(made.role).name, made.effective());
+        match tensors.iter_mut().find(|(other, ..)| *other == name) {
+            Some((_, data, _)) => data.extend(&matrix.data),
+            None => tensors.push((name, matrix.data, matrix.cols)),
+        }
+    }
+    let shaped = tensors
+        .into_iter()
+        .map(|(name, data, cols)| output::OutTensor::floats(name, vec![data.len() / cols, cols], &data));
+    shaped.collect()
+}
+
+fn write_folder(source: &Source, dir: &Path, layer: &mut Vec<output::OutTensor>, quantized: bool) {
+    std::fs::create_dir(dir).unwrap();
+    layer.extend(output::ends(source).unwrap());
+    output::write(&dir.join("model.safetensors"), &[], layer).unwrap();
+    let method = super::method::Method { scheme: Scheme::Int4, group: Some(32) };
+    let mut config = output::config(source, &method).unwrap();
+    let fields = config.as_object_mut().unwrap();
+    fields.insert("num_hidden_layers".into(), 1.into());
+    if let Some(types) = fields.get_mut("layer_types").and_then(|types| types.as_array_mut()) {
+        types.truncate(1);
+    }
+    if !quantized {
+        fields.remove("quantization_config");
+    }
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+}
+
+#[test]
+fn scales_are_float16_and_codes_reach_both_ends() {
+    let weights = Matrix { rows: 1, cols: 32, data: (0..32).map(|i| i as f32 - 16.0).collect() };
+    let made = Grouped::nearest(&weights, 32, Codes { bits: 4, zero_point: true });
+    assert_eq!((made.codes[0], made.codes[31]), (0, 15));
+    assert_eq!(made.steps[0].scale, f16::from_f32(31.0 / 15.0));
+    let zeros = Matrix { rows: 1, cols: 32, data: vec![0.0; 32] };
+    assert_eq!(Grouped::nearest(&zeros, 32, INT4).dequantize(), zeros);
+}

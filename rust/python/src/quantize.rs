@@ -1,0 +1,50 @@
+//! `ferrule.quantize`.
+
+use std::path::PathBuf;
+
+use ferrule_engine::quantize::{Options, Scheme, Text, quantize as make};
+use ferrule_server::progress::{Downloads, Steps};
+use ferrule_store::Store;
+use pyo3::prelude::*;
+
+use crate::errors::{Raise, invalid_request};
+use crate::wait::interruptible;
+
+/// `ferrule.quantize`'s keyword arguments.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct Settings {
+    scheme: String,
+    group_size: Option<usize>,
+    calibration: Option<PathBuf>,
+    calibration_tokens: Option<usize>,
+    evaluation: Option<PathBuf>,
+    threads: Option<usize>,
+}
+
+impl Settings {
+    fn options(self) -> PyResult<Options> {
+        let defaults = Options::new(self.scheme.parse::<Scheme>().raise()?);
+        Ok(Options {
+            group_size: self.group_size,
+            calibration: self.calibration.map_or(Text::Written, Text::File),
+            calibration_tokens: self.calibration_tokens.unwrap_or(defaults.calibration_tokens),
+            evaluation: self.evaluation,
+            threads: self.threads,
+            ..defaults
+        })
+    }
+}
+
+/// The certificate, as JSON. Ctrl-C ends the wait; the work ends with the process and can be taken up again.
+#[pyfunction]
+pub fn quantize(py: Python<'_>, source: PathBuf, target: PathBuf, settings: Settings) -> PyResult<String> {
+    let options = settings.options()?;
+    interruptible(py, move || {
+        let name = source.to_str().ok_or_else(|| invalid_request("a model's name must be UTF-8"))?;
+        let path = Store::open_default().raise()?.locate(name, &mut Downloads::default()).raise()?;
+        let mut progress = Steps::default();
+        let certificate = make(&path, &target, &options, &mut progress).raise()?;
+        Ok(certificate.to_json())
+    })
+}

@@ -1,0 +1,170 @@
+"""`ferrule.quantize`: its folders against the NumPy decoder, with readers that know only the formats' definitions."""
+
+import json
+
+import numpy as np
+import pytest
+
+import ferrule
+from checkpoints import write_safetensors, write_tokenizer
+from ferrule import Engine
+from numpy_decoder import LlamaConfig, LlamaDecoder, random_weights
+
+CONFIG = LlamaConfig()
+TOKENS = np.random.default_rng(3).integers(3, CONFIG.vocab_size, 40).tolist()
+# AutoAWQ's order of rows in a word.
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    write_safetensors(folder / "model.safetensors", random_weights(CONFIG, seed=11))
+    (folder / "config.json").write_text(json.dumps(CONFIG.to_json()))
+    write_tokenizer(folder / "tokenizer.json", CONFIG.vocab_size)
+    return folder
+
+
+def read_safetensors(path):
+    """Tensors, and the metadata."""
+    types = {"F32": np.float32, "F16": np.float16, "I32": np.int32, "I64": np.int64, "I8": np.int8}
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    metadata = header.pop("__metadata__")
+    tensors = {}
+    for name, entry in header.items():
+        first, end = entry["data_offsets"]
+        numbers = np.frombuffer(data[start + first : start + end], types[entry["dtype"]])
+        tensors[name] = numbers.reshape(entry["shape"])
+    return tensors, metadata
+
+
+def unpack(words, bits):
+    """The codes of 32-bit words, lowest first, in a last axis that is as much longer."""
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    codes = words.view(np.uint32)[..., None] >> shifts & np.uint32(2**bits - 1)
+    return codes.reshape(*words.shape[:-1], -1).astype(np.int64)
+
+
+def unpack_awq(words):
+    codes = unpack(words, 4)
+    return codes.reshape(*codes.shape[:-1], -1, 8)[..., np.argsort(AWQ_ORDER)].reshape(codes.shape)
+
+
+def weight(tensors, stem, method, bits):
+    """(rows, cols) in float32."""
+    part = {name.removeprefix(f"{stem}."): tensor for name, tensor in tensors.items() if name.startswith(f"{stem}.")}
+    if method == "gptq":
+        codes, zeros = unpack(np.ascontiguousarray(part["qweight"].T), bits), unpack(part["qzeros"], bits).T + 1
+        scales = part["scales"].T
+        assert (part["g_idx"] == np.arange(codes.shape[1]) // (codes.shape[1] // scales.shape[1])).all()
+    elif method == "awq":
+        codes, zeros, scales = unpack_awq(part["qweight"]).T, unpack_awq(part["qzeros"]).T, part["scales"].T
+    elif "weight_packed" in part:
+        codes, scales = unpack(part["weight_packed"], bits), part["weight_scale"]
+        assert part["weight_shape"].tolist() == list(codes.shape)
+        zeros = np.full(scales.shape, 2 ** (bits - 1))
+    else:
+        codes, scales = part["weight"].astype(np.int64), part["weight_scale"]
+        zeros = np.zeros(scales.shape, int)
+    group = codes.shape[1] // scales.shape[1]
+    return np.repeat(scales.astype(np.float32), group, 1) * (codes - np.repeat(zeros, group, 1))
+
+
+def dequantized(folder):
+    """Every tensor under its name in a folder that is not quantized."""
+    tensors, _ = read_safetensors(folder / "model.safetensors")
+    quantization = json.loads((folder / "config.json").read_text())["quantization_config"]
+    bits = quantization.get("bits", 8)
+    weights = {}
+    for name in random_weights(CONFIG, seed=11):
+        stem = name.removesuffix(".weight")
+        is_plain = name in tensors and tensors[name].dtype != np.int8
+        weights[name] = tensors[name] if is_plain else weight(tensors, stem, quantization["quant_method"], bits)
+    return weights
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int4-gptq", "int4-awq", "int8", "int8-w8a8"])
+def test_a_folder_means_what_the_formats_say_and_its_certificate_tells_the_truth(scheme, source, tmp_path):
+    (tmp_path / "text.txt").write_text("".join(chr(ord("!") + token - 3) for token in TOKENS))
+    settings = {"scheme": scheme, "calibration_tokens": 1024, "evaluation": tmp_path / "text.txt"}
+    certificate = ferrule.quantize(source, tmp_path / "made", **settings)
+    made, original = (
+        LlamaDecoder(CONFIG, weights).logprobs(TOKENS)[:39]
+        for weights in (dequantized(tmp_path / "made"), random_weights(CONFIG, seed=11))
+    )
+    expected = made[np.arange(39), TOKENS[1:]]
+    with Engine(tmp_path / "made", activations="f32", kv_cache_memory="16MB") as engine:
+        found = [entry.logprob for entry in engine.score(TOKENS)]
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+    quality = certificate["quality"]
+    assert quality["text"] == {"name": "text.txt", "tokens": 40}
+    assert quality["perplexity"] == pytest.approx(np.exp(-expected.mean()), rel=1e-4)
+    assert quality["source_perplexity"] == pytest.approx(np.exp(-original[np.arange(39), TOKENS[1:]].mean()), rel=1e-4)
+    assert quality["mean_kl"] == pytest.approx(
+        (np.exp(original) * (original - made)).sum(-1).mean(), rel=1e-2, abs=1e-6
+    )
+    assert quality["same_top"] == (original.argmax(-1) == made.argmax(-1)).mean()
+    assert certificate["scheme"] == scheme
+    _, metadata = read_safetensors(tmp_path / "made" / "model.safetensors")
+    assert json.loads(metadata["ferrule.certificate"]) == certificate
+
+
+def test_calibration_and_evaluation_text_come_from_files(source, tmp_path):
+    for name, seed in [("read.txt", 1), ("measured.txt", 2)]:
+        characters = np.random.default_rng(seed).integers(ord("!"), ord("!") + 60, 3000)
+        (tmp_path / name).write_text("".join(map(chr, characters)))
+    certificate = ferrule.quantize(
+        source,
+        tmp_path / "made",
+        scheme="int4-gptq",
+        group_size=32,
+        calibration=tmp_path / "read.txt",
+        calibration_tokens=1024,
+        evaluation=tmp_path / "measured.txt",
+    )
+    assert certificate["calibration"] == {"name": "read.txt", "tokens": 1024}
+    assert certificate["quality"]["text"] == {"name": "measured.txt", "tokens": 3000}
+    assert certificate["group_size"] == 32
+
+
+def test_what_does_not_fit_is_named(source, tmp_path):
+    with pytest.raises(ferrule.InvalidConfig, match=r"int5.*int4-gptq"):
+        ferrule.quantize(source, tmp_path / "made", scheme="int5")
+    with pytest.raises(ferrule.InvalidConfig, match=r"128.*\[64, 64, 96\]"):
+        ferrule.quantize(source, tmp_path / "made", scheme="int8", group_size=128)
+    with pytest.raises(ferrule.InvalidConfig, match="is there already"):
+        ferrule.quantize(source, tmp_path, scheme="int8")
+    (tmp_path / "short.txt").write_text("too short")
+    with pytest.raises(ferrule.InvalidRequest, match="too few to calibrate"):
+        ferrule.quantize(source, tmp_path / "made", scheme="int4-gptq", calibration=tmp_path / "short.txt")
+
+
+def test_another_quantization_does_not_go_on_with_this_one(source, tmp_path):
+    (tmp_path / "short.txt").write_text("too short")
+    with pytest.raises(ferrule.InvalidRequest):
+        ferrule.quantize(source, tmp_path / "made", scheme="int4-gptq", calibration=tmp_path / "short.txt")
+    with pytest.raises(ferrule.InvalidConfig, match=r"made\.partial.*delete it"):
+        ferrule.quantize(source, tmp_path / "made", scheme="int4-awq")
+
+
+def test_a_gguf_file_becomes_a_folder_with_the_same_tokens_and_nearly_the_same_scores(tmp_path):
+    text = "Ünïcode, 12345 numbers,\n\n    indented code: x_y = f(z)!  <|im_start|>user 日本語"
+    (tmp_path / "text.txt").write_text(text)
+    try:
+        ferrule.quantize("smollm2", tmp_path / "made", scheme="int8", evaluation=tmp_path / "text.txt")
+    except ferrule.StorageError as unreachable:
+        pytest.skip(f"smollm2 cannot be fetched here: {unreachable}")
+    scores = []
+    for model in ("smollm2", tmp_path / "made"):
+        with Engine(model, activations="f32", kv_cache_memory="64MB") as engine:
+            entries = engine.score(text)
+            scores.append([(entry.token_id, entry.logprob) for entry in entries])
+            chat = engine.chat([{"role": "user", "content": "hi"}], ferrule.SamplingParams(max_tokens=1))
+            scores[-1].append((tuple(chat[0].prompt_token_ids), 0.0))
+    (tokens, logprobs), (made_tokens, made_logprobs) = (zip(*entries, strict=True) for entries in scores)
+    assert made_tokens == tokens
+    # Unlikely tokens move by some tenths; a tensor in the wrong place would move all of them by more than one.
+    assert np.abs(np.subtract(made_logprobs, logprobs)).mean() < 0.2
