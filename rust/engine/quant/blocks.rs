@@ -14,6 +14,12 @@ use super::{DType, e4m3};
 pub struct Half(pub [u8; 2]);
 
 impl Half {
+    /// The nearest one that is finite.
+    pub fn nearest(x: f32) -> Self {
+        let most = f16::MAX.to_f32();
+        Self(f16::from_f32(x.clamp(-most, most)).to_le_bytes())
+    }
+
     pub fn to_f32(self) -> f32 {
         f16::from_le_bytes(self.0).to_f32()
     }
@@ -35,6 +41,12 @@ pub unsafe trait Block: Copy {
         assert_eq!(bytes.len() % size, 0, "{} bytes are no whole blocks of {}", bytes.len(), Self::DTYPE);
         // SAFETY: the trait promises alignment 1 and no invalid patterns, and the length is whole blocks.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size) }
+    }
+
+    /// As it lies in a file.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the trait promises that the implementer is bytes without padding, and they are `self`'s.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>()) }
     }
 }
 

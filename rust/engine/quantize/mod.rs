@@ -15,6 +15,7 @@ mod clip;
 mod compute;
 mod gptq;
 mod inputs;
+pub mod kquants;
 mod maker;
 mod matrix;
 mod method;

@@ -4,6 +4,7 @@ mod header;
 mod reader;
 mod strings;
 mod types;
+mod writer;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::path::Path;
 use self::header::Header;
 pub use self::strings::Strings;
 use self::types::TensorType;
+pub use self::writer::{GgufWriter, NewTensor, Pairs};
 use super::mmap::MappedFile;
 use super::{Checkpoint, TensorView};
 use crate::error::{Error, Result};
@@ -82,6 +84,11 @@ impl Gguf {
 
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.header.metadata.get(key)
+    }
+
+    /// A key's type and value as the file has them.
+    pub fn raw(&self, key: &str) -> Option<&[u8]> {
+        self.header.metadata.range(key).map(|range| &self.file.bytes()[range])
     }
 
     /// Keys in the file's order.

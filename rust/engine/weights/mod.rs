@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 pub use self::float8::Float8Dir;
-pub use self::gguf::{Gguf, Strings, Value};
+pub use self::gguf::{Gguf, GgufWriter, NewTensor, Pairs, Strings, Value};
 pub use self::grouped::GroupedDir;
 pub(crate) use self::mmap::MappedFile;
 pub use self::rounded::RoundedCheckpoint;

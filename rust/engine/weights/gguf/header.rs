@@ -15,8 +15,8 @@ use super::reader::Reader;
 use super::types::TensorType;
 use crate::error::Result;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"GGUF");
-const DEFAULT_ALIGNMENT: u64 = 32;
+pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"GGUF");
+pub(super) const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_DIMS: u32 = 4;
 /// An empty key, a type and a one-byte value.
 const MIN_PAIR_BYTES: usize = 8 + 4 + 1;
@@ -37,6 +37,8 @@ pub struct TensorInfo {
 #[derive(Debug, Default)]
 pub struct Metadata {
     pairs: Vec<(String, Value)>,
+    /// Where the file has each pair's type and value.
+    ranges: Vec<Range<usize>>,
     by_key: HashMap<String, usize>,
 }
 
@@ -45,14 +47,20 @@ impl Metadata {
         self.by_key.get(key).map(|&id| &self.pairs[id].1)
     }
 
+    /// Where the file has a key's type and value.
+    pub fn range(&self, key: &str) -> Option<Range<usize>> {
+        self.by_key.get(key).map(|&id| self.ranges[id].clone())
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.pairs.iter().map(|(key, _)| key.as_str())
     }
 
     /// False: the key is there already.
-    fn insert(&mut self, key: &str, value: Value) -> bool {
+    fn insert(&mut self, key: &str, value: Value, range: Range<usize>) -> bool {
         let is_new = self.by_key.insert(key.into(), self.pairs.len()).is_none();
         self.pairs.push((key.into(), value));
+        self.ranges.push(range);
         is_new
     }
 }
@@ -94,8 +102,9 @@ fn parse_metadata(reader: &mut Reader<'_>, count: usize) -> Result<Metadata> {
     let mut metadata = Metadata::default();
     for _ in 0..count {
         let key = reader.string()?;
+        let start = reader.pos();
         let value = reader.value()?;
-        if !metadata.insert(key, value) {
+        if !metadata.insert(key, value, start..reader.pos()) {
             return Err(reader.corrupt(format!("the metadata key '{key}' occurs twice")));
         }
     }

@@ -55,6 +55,11 @@ impl TensorType {
     }
 }
 
+/// The number of a type that GGUF has.
+pub fn number(dtype: DType) -> Option<u32> {
+    (0..40).find(|&number| TensorType::from_number(number) == TensorType::Runs(dtype))
+}
+
 impl fmt::Display for TensorType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

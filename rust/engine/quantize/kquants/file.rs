@@ -1,0 +1,137 @@
+//! From a GGUF file to one in another mixture of types.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::encode_row;
+use super::mixture::{Mixture, Shape, fallback};
+use crate::error::{Error, Result};
+use crate::quant::{DType, dequantize};
+use crate::weights::{Checkpoint, Gguf, GgufWriter, NewTensor, Pairs, TensorView, Value};
+
+/// Version of the block types' layouts, which `general.quantization_version` names.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// For a tensor by its name, what squared errors in each column count.
+pub type Importance = HashMap<String, Vec<f32>>;
+
+/// What is to be made of a file.
+#[derive(Debug)]
+pub struct Plan {
+    mixture: &'static Mixture,
+    /// In the source's order.
+    pub tensors: Vec<NewTensor>,
+    /// Names of tensors that have another type than the mixture asks for, because of their width.
+    pub fallbacks: Vec<String>,
+}
+
+impl Plan {
+    /// `weighted`: columns will have an importance.
+    pub fn new(source: &Gguf, mixture: &'static Mixture, weighted: bool) -> Result<Self> {
+        let tied = source.find("output.weight").is_none();
+        let shape = Shape { num_layers: num_layers(source)?, tied, weighted };
+        let mut plan = Self { mixture, tensors: Vec::new(), fallbacks: Vec::new() };
+        for name in source.tensor_names() {
+            let view = source.tensor(name)?;
+            let dtype = match is_matrix(&view) {
+                true => plan.dtype(&view, shape),
+                false => view.dtype,
+            };
+            plan.tensors.push(NewTensor { name: name.into(), dtype, shape: view.shape });
+        }
+        Ok(plan)
+    }
+
+    fn dtype(&mut self, view: &TensorView<'_>, shape: Shape) -> DType {
+        let wanted = self.mixture.dtype(view.name, shape);
+        let dtype = fallback(wanted, view.shape[1]);
+        if dtype != wanted {
+            self.fallbacks.push(view.name.into());
+        }
+        dtype
+    }
+
+    pub fn num_bytes(&self) -> usize {
+        self.tensors.iter().map(NewTensor::num_bytes).sum()
+    }
+
+    /// Writes the file. `notes` are texts for its metadata; `on_tensor` hears of every tensor.
+    pub fn write(
+        &self,
+        source: &Gguf,
+        target: &Path,
+        importance: &Importance,
+        threads: usize,
+        on_tensor: &mut dyn FnMut(),
+    ) -> Result<()> {
+        let mut writer = GgufWriter::create(target, &self.metadata(source), &self.tensors)?;
+        for tensor in &self.tensors {
+            let view = source.tensor(&tensor.name)?;
+            match view.dtype == tensor.dtype {
+                true => writer.write(&view.bytes)?,
+                false => {
+                    let importance = importance.get(&tensor.name).map(Vec::as_slice);
+                    let encoded = encode(&view, tensor.dtype, importance, threads);
+                    writer.write(&encoded.ok_or_else(|| not_finite(source.path(), &tensor.name))?)?;
+                }
+            }
+            source.release(&tensor.name);
+            on_tensor();
+        }
+        writer.finish()
+    }
+
+    /// The source's, but for what tells how the tensors lie in the file.
+    fn metadata(&self, source: &Gguf) -> Pairs {
+        const OWN: [&str; 3] = ["general.file_type", "general.quantization_version", "general.alignment"];
+        let mut pairs = Pairs::default();
+        for key in source.keys().filter(|key| !OWN.contains(key)) {
+            pairs.raw(key, source.raw(key).expect("the key is the file's own"));
+        }
+        pairs.u32("general.file_type", self.mixture.file_type);
+        pairs.u32("general.quantization_version", QUANTIZATION_VERSION);
+        pairs
+    }
+}
+
+/// Matrices are quantized, vectors are not.
+fn is_matrix(view: &TensorView<'_>) -> bool {
+    view.shape.len() == 2 && view.name.ends_with(".weight")
+}
+
+fn num_layers(source: &Gguf) -> Result<usize> {
+    let arch = source.get("general.architecture").and_then(Value::as_str).unwrap_or_default();
+    let count = source.get(&format!("{arch}.block_count")).and_then(Value::as_u64);
+    let count = count.and_then(|count| usize::try_from(count).ok());
+    count.ok_or_else(|| Error::corrupt(source.path(), format!("the metadata has no {arch}.block_count")))
+}
+
+fn not_finite(path: &Path, name: &str) -> Error {
+    Error::corrupt(path, format!("tensor '{name}' has a number that is not finite"))
+}
+
+/// A matrix in another type, its rows shared among threads. None: one of its numbers is not finite.
+fn encode(view: &TensorView<'_>, dtype: DType, importance: Option<&[f32]>, threads: usize) -> Option<Vec<u8>> {
+    let [rows, cols] = view.shape[..] else { panic!("'{}' is no matrix", view.name) };
+    let (from, to) = [view.dtype, dtype].map(|dtype| dtype.row_bytes(cols).expect("rows are whole blocks")).into();
+    let mut out = vec![0; rows * to];
+    let is_finite = AtomicBool::new(true);
+    let encode_part = |bytes: &[u8], out: &mut [u8]| {
+        let mut row = vec![0.0; cols];
+        for (bytes, out) in bytes.chunks_exact(from).zip(out.chunks_exact_mut(to)) {
+            dequantize(view.dtype, bytes, &mut row);
+            match row.iter().all(|x| x.is_finite()) {
+                true => encode_row(dtype, &row, importance, out),
+                false => is_finite.store(false, Ordering::Relaxed),
+            }
+        }
+    };
+    let part = rows.div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        for (bytes, out) in view.bytes.chunks(part * from).zip(out.chunks_mut(part * to)) {
+            scope.spawn(|| encode_part(bytes, out));
+        }
+    });
+    is_finite.into_inner().then_some(out)
+}
