@@ -126,3 +126,21 @@ fn shaped(visit: &Visit, error: &ServeError) -> Response<Body> {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_request_alone() {
+        let mut router = Router::new().fallback(async |request: Request| {
+            assert_ne!(request.uri().path(), "/broken", "a defect");
+        });
+        let request = |path: &str| Request::get(path).body(Body::empty()).unwrap();
+        for _ in 0..2 {
+            let failed = answer(&mut router, request("/broken")).await;
+            assert_eq!(failed.extensions().get::<ServeError>().unwrap().kind, Kind::Internal);
+            assert_eq!(answer(&mut router, request("/sound")).await.status(), 200);
+        }
+    }
+}

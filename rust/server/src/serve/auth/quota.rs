@@ -50,9 +50,10 @@ impl Bucket {
         self.missing += limit.map_or(0.0, |_| amount as f64);
     }
 
-    /// How long until `amount` is there; None: it is. More than a full bucket never is, so a full one will do.
+    /// How long until `amount` is there; None: it is. More than a full bucket never is, so a full one will do, if it
+    /// holds anything.
     fn wait(&self, per_minute: u64, amount: u64) -> Option<Duration> {
-        let amount = amount.min(per_minute) as f64;
+        let amount = amount.min(per_minute.max(1)) as f64;
         let short = self.missing + amount - per_minute as f64;
         // Rounding errors of refilling are no reason to wait.
         (short > 1e-6).then(|| seconds(short, per_minute))
@@ -177,6 +178,14 @@ mod tests {
         quota.settle(&LIMITS, 900, Some(900), at(0.0));
         assert_eq!(quota.reserve(&LIMITS, 1, at(0.0)).unwrap_err().retry_after_secs(), Some(31));
         quota.reserve(&LIMITS, 1, at(31.0)).unwrap();
+    }
+
+    #[test]
+    fn a_limit_of_zero_lets_nothing_through() {
+        let none = KeyLimits { requests_per_minute: Some(0), ..KeyLimits::default() };
+        assert!(Quota::default().reserve(&none, 1, at(0.0)).is_err());
+        let none = KeyLimits { tokens_per_minute: Some(0), ..KeyLimits::default() };
+        assert!(Quota::default().reserve(&none, 1, at(0.0)).is_err());
     }
 
     #[test]
