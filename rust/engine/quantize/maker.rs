@@ -1,39 +1,40 @@
-//! Quantizes a layer while the calibration text passes through it.
+//! Looks at the matrices of a layer, and changes them, while the calibration text passes through it.
 //!
 //! The decoder computes the layer as always. Whenever it asks for a product, the product's matrices are loaded and
-//! quantized, given the inputs that stand ready, and the product is computed with what their codes stand for. So
-//! every matrix sees the errors of those before it, and one pass over the text is all it takes.
+//! shown, with the inputs that stand ready, to who quantizes; the product is computed with what comes back. So every
+//! matrix sees the errors of those before it, and one pass over the text is all it takes.
 
 use std::cell::RefCell;
 
 use super::compute::Compute;
-use super::method::{Made, Method};
 use super::{Inputs, Matrix};
 use crate::backend::cpu::{CpuLinear, Segment, Session};
 use crate::backend::{Act, Backend, HeadTransform};
 use crate::error::Result;
-use crate::model::{Activation, FeedForward, LayerWeights, Source, forward_layer};
+use crate::model::{Activation, FeedForward, LayerWeights, Role, Source, forward_layer};
 use crate::runner::{MatrixPlace, down, gate_up, layer_weights};
 
 /// Products of a layer.
 pub const NUM_STEPS: usize = 4;
 
+/// Is shown the roles of a product's matrices, their inputs and the matrices, and returns those to compute with.
+pub type OnProduct<'a> = dyn Fn(&[Role], &Inputs<'_>, Vec<Matrix>) -> Result<Vec<Matrix>> + 'a;
+
 pub struct Maker<'a> {
-    pub session: &'a Session,
-    pub source: &'a Source,
-    pub method: &'a Method,
-    /// Is called after each of the layer's `NUM_STEPS` products.
-    pub on_step: &'a dyn Fn(),
-    pub state: RefCell<Result<Vec<Made>>>,
+    session: &'a Session,
+    source: &'a Source,
+    on_product: &'a OnProduct<'a>,
+    state: RefCell<Result<()>>,
 }
 
 impl<'a> Maker<'a> {
-    pub fn new(session: &'a Session, source: &'a Source, method: &'a Method, on_step: &'a dyn Fn()) -> Self {
-        Self { session, source, method, on_step, state: RefCell::new(Ok(Vec::new())) }
+    /// `on_product` is called for each of a layer's `NUM_STEPS` products.
+    pub fn new(session: &'a Session, source: &'a Source, on_product: &'a OnProduct<'a>) -> Self {
+        Self { session, source, on_product, state: RefCell::new(Ok(())) }
     }
 
-    /// Computes layer `layer` from the session's residual stream, and returns its quantized matrices.
-    pub fn layer(self, layer: usize) -> Result<Vec<Made>> {
+    /// Computes layer `layer` from the session's residual stream.
+    pub fn layer(self, layer: usize) -> Result<()> {
         let ffn = FeedForward::Dense { gate_up: gate_up(layer).to_vec(), down: down(layer).to_vec() };
         let weights: LayerWeights<Vec<MatrixPlace>, Vec<f32>> =
             layer_weights(self.source, layer, |places| Ok(places.to_vec()), ffn)?;
@@ -42,35 +43,27 @@ impl<'a> Maker<'a> {
         self.state.into_inner()
     }
 
-    /// The product's matrices, quantized; None after an error.
+    /// What the product is computed with; None after an error.
     fn make(&self, places: &[MatrixPlace], input: Act) -> Option<CpuLinear> {
-        let mut state = self.state.borrow_mut();
-        let made = state.as_mut().ok()?;
-        match self.quantize(places, input) {
-            Ok((linear, new)) => {
-                made.extend(new);
-                (self.on_step)();
-                Some(linear)
-            }
-            Err(err) => {
-                *state = Err(err);
-                None
-            }
+        if self.state.borrow().is_err() {
+            return None;
         }
+        let made = self.linear_of(places, input);
+        made.map_err(|err| *self.state.borrow_mut() = Err(err)).ok()
     }
 
-    fn quantize(&self, places: &[MatrixPlace], input: Act) -> Result<(CpuLinear, Vec<Made>)> {
+    fn linear_of(&self, places: &[MatrixPlace], input: Act) -> Result<CpuLinear> {
         let compute = Compute { kernels: self.session.kernels(), pool: self.session.pool() };
         let matrices: Vec<Matrix> =
             places.iter().map(|&(role, ..)| Matrix::load(self.source, role)).collect::<Result<_>>()?;
         let inputs = Inputs { x: self.session.activations(input), cols: matrices[0].cols };
         let roles: Vec<_> = places.iter().map(|&(role, ..)| role).collect();
-        let made = self.method.quantize(&compute, &self.source.config, &inputs, &roles, matrices)?;
-        let segments = made
+        let matrices = (self.on_product)(&roles, &inputs, matrices)?;
+        let segments = matrices
             .iter()
             .zip(places)
-            .map(|(made, &(_, output, col))| Ok(Segment { matrix: made.effective().pack(&compute)?, output, col }));
-        Ok((CpuLinear { segments: segments.collect::<Result<_>>()?, order: None }, made))
+            .map(|(matrix, &(_, output, col))| Ok(Segment { matrix: matrix.pack(&compute)?, output, col }));
+        Ok(CpuLinear { segments: segments.collect::<Result<_>>()?, order: None })
     }
 }
 

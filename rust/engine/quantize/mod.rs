@@ -5,6 +5,7 @@
 //!    GPTQ, AWQ, SmoothQuant) when the text has come to it, behind matrices that are quantized already.
 //! 3. [`partial`]: a finished layer is on disk, with all that the next one needs. A run that ended goes on from there.
 //! 4. [`output`]: the folder in the layout of AutoGPTQ, AutoAWQ or compressed-tensors.
+//!    Or, for GGUF files, [`gguf_file`]: the text tells only which columns are important, and [`kquants`] encodes.
 //! 5. [`certificate`]: it is compared with its source, and what is found goes into the file's metadata.
 
 mod awq;
@@ -13,6 +14,7 @@ pub mod certificate;
 mod cholesky;
 mod clip;
 mod compute;
+mod gguf_file;
 mod gptq;
 mod inputs;
 pub mod kquants;
@@ -21,6 +23,7 @@ mod matrix;
 mod method;
 mod output;
 mod partial;
+mod recipe;
 pub mod round;
 mod scheme;
 mod smooth;
@@ -34,9 +37,11 @@ pub use self::calibration::{SEQUENCE_LEN, Text};
 pub use self::certificate::{Certificate, CertifiedText, Quality};
 pub use self::inputs::Inputs;
 pub use self::matrix::Matrix;
+pub use self::recipe::Recipe;
 pub use self::scheme::Scheme;
 
 use self::calibration::{Named, Wanted};
+use self::compute::Compute;
 use self::maker::{Maker, NUM_STEPS};
 use self::method::{Made, Method};
 use self::partial::{Partial, layer_file};
@@ -56,8 +61,8 @@ use crate::weights::packed::SourceStamp;
 /// What to make, and with which texts.
 #[derive(Debug, Clone)]
 pub struct Options {
-    pub scheme: Scheme,
-    /// Columns that share a scale: 32, 64 or 128. None: the largest that fits the model.
+    pub scheme: Recipe,
+    /// Columns that share a scale: 32, 64 or 128. None: the largest that fits the model. GGUF's types have their own.
     pub group_size: Option<usize>,
     pub calibration: Text,
     pub calibration_tokens: usize,
@@ -68,9 +73,9 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn new(scheme: Scheme) -> Self {
+    pub fn new(scheme: impl Into<Recipe>) -> Self {
         Self {
-            scheme,
+            scheme: scheme.into(),
             group_size: None,
             calibration: Text::Written,
             calibration_tokens: 32 * SEQUENCE_LEN,
@@ -86,13 +91,20 @@ pub trait Progress {
     fn begin(&mut self, what: &str, steps: usize);
 
     fn step(&mut self);
+
+    /// Something that whoever reads the result should know.
+    fn note(&mut self, _text: &str) {}
 }
 
 /// Makes the folder `target` of the `.gguf` file or Hugging Face folder `source`, and returns what is written into it.
 /// An unfinished earlier run with the same options goes on.
 pub fn quantize(source: &Path, target: &Path, options: &Options, progress: &mut dyn Progress) -> Result<Certificate> {
     let opened = model::open(source)?;
-    let method = method(&opened, options)?;
+    let scheme = match options.scheme {
+        Recipe::Folder(scheme) => scheme,
+        Recipe::Gguf(mixture) => return gguf_file::make(source, target, mixture, options, progress),
+    };
+    let method = method(&opened, scheme, options)?;
     let partial = Partial::open(target, &plan(&opened, options)?)?;
     let [calibration, held_out] = texts(&opened, options, &partial, progress)?;
     let (first, num_layers) = (partial.num_layers(), opened.config.num_layers());
@@ -128,7 +140,7 @@ pub fn quantize(source: &Path, target: &Path, options: &Options, progress: &mut 
     Ok(certificate)
 }
 
-fn method(source: &Source, options: &Options) -> Result<Method> {
+fn method(source: &Source, scheme: Scheme, options: &Options) -> Result<Method> {
     let c = &source.config;
     let widths = [c.hidden_size, c.q_dim(), c.intermediate_size];
     if let Some(rows) =
@@ -139,11 +151,11 @@ fn method(source: &Source, options: &Options) -> Result<Method> {
             format!("a matrix has {rows} rows, and these formats hold multiples of 8"),
         ));
     }
-    let group = match options.scheme.by_row() {
+    let group = match scheme.by_row() {
         true => None,
         false => Some(scheme::group_size(options.group_size, &widths)?),
     };
-    Ok(Method { scheme: options.scheme, group })
+    Ok(Method { scheme, group })
 }
 
 /// All that the result depends on, so that one run may go on with another one's work.
@@ -199,38 +211,44 @@ impl Calibrated<'_> {
         if first == config.num_layers() {
             return Ok(());
         }
-        let mut session = self.session(first, text)?;
+        let mut session = session(self.source, self.options.threads, text)?;
+        if first > 0 {
+            session.set_residual(&self.partial.residual(first)?);
+        }
         let progress = RefCell::new(progress);
         for layer in first..config.num_layers() {
             session.enter(config.layers[layer].clone())?;
-            let on_step = || progress.borrow_mut().step();
-            let made = Maker::new(&session, self.source, &self.method, &on_step).layer(layer)?;
-            let tensors = output::layer(self.source, layer, made, self.method.scheme.layout())?;
+            let made = RefCell::new(Vec::new());
+            let quantize = |roles: &[Role], inputs: &Inputs<'_>, matrices: Vec<Matrix>| {
+                let compute = Compute { kernels: session.kernels(), pool: session.pool() };
+                let new = self.method.quantize(&compute, config, inputs, roles, matrices)?;
+                let effective = new.iter().map(Made::effective).collect();
+                made.borrow_mut().extend(new);
+                progress.borrow_mut().step();
+                Ok(effective)
+            };
+            Maker::new(&session, self.source, &quantize).layer(layer)?;
+            let tensors = output::layer(self.source, layer, made.into_inner(), self.method.scheme.layout())?;
             self.partial.finish_layer(layer, &tensors, Some(session.activations(crate::backend::Act::Residual)))?;
         }
         Ok(())
     }
+}
 
-    /// With the residual stream before layer `first`.
-    fn session(&self, first: usize, text: &Named) -> Result<Session> {
-        let kernels = Kernels::new(EngineConfig::default().isa()?)?;
-        let pool = Pool::new(self.options.threads.unwrap_or_else(Pool::default_threads));
-        let config = &self.source.config;
-        let mut session = Session::new(config, &text.sequences, kernels, pool)?;
-        if first == 0 {
-            session.embed(&self.embedding()?, config.embedding_scale);
-        } else {
-            session.set_residual(&self.partial.residual(first)?);
-        }
-        Ok(session)
-    }
+/// With the embedded text as the residual stream.
+fn session(source: &Source, threads: Option<usize>, text: &Named) -> Result<Session> {
+    let kernels = Kernels::new(EngineConfig::default().isa()?)?;
+    let pool = Pool::new(threads.unwrap_or_else(Pool::default_threads));
+    let session = Session::new(&source.config, &text.sequences, kernels, pool)?;
+    session.embed(&embedding(source)?, source.config.embedding_scale);
+    Ok(session)
+}
 
-    fn embedding(&self) -> Result<CpuLinear> {
-        let part = self.source.part(Role::Embedding)?;
-        let view = self.source.checkpoint.tensor(&part.name)?;
-        let matrix = PackedMatrix::pack(&view, part.rows, &*part.row_of)?;
-        Ok(CpuLinear { segments: vec![Segment { matrix, output: crate::backend::Act::Normed, col: 0 }], order: None })
-    }
+fn embedding(source: &Source) -> Result<CpuLinear> {
+    let part = source.part(Role::Embedding)?;
+    let view = source.checkpoint.tensor(&part.name)?;
+    let matrix = PackedMatrix::pack(&view, part.rows, &*part.row_of)?;
+    Ok(CpuLinear { segments: vec![Segment { matrix, output: crate::backend::Act::Normed, col: 0 }], order: None })
 }
 
 /// Layers whose matrices are rounded as they are.

@@ -83,6 +83,11 @@ impl Partial {
         Ok(bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
     }
 
+    /// Deletes everything: the result has its own place.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_dir_all(&self.dir).map_err(|err| Error::io(&self.dir, err))
+    }
+
     /// Deletes everything but what a finished folder has, and gives the folder its name.
     pub fn finish(self, num_layers: usize) -> Result<()> {
         let leftovers = (0..num_layers).map(layer_file).chain([

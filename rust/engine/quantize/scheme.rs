@@ -1,7 +1,6 @@
 //! What can be made, as data.
 
 use std::fmt;
-use std::str::FromStr;
 
 use super::round::Codes;
 use crate::error::{Error, Result};
@@ -77,17 +76,6 @@ impl Scheme {
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
-    }
-}
-
-impl FromStr for Scheme {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|scheme| scheme.name() == name).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            Error::InvalidConfig(format!("'{name}' is no scheme: {names} are"))
-        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ferrule_engine::quantize::{Options, Scheme, Text, quantize as make};
+use ferrule_engine::quantize::{Options, Recipe, Text, quantize as make};
 use ferrule_server::progress::{Downloads, Steps};
 use ferrule_store::Store;
 use pyo3::prelude::*;
@@ -24,7 +24,7 @@ pub struct Settings {
 
 impl Settings {
     fn options(self) -> PyResult<Options> {
-        let defaults = Options::new(self.scheme.parse::<Scheme>().raise()?);
+        let defaults = Options::new(self.scheme.parse::<Recipe>().raise()?);
         Ok(Options {
             group_size: self.group_size,
             calibration: self.calibration.map_or(Text::Written, Text::File),

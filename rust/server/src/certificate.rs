@@ -1,15 +1,20 @@
 //! A certificate of quality, for people.
 
+use ferrule_engine::quantize::kquants::mixture::Mixture;
 use ferrule_engine::quantize::{Certificate, Quality};
 
 use crate::units;
 
 pub fn lines(certificate: &Certificate) -> Vec<(&'static str, String)> {
     let Certificate { version, scheme, group_size, source, calibration, quality, source_bytes, bytes } = certificate;
-    let groups = group_size.map_or("whole rows".into(), |group| format!("groups of {group}"));
+    let groups = match group_size {
+        Some(group) => format!(" in groups of {group}"),
+        None if Mixture::named(scheme).is_some() => String::new(),
+        None => " in whole rows".into(),
+    };
     let (from, to) = (units::bytes(*source_bytes), units::bytes(*bytes));
     let mut lines = vec![
-        ("made", format!("{scheme} in {groups}, of {source}, by ferrule {version}")),
+        ("made", format!("{scheme}{groups}, of {source}, by ferrule {version}")),
         ("size", format!("{to}; the source has {from}")),
     ];
     if let Some(text) = calibration {

@@ -80,6 +80,13 @@ impl quantize::Progress for Steps {
             bar.inc(1);
         }
     }
+
+    fn note(&mut self, text: &str) {
+        match &self.0 {
+            Some(bar) => bar.suspend(|| print::note(text)),
+            None => print::note(text),
+        }
+    }
 }
 
 impl Drop for Steps {

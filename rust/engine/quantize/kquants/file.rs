@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::super::certificate;
 use super::encode_row;
 use super::mixture::{Mixture, Shape, fallback};
 use crate::error::{Error, Result};
@@ -56,7 +57,7 @@ impl Plan {
         self.tensors.iter().map(NewTensor::num_bytes).sum()
     }
 
-    /// Writes the file. `notes` are texts for its metadata; `on_tensor` hears of every tensor.
+    /// Writes the file. `on_tensor` hears of every tensor.
     pub fn write(
         &self,
         source: &Gguf,
@@ -84,7 +85,8 @@ impl Plan {
 
     /// The source's, but for what tells how the tensors lie in the file.
     fn metadata(&self, source: &Gguf) -> Pairs {
-        const OWN: [&str; 3] = ["general.file_type", "general.quantization_version", "general.alignment"];
+        const OWN: [&str; 4] =
+            ["general.file_type", "general.quantization_version", "general.alignment", certificate::KEY];
         let mut pairs = Pairs::default();
         for key in source.keys().filter(|key| !OWN.contains(key)) {
             pairs.raw(key, source.raw(key).expect("the key is the file's own"));
@@ -93,6 +95,25 @@ impl Plan {
         pairs.u32("general.quantization_version", QUANTIZATION_VERSION);
         pairs
     }
+}
+
+/// The same file with one more text in its metadata.
+pub fn copy_with(source: &Gguf, target: &Path, key: &str, text: &str) -> Result<()> {
+    let mut pairs = Pairs::default();
+    for key in source.keys() {
+        pairs.raw(key, source.raw(key).expect("the key is the file's own"));
+    }
+    pairs.text(key, text);
+    let views: Vec<TensorView<'_>> =
+        source.tensor_names().into_iter().map(|name| source.tensor(name)).collect::<Result<_>>()?;
+    let tensor =
+        |view: &TensorView<'_>| NewTensor { name: view.name.into(), dtype: view.dtype, shape: view.shape.clone() };
+    let mut writer = GgufWriter::create(target, &pairs, &views.iter().map(tensor).collect::<Vec<_>>())?;
+    for view in &views {
+        writer.write(&view.bytes)?;
+        source.release(view.name);
+    }
+    writer.finish()
 }
 
 /// Matrices are quantized, vectors are not.

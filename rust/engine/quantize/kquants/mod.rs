@@ -9,7 +9,7 @@ mod scaled;
 mod search;
 mod super_block;
 
-pub use self::file::{Importance, Plan};
+pub use self::file::{Importance, Plan, copy_with};
 use self::formats::Encode;
 use self::scaled::Scaled;
 use crate::quant::DType;

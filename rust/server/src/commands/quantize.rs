@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ferrule_engine::quantize::{self, Certificate, Options, SEQUENCE_LEN, Scheme, Text};
+use ferrule_engine::quantize::{self, Certificate, Options, Recipe, SEQUENCE_LEN, Text};
 
 use crate::failure::Result;
 use crate::progress::Steps;
@@ -12,19 +12,21 @@ use crate::{certificate, print};
 const DEFAULT_TOKENS: usize = 32 * SEQUENCE_LEN;
 
 /// Layer by layer, a text passes through the model and its matrices are quantized; embeddings and the head stay as they
-/// are. The result is a folder that Transformers, vLLM and Ferrule load. What is finished stays in DST.partial: the same
+/// are. The result is a folder that Transformers, vLLM and Ferrule load, or a .gguf file that llama.cpp and Ferrule load.
+/// What is finished stays in DST.partial: the same
 /// command goes on from there. At the end source and result are compared, and `ferrule show DST` tells what was found.
 #[derive(Debug, Args)]
 pub struct Quantize {
     /// A .gguf file, a Hugging Face folder, or a name such as smollm2
     #[arg(value_name = "SRC")]
     source: String,
-    /// The folder to make
+    /// The folder to make, or the .gguf file
     #[arg(value_name = "DST")]
     target: PathBuf,
-    /// int4-gptq, int4-awq, int8 (any activations), int8-w8a8 (int8 activations), or int4 (rounded to the nearest)
+    /// Folders: int4-gptq, int4-awq, int8 (any activations), int8-w8a8 (int8 activations), or int4 (rounded to the nearest).
+    /// GGUF files: q4_0, q4_k_m, q5_k_m, q6_k or q8_0, with columns weighted by their importance
     #[arg(long, value_name = "SCHEME")]
-    scheme: Scheme,
+    scheme: Recipe,
     /// Columns that share a scale: 32, 64 or 128 [default: the largest that fits the model]
     #[arg(long, value_name = "N")]
     group_size: Option<usize>,

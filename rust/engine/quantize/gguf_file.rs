@@ -1,0 +1,129 @@
+//! Makes a GGUF file of another one: calibration, encoding, comparison, and the file with what was found.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use super::calibration::{self, Named};
+use super::kquants::{self, Importance, Plan, mixture::Mixture};
+use super::maker::{Maker, NUM_STEPS};
+use super::partial::Partial;
+use super::{
+    Certificate, Inputs, Matrix, Options, Progress, certificate, certified, measure, plan, sequence_len, session, texts,
+};
+use crate::backend::{Act, Backend};
+use crate::error::{Error, Result};
+use crate::kernels::threads::Pool;
+use crate::load::weight_bytes;
+use crate::model::{self, Role, Source};
+use crate::weights::Gguf;
+
+const IMPORTANCE: &str = "importance.json";
+/// The file before it is measured.
+const UNMEASURED: &str = "unmeasured.gguf";
+
+pub fn make(
+    source: &Path,
+    target: &Path,
+    mixture: &'static Mixture,
+    options: &Options,
+    progress: &mut dyn Progress,
+) -> Result<Certificate> {
+    let opened = model::open(source)?;
+    let gguf = gguf_of(&opened)?;
+    if options.group_size.is_some() {
+        return Err(Error::InvalidConfig(format!(
+            "{} has blocks of its own: a group size does not apply",
+            mixture.name
+        )));
+    }
+    let partial = Partial::open(target, &plan(&opened, options)?)?;
+    let [calibration, held_out] = texts(&opened, options, &partial, progress)?;
+    let importance = importance(&opened, &partial, options, &calibration, progress)?;
+    let plan = Plan::new(gguf, mixture, true)?;
+    tell_fallbacks(&plan, progress);
+    progress.begin("quantizing", plan.tensors.len());
+    let unmeasured = partial.dir.join(UNMEASURED);
+    let threads = options.threads.unwrap_or_else(Pool::default_threads);
+    plan.write(gguf, &unmeasured, &importance, threads, &mut || progress.step())?;
+
+    let evaluation = match &options.evaluation {
+        Some(path) => calibration::whole(&opened, path, sequence_len(&opened))?,
+        None => held_out,
+    };
+    let certificate = Certificate {
+        version: env!("CARGO_PKG_VERSION").into(),
+        scheme: mixture.name.into(),
+        group_size: None,
+        source: opened.config.name.clone(),
+        calibration: Some(certified(&calibration)),
+        quality: measure([source, &unmeasured], &evaluation, sequence_len(&opened), options, progress)?,
+        source_bytes: weight_bytes(&opened),
+        bytes: plan.num_bytes() as u64,
+    };
+    kquants::copy_with(&Gguf::open(&unmeasured)?, target, certificate::KEY, &certificate.to_json())?;
+    partial.remove()?;
+    Ok(certificate)
+}
+
+fn gguf_of(source: &Source) -> Result<&Gguf> {
+    source.checkpoint.gguf().ok_or_else(|| {
+        Error::unsupported(
+            source.checkpoint.path(),
+            "GGUF files are made of GGUF files; convert this model to one first",
+        )
+    })
+}
+
+fn tell_fallbacks(plan: &Plan, progress: &mut dyn Progress) {
+    let Some(first) = plan.fallbacks.first() else { return };
+    let (count, all) = (plan.fallbacks.len(), plan.tensors.len());
+    progress.note(&format!(
+        "{count} of {all} tensors have rows that are no multiple of 256, such as {first}: larger types with blocks of 32 \
+         take the place of K types there"
+    ));
+}
+
+/// The importance of the columns of every matrix: an earlier run's, if there was one.
+fn importance(
+    source: &Source,
+    partial: &Partial,
+    options: &Options,
+    text: &Named,
+    progress: &mut dyn Progress,
+) -> Result<Importance> {
+    let kept = partial.read_text(IMPORTANCE).and_then(|text| serde_json::from_str(&text).ok());
+    if let Some(kept) = kept {
+        return Ok(kept);
+    }
+    let importance = measured_importance(source, options, text, progress)?;
+    partial.write_text(IMPORTANCE, &serde_json::to_string(&importance).expect("numbers become JSON"))?;
+    Ok(importance)
+}
+
+fn measured_importance(
+    source: &Source,
+    options: &Options,
+    text: &Named,
+    progress: &mut dyn Progress,
+) -> Result<Importance> {
+    let config = &source.config;
+    progress.begin("calibrating", config.num_layers() * NUM_STEPS);
+    let mut session = session(source, options.threads, text)?;
+    let (found, progress) = (RefCell::new(Importance::new()), RefCell::new(progress));
+    let look = |roles: &[Role], inputs: &Inputs<'_>, matrices: Vec<Matrix>| {
+        for &role in roles {
+            found.borrow_mut().insert(source.part(role)?.name, inputs.importance());
+        }
+        progress.borrow_mut().step();
+        Ok(matrices)
+    };
+    for layer in 0..config.num_layers() {
+        session.enter(config.layers[layer].clone())?;
+        Maker::new(&session, source, &look).layer(layer)?;
+    }
+    session.norm(&source.vector(Role::FinalNorm)?);
+    let head = Inputs { x: session.activations(Act::Normed), cols: config.hidden_size };
+    let role = if config.tie_embeddings { Role::Embedding } else { Role::Head };
+    found.borrow_mut().insert(source.part(role)?.name, head.importance());
+    Ok(found.into_inner())
+}

@@ -1,0 +1,128 @@
+"""`ferrule.quantize` to GGUF, read back by code that is not ours: the `gguf` package, and llama.cpp where installed."""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+import ferrule
+from ferrule import Engine
+from harness.shapes import SHAPES
+from harness.tensors import interleave_heads, tensors
+
+gguf = pytest.importorskip("gguf", reason="gguf is not installed: make clients")
+
+SHAPE = SHAPES["tiny"]
+SCHEMES = {"q4_0": 2, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18, "q8_0": 7}
+"""With llama.cpp's numbers of file types."""
+
+
+@pytest.fixture(scope="module")
+def llama_cpp():
+    return pytest.importorskip("llama_cpp", reason="pip install 'ferrule[peers]' compiles llama.cpp")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    from harness import gguf_file
+
+    path = tmp_path_factory.mktemp("source") / "tiny.gguf"
+    gguf_file.write(SHAPE, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "letters.txt"
+    letters = np.random.default_rng(5).integers(97, 123, 20_000, dtype=np.uint8)
+    path.write_text(letters.tobytes().decode())
+    return path
+
+
+@pytest.fixture(scope="module", params=SCHEMES)
+def made(request, source, text, tmp_path_factory):
+    """The scheme, the file, and its certificate."""
+    path = tmp_path_factory.mktemp("made") / f"{request.param}.gguf"
+    certificate = ferrule.quantize(source, path, scheme=request.param, calibration=text, calibration_tokens=1024)
+    return request.param, path, certificate
+
+
+def weights():
+    """Under their names in GGUF files, as these hold them."""
+    for tensor in tensors(SHAPE):
+        values = tensor.values()
+        yield tensor.gguf_name, interleave_heads(values, tensor.rotated_heads) if tensor.rotated_heads else values
+
+
+def by_llama_cpp(llama_cpp, source, target, scheme, names):
+    """llama.cpp's file of the same source and scheme, of columns that have an importance: one, everywhere."""
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = SCHEMES[scheme], 1
+    ones = np.ones(SHAPE.intermediate_size, dtype=np.float32)
+    entries = (llama_cpp.llama_model_imatrix_data * (len(names) + 1))()
+    for entry, (name, width) in zip(entries, names.items(), strict=False):
+        entry.name, entry.size = name.encode(), width
+        entry.data = ones.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    params.imatrix = ctypes.cast(entries, ctypes.POINTER(llama_cpp.llama_model_imatrix_data))
+    assert llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params)) == 0
+
+
+def test_tensors_are_near_their_source(made):
+    scheme, path, _ = made
+    read = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    bits = {"q4_0": 4, "q4_k_m": 4, "q5_k_m": 5, "q6_k": 6, "q8_0": 8}[scheme]
+    for name, values in weights():
+        tensor = read.pop(name)
+        numbers = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(values.shape)
+        if values.ndim == 1:
+            np.testing.assert_array_equal(numbers, values)
+        else:
+            # A block of 32 reaches over 4 to 5 standard deviations in 2 ** bits steps, whose errors are uniform.
+            step = 5 * values.std() / 2**bits
+            assert np.sqrt(np.mean((numbers - values) ** 2)) < step / np.sqrt(12)
+    assert not read
+
+
+def test_types_are_those_of_llama_cpp(made, source, llama_cpp, tmp_path):
+    scheme, path, _ = made
+    names = {name: values.shape[1] for name, values in weights() if values.ndim == 2}
+    by_llama_cpp(llama_cpp, source, tmp_path / "other.gguf", scheme, names)
+    types = [
+        {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(file).tensors}
+        for file in (path, tmp_path / "other.gguf")
+    ]
+    assert types[0] == types[1]
+
+
+def test_metadata_are_the_sources_and_the_certificate(made, source):
+    scheme, path, certificate = made
+    ours, theirs = (gguf.GGUFReader(file).fields for file in (path, source))
+    assert ours["general.file_type"].contents() == SCHEMES[scheme]
+    assert ours["general.quantization_version"].contents() == 2
+    own = {"general.file_type", "general.quantization_version", "ferrule.certificate"}
+    for key, field in theirs.items():
+        if key not in own and not key.startswith("GGUF."):
+            assert ours[key].contents() == field.contents()
+    assert certificate["scheme"] == scheme
+    assert certificate["quality"]["mean_kl"] >= 0
+    assert not path.with_name(f"{path.name}.partial").exists()
+
+
+def scores(path, prompt, activations):
+    with Engine(path, activations=activations, kv_cache_memory="16MB") as engine:
+        return np.array([entry.logprob for entry in engine.score(prompt)])
+
+
+def test_llama_cpp_computes_the_same_and_generates(made, llama_cpp):
+    _, path, _ = made
+    model = llama_cpp.Llama(str(path), n_ctx=64, n_threads=1, verbose=False, logits_all=True)
+    prompt = model.tokenize(b"some letters in a row", add_bos=False)
+    model.eval(prompt)
+    logits = np.array(model.eval_logits)
+    theirs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    theirs = theirs[np.arange(len(prompt) - 1), prompt[1:]]
+    exact, rounded = (scores(path, prompt, activations) for activations in ("f32", "int8"))
+    # llama.cpp rounds activations to eight bits, as the fast mode does: it is as far from the exact scores.
+    assert np.std(theirs - exact) < 2 * np.std(rounded - exact)
+    generated = model.create_completion(prompt, max_tokens=8, temperature=0)
+    assert generated["choices"][0]["finish_reason"] == "length"
