@@ -54,10 +54,10 @@ def make_gguf(shape_name: str, format_name: str, out: Path, threads: int) -> Non
 
 
 def requantize(source: Path, format_name: str, out: Path, threads: int) -> None:
-    from harness import gguf_file
+    from harness import llama_quantize
 
     name = source.name.removesuffix(".gguf").rpartition(".")[0] or source.stem
-    _once(out / f"{name}.{format_name}.gguf", lambda path: gguf_file.quantize(source, path, format_name, threads))
+    _once(out / f"{name}.{format_name}.gguf", lambda path: llama_quantize.quantize(source, path, format_name, threads))
 
 
 def _once(path: Path, write: Callable[[Path], None]) -> None:

@@ -1,25 +1,13 @@
-"""Writes a random-weight model as GGUF in bf16, and quantizes GGUF files with llama.cpp."""
+"""Writes a random-weight model as GGUF in bf16."""
 
-import ctypes
 from pathlib import Path
 
 import gguf
-import llama_cpp
 import numpy as np
 
 from harness import vocabulary
 from harness.shapes import Shape
 from harness.tensors import Tensor, interleave_heads, tensors
-
-FILE_TYPES = {
-    "Q2_K": llama_cpp.LLAMA_FTYPE_MOSTLY_Q2_K,
-    "Q3_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q3_K_M,
-    "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
-    "Q4_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
-    "IQ4_NL": llama_cpp.LLAMA_FTYPE_MOSTLY_IQ4_NL,
-    "IQ4_XS": llama_cpp.LLAMA_FTYPE_MOSTLY_IQ4_XS,
-    "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
-}
 
 
 def write(shape: Shape, path: Path) -> None:
@@ -38,16 +26,6 @@ def write(shape: Shape, path: Path) -> None:
     for tensor in tensors(shape):
         writer.write_tensor_data(_content(tensor))
     writer.close()
-
-
-def quantize(source: Path, target: Path, file_type: str, threads: int) -> None:
-    """Also from a file that is quantized already."""
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = FILE_TYPES[file_type]
-    params.nthread = threads
-    params.allow_requantize = True
-    if llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params)) != 0:
-        raise RuntimeError(f"llama.cpp could not quantize {source} to {file_type}")
 
 
 def _describe(writer: gguf.GGUFWriter, shape: Shape, name: str) -> None:
