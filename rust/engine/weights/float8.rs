@@ -2,14 +2,14 @@
 //! `float-quantized`. A weight is its float times a scale of the tensor, of the row, or of a block of both.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use half::{bf16, f16};
 use serde_json::Value;
 
+use super::overlay::Overlay;
 use super::rows::{PanelRows, RowSource, make_rows};
 use super::safetensors::RawTensor;
-use super::{Checkpoint, SafetensorsDir, TensorInfo, TensorView};
+use super::{Checkpoint, SafetensorsDir, TensorInfo};
 use crate::error::{Error, Result};
 use crate::quant::DType;
 
@@ -65,17 +65,6 @@ impl Float8Dir {
             }
         }
         Ok(Self { folder, names, matrices })
-    }
-
-    /// None: the tensor is no float of eight bits.
-    fn converted(&self, name: &str) -> Result<Option<Converted<'_>>> {
-        let Some((name, matrix)) = self.matrices.get_key_value(name) else { return Ok(None) };
-        let raw = |name: &str| self.folder.raw(name).expect("it was there when the folder was opened");
-        let converted = Converted { name, matrix, codes: raw(name).bytes, scales: raw(&matrix.scale_name) };
-        match converted.has_numbers_only() {
-            true => Ok(Some(converted)),
-            false => Err(Error::corrupt(self.path(), format!("'{name}' has a weight or a scale that is no number"))),
-        }
     }
 }
 
@@ -178,47 +167,29 @@ impl RowSource for Converted<'_> {
     }
 }
 
-impl Checkpoint for Float8Dir {
-    fn path(&self) -> &Path {
-        self.folder.path()
+impl Overlay for Float8Dir {
+    fn under(&self) -> &dyn Checkpoint {
+        &self.folder
     }
 
-    fn files(&self) -> Vec<&Path> {
-        self.folder.files()
-    }
-
-    fn tensor_names(&self) -> Vec<&str> {
+    fn names(&self) -> Vec<&str> {
         self.names.iter().map(String::as_str).collect()
     }
 
-    fn info(&self, name: &str) -> Result<TensorInfo> {
-        match self.matrices.get(name) {
-            Some(matrix) => Ok(TensorInfo { dtype: DType::F8_E4M3, shape: vec![matrix.rows, matrix.cols] }),
-            None => self.folder.info(name),
+    fn converted_info(&self, name: &str) -> Option<TensorInfo> {
+        let Matrix { rows, cols, .. } = *self.matrices.get(name)?;
+        Some(TensorInfo { dtype: DType::F8_E4M3, shape: vec![rows, cols] })
+    }
+
+    fn converted(&self, name: &str) -> Result<(&str, Box<dyn RowSource + '_>)> {
+        let (name, matrix) = self.matrices.get_key_value(name).expect("a matrix of these floats");
+        let raw = |name: &str| self.folder.raw(name).expect("it was there when the folder was opened");
+        let converted = Converted { name, matrix, codes: raw(name).bytes, scales: raw(&matrix.scale_name) };
+        match converted.has_numbers_only() {
+            true => Ok((name, Box::new(converted))),
+            false => {
+                Err(Error::corrupt(self.folder.path(), format!("'{name}' has a weight or a scale that is no number")))
+            }
         }
-    }
-
-    fn find(&self, name: &str) -> Option<TensorView<'_>> {
-        self.tensor(name).ok()
-    }
-
-    fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
-        let Some(converted) = self.converted(name)? else { return self.folder.tensor(name) };
-        let Matrix { rows, cols, .. } = *converted.matrix;
-        let row_bytes = converted.row_bytes();
-        let mut bytes = vec![0; rows * row_bytes];
-        bytes.chunks_exact_mut(row_bytes).enumerate().for_each(|(row, out)| converted.write_row(row, out));
-        Ok(TensorView { name: converted.name, dtype: DType::F8_E4M3, shape: vec![rows, cols], bytes: bytes.into() })
-    }
-
-    fn rows(&self, name: &str) -> Result<Box<dyn RowSource + '_>> {
-        match self.converted(name)? {
-            Some(converted) => Ok(Box::new(converted)),
-            None => self.folder.rows(name),
-        }
-    }
-
-    fn release(&self, name: &str) {
-        self.folder.release(name);
     }
 }

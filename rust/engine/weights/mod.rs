@@ -4,6 +4,7 @@ mod float8;
 mod gguf;
 mod grouped;
 mod mmap;
+mod overlay;
 pub mod packed;
 mod rounded;
 mod rows;

@@ -2,12 +2,12 @@
 //! model is never in memory beside the other one.
 
 use std::collections::HashMap;
-use std::path::Path;
 
+use super::overlay::Overlay;
 use super::rows::{PanelRows, RowSource, make_rows};
-use super::{Checkpoint, Gguf, TensorInfo, TensorView};
+use super::{Checkpoint, TensorInfo};
 use crate::error::Result;
-use crate::quant::{DType, PANEL_ROWS, dequantize};
+use crate::quant::{DType, dequantize};
 use crate::quantize::round::Codes;
 
 pub struct RoundedCheckpoint {
@@ -23,59 +23,19 @@ impl RoundedCheckpoint {
     }
 }
 
-impl Checkpoint for RoundedCheckpoint {
-    fn path(&self) -> &Path {
-        self.inner.path()
+impl Overlay for RoundedCheckpoint {
+    fn under(&self) -> &dyn Checkpoint {
+        &*self.inner
     }
 
-    fn files(&self) -> Vec<&Path> {
-        self.inner.files()
+    fn converted_info(&self, name: &str) -> Option<TensorInfo> {
+        let dtype = *self.types.get(name)?;
+        self.inner.info(name).ok().map(|info| TensorInfo { dtype, ..info })
     }
 
-    fn tensor_names(&self) -> Vec<&str> {
-        self.inner.tensor_names()
-    }
-
-    fn info(&self, name: &str) -> Result<TensorInfo> {
-        let info = self.inner.info(name)?;
-        Ok(TensorInfo { dtype: self.types.get(name).copied().unwrap_or(info.dtype), ..info })
-    }
-
-    fn find(&self, name: &str) -> Option<TensorView<'_>> {
-        self.tensor(name).ok()
-    }
-
-    fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
-        let Some((name, &dtype)) = self.types.get_key_value(name) else { return self.inner.tensor(name) };
-        let shape = self.inner.info(name)?.shape;
-        let rows = Rounded { inner: self.inner.rows(name)?, dtype };
-        let (mut bytes, mut buffer) = (Vec::new(), Vec::new());
-        let num_rows: usize = shape[..shape.len() - 1].iter().product();
-        for first in (0..num_rows).step_by(PANEL_ROWS) {
-            let panel: Vec<usize> = (first..num_rows.min(first + PANEL_ROWS)).collect();
-            bytes.extend(rows.read(&panel, &mut buffer).concat());
-        }
-        Ok(TensorView { name, dtype, shape, bytes: bytes.into() })
-    }
-
-    fn rows(&self, name: &str) -> Result<Box<dyn RowSource + '_>> {
-        let inner = self.inner.rows(name)?;
-        match self.types.get(name) {
-            Some(&dtype) => Ok(Box::new(Rounded { inner, dtype })),
-            None => Ok(inner),
-        }
-    }
-
-    fn column_order(&self, name: &str) -> Option<&[u32]> {
-        self.inner.column_order(name)
-    }
-
-    fn gguf(&self) -> Option<&Gguf> {
-        self.inner.gguf()
-    }
-
-    fn release(&self, name: &str) {
-        self.inner.release(name);
+    fn converted(&self, name: &str) -> Result<(&str, Box<dyn RowSource + '_>)> {
+        let (name, &dtype) = self.types.get_key_value(name).expect("a matrix that is rounded");
+        Ok((name, Box::new(Rounded { inner: self.inner.rows(name)?, dtype })))
     }
 }
 

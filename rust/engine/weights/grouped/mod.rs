@@ -18,14 +18,14 @@ mod parts;
 mod scheme;
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 use serde_json::Value;
 
 use self::convert::Converted;
 use self::parts::Parts;
 use self::scheme::{Packing, Scheme};
-use super::{Checkpoint, RowSource, SafetensorsDir, TensorInfo, TensorView};
+use super::overlay::Overlay;
+use super::{Checkpoint, RowSource, SafetensorsDir, TensorInfo};
 use crate::error::{Error, Result};
 use crate::quant::DType;
 
@@ -72,16 +72,6 @@ impl GroupedDir {
         names.retain(|name| matrices.contains_key(name) || !parts.contains(name));
         Ok(Self { folder, scheme, names, matrices })
     }
-
-    /// None: the tensor is not quantized.
-    fn converted(&self, name: &str) -> Result<Option<Converted<'_>>> {
-        let Some((name, matrix)) = self.matrices.get_key_value(name) else { return Ok(None) };
-        let parts = Parts::find(&self.folder, self.scheme, &matrix.stem)?;
-        match parts.has_finite_scales() {
-            true => Ok(Some(Converted { name, matrix, parts })),
-            false => Err(Error::corrupt(self.path(), format!("'{}' has a scale that is no number", matrix.stem))),
-        }
-    }
 }
 
 impl Packing {
@@ -116,62 +106,37 @@ impl Packing {
     }
 }
 
-impl Checkpoint for GroupedDir {
-    fn path(&self) -> &Path {
-        self.folder.path()
+impl Overlay for GroupedDir {
+    fn under(&self) -> &dyn Checkpoint {
+        &self.folder
     }
 
-    fn files(&self) -> Vec<&Path> {
-        self.folder.files()
-    }
-
-    fn tensor_names(&self) -> Vec<&str> {
+    fn names(&self) -> Vec<&str> {
         self.names.iter().map(String::as_str).collect()
     }
 
-    fn info(&self, name: &str) -> Result<TensorInfo> {
-        match self.matrices.get(name) {
-            Some(matrix) => Ok(TensorInfo { dtype: matrix.dtype, shape: vec![matrix.rows, matrix.cols] }),
-            None => self.folder.info(name),
+    fn converted_info(&self, name: &str) -> Option<TensorInfo> {
+        let Matrix { dtype, rows, cols, .. } = *self.matrices.get(name)?;
+        Some(TensorInfo { dtype, shape: vec![rows, cols] })
+    }
+
+    fn converted(&self, name: &str) -> Result<(&str, Box<dyn RowSource + '_>)> {
+        let (name, matrix) = self.matrices.get_key_value(name).expect("a matrix in groups");
+        let parts = Parts::find(&self.folder, self.scheme, &matrix.stem)?;
+        match parts.has_finite_scales() {
+            true => Ok((name, Box::new(Converted { name, matrix, parts }))),
+            false => {
+                Err(Error::corrupt(self.folder.path(), format!("'{}' has a scale that is no number", matrix.stem)))
+            }
         }
     }
 
-    fn find(&self, name: &str) -> Option<TensorView<'_>> {
-        self.tensor(name).ok()
-    }
-
-    fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
-        let Some(converted) = self.converted(name)? else { return self.folder.tensor(name) };
-        let Matrix { dtype, rows, cols, .. } = *converted.matrix;
-        let mut bytes = vec![0; rows * converted.row_bytes()];
-        converted.convert(&Vec::from_iter(0..rows), &mut bytes);
-        Ok(TensorView { name: converted.name, dtype, shape: vec![rows, cols], bytes: bytes.into() })
-    }
-
-    fn rows(&self, name: &str) -> Result<Box<dyn RowSource + '_>> {
-        match self.converted(name)? {
-            Some(converted) => Ok(Box::new(converted)),
-            None => self.folder.rows(name),
-        }
-    }
-
-    fn column_order(&self, name: &str) -> Option<&[u32]> {
+    fn order(&self, name: &str) -> Option<&[u32]> {
         self.matrices.get(name)?.order.as_deref()
     }
 
-    fn note(&self, key: &str) -> Option<String> {
-        self.folder.note(key)
-    }
-
-    fn release(&self, name: &str) {
-        match self.matrices.get(name) {
-            None => self.folder.release(name),
-            Some(matrix) => {
-                for part in self.scheme.packing.part_names(&matrix.stem) {
-                    self.folder.release(&part);
-                }
-                self.folder.release(name);
-            }
-        }
+    fn parts(&self, name: &str) -> Vec<String> {
+        let parts = self.matrices.get(name).into_iter().flat_map(|matrix| self.scheme.packing.part_names(&matrix.stem));
+        parts.chain([name.to_owned()]).collect()
     }
 }
