@@ -7,90 +7,109 @@ use crate::quant::{F8_BYTES, F8_COLS, F8_SCALES, Layout, PANEL_ROWS};
 /// Columns that panels are prefetched ahead.
 const AHEAD: usize = 64;
 
-/// A dense layout.
+/// A dense layout: how its columns, sixteen numbers each, lie in a panel.
 trait Dense {
-    /// A packed column's address in a panel.
-    fn at(panel: *const u8, col: usize) -> *const u8;
+    const COLUMN_BYTES: usize;
+
+    #[inline(always)]
+    fn at(panel: *const u8, col: usize) -> *const u8 {
+        panel.wrapping_add(col * Self::COLUMN_BYTES)
+    }
 
     /// Column `col`, widened.
     ///
     /// # Safety
     /// The panel has it.
-    unsafe fn column<V: F32x16>(panel: *const u8, col: usize) -> V;
+    #[inline(always)]
+    unsafe fn column<V: F32x16>(panel: *const u8, col: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load(Self::at(panel, col)) }
+    }
+
+    /// # Safety
+    /// `p` is valid for reading COLUMN_BYTES bytes.
+    unsafe fn load<V: F32x16>(p: *const u8) -> V;
 }
 
-struct F32;
-struct F16;
-struct BF16;
+/// Layouts whose columns lie one after the other.
+macro_rules! plain {
+    ($($layout:ident, $bytes:literal: $load:expr;)+) => {$(
+        struct $layout;
+
+        impl Dense for $layout {
+            const COLUMN_BYTES: usize = $bytes * PANEL_ROWS;
+
+            #[inline(always)]
+            unsafe fn load<V: F32x16>(p: *const u8) -> V {
+                // SAFETY: the caller's promise.
+                unsafe { $load(p.cast()) }
+            }
+        }
+    )+};
+}
+
+plain! {
+    F32, 4: V::load;
+    F16, 2: V::load_f16;
+    BF16, 2: V::load_bf16;
+}
+
+/// Blocks of columns that start with sixteen scales.
 struct F8;
 
-impl Dense for F32 {
-    #[inline(always)]
-    fn at(panel: *const u8, col: usize) -> *const u8 {
-        panel.wrapping_add(col * PANEL_ROWS * 4)
-    }
-
-    #[inline(always)]
-    unsafe fn column<V: F32x16>(panel: *const u8, col: usize) -> V {
-        // SAFETY: the caller's promise.
-        unsafe { V::load(Self::at(panel, col).cast()) }
-    }
-}
-
-impl Dense for F16 {
-    #[inline(always)]
-    fn at(panel: *const u8, col: usize) -> *const u8 {
-        panel.wrapping_add(col * PANEL_ROWS * 2)
-    }
-
-    #[inline(always)]
-    unsafe fn column<V: F32x16>(panel: *const u8, col: usize) -> V {
-        // SAFETY: the caller's promise.
-        unsafe { V::load_f16(Self::at(panel, col)) }
-    }
-}
-
-impl Dense for BF16 {
-    #[inline(always)]
-    fn at(panel: *const u8, col: usize) -> *const u8 {
-        panel.wrapping_add(col * PANEL_ROWS * 2)
-    }
-
-    #[inline(always)]
-    unsafe fn column<V: F32x16>(panel: *const u8, col: usize) -> V {
-        // SAFETY: the caller's promise.
-        unsafe { V::load_bf16(Self::at(panel, col)) }
-    }
-}
-
 impl Dense for F8 {
+    const COLUMN_BYTES: usize = PANEL_ROWS;
+
     #[inline(always)]
     fn at(panel: *const u8, col: usize) -> *const u8 {
-        panel.wrapping_add(col / F8_COLS * F8_BYTES + F8_SCALES + col % F8_COLS * PANEL_ROWS)
+        panel.wrapping_add(col / F8_COLS * F8_BYTES + F8_SCALES + col % F8_COLS * Self::COLUMN_BYTES)
     }
 
     #[inline(always)]
     unsafe fn column<V: F32x16>(panel: *const u8, col: usize) -> V {
-        // SAFETY: the caller's promise; a block starts with its scales.
+        // SAFETY: the caller's promise.
         unsafe {
             let scales = V::load(panel.add(col / F8_COLS * F8_BYTES).cast());
-            scales.mul(V::load_e4m3(Self::at(panel, col)))
+            scales.mul(Self::load(Self::at(panel, col)))
         }
     }
+
+    #[inline(always)]
+    unsafe fn load<V: F32x16>(p: *const u8) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_e4m3(p) }
+    }
+}
+
+/// Runs an expression with `$D` as the layout's type.
+macro_rules! with_dense {
+    ($layout:expr, $D:ident => $run:expr) => {
+        match $layout {
+            Layout::F32 => {
+                type $D = F32;
+                $run
+            }
+            Layout::F16 => {
+                type $D = F16;
+                $run
+            }
+            Layout::F8 => {
+                type $D = F8;
+                $run
+            }
+            _ => {
+                type $D = BF16;
+                $run
+            }
+        }
+    };
 }
 
 /// `MatmulTier::widen`.
 #[inline(always)]
 pub unsafe fn widen<V: F32x16>(layout: Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]) {
     // SAFETY: the caller's promise.
-    unsafe {
-        match layout {
-            Layout::F32 => widen_as::<V, F32>(panel, first_col, out),
-            Layout::F16 => widen_as::<V, F16>(panel, first_col, out),
-            Layout::F8 => widen_as::<V, F8>(panel, first_col, out),
-            _ => widen_as::<V, BF16>(panel, first_col, out),
-        }
-    }
+    with_dense!(layout, D => unsafe { widen_as::<V, D>(panel, first_col, out) });
 }
 
 #[inline(always)]
@@ -112,33 +131,14 @@ pub unsafe fn panels<V: F32x16>(
     out: &mut [PanelSums],
 ) {
     // SAFETY: the caller's promise.
-    unsafe {
-        match layout {
-            Layout::F32 => panels_as::<V, F32>(panels, cols, x, rows, out),
-            Layout::F16 => panels_as::<V, F16>(panels, cols, x, rows, out),
-            Layout::F8 => panels_as::<V, F8>(panels, cols, x, rows, out),
-            _ => panels_as::<V, BF16>(panels, cols, x, rows, out),
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn panels_as<V: F32x16, D: Dense>(
-    panels: &[*const u8],
-    cols: usize,
-    x: F32Rows,
-    rows: usize,
-    out: &mut [PanelSums],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
+    with_dense!(layout, D => unsafe {
         match rows {
             1 => each::<V, D, 1, 4>(panels, cols, x, out),
             2 => each::<V, D, 2, 2>(panels, cols, x, out),
             3 => each::<V, D, 3, 1>(panels, cols, x, out),
             _ => each::<V, D, 4, 1>(panels, cols, x, out),
         }
-    }
+    });
 }
 
 /// `P` panels at a time while there are as many: a sum alone would wait for its own additions.
