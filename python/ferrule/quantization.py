@@ -37,7 +37,8 @@ def quantize(
     (the share of tokens before which source and result find the same one likeliest). It is in the file's metadata too.
 
     Raises `InvalidConfig` for a scheme or group size that does not exist or does not fit, and if `target` is there
-    already or its name does not go with the scheme; `InvalidRequest` for a text that is too short; and what loading a model raises.
+    already or its name does not go with the scheme; `InvalidRequest` for a text that is too short; and what loading a
+    model raises.
     """
     settings = {
         "scheme": scheme,

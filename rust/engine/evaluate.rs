@@ -143,7 +143,7 @@ pub fn compare(
     [source, other]: [&Path; 2],
     windows: &[Vec<TokenId>],
     threads: Option<usize>,
-    mut on_window: impl FnMut(),
+    mut on_window: impl FnMut() -> Result<()>,
 ) -> Result<Comparison> {
     let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
     let mut models = [Evaluated::load(source, longest, threads)?, Evaluated::load(other, longest, threads)?];
@@ -155,7 +155,7 @@ pub fn compare(
             let next = &window[first + 1..window.len().min(chunk.end + 1)];
             total.merge(&compare_rows(models.each_ref().map(|model| &model.out), next));
         }
-        on_window();
+        on_window()?;
     }
     Ok(total)
 }

@@ -38,6 +38,14 @@ pub struct Named {
     pub sequences: Vec<Vec<TokenId>>,
 }
 
+/// What a quantization reads.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Texts {
+    pub calibration: Named,
+    /// Kept apart, for measuring: none where there is another text for that.
+    pub held_out: Named,
+}
+
 impl Named {
     pub fn num_tokens(&self) -> usize {
         self.sequences.iter().map(Vec::len).sum()
@@ -71,7 +79,12 @@ impl Wanted {
 
 /// Sequences for calibration, and others for measuring (none unless wanted). `on_written` hears of each sequence that
 /// the model wrote.
-pub fn sequences(source: &Source, text: &Text, wanted: Wanted, on_written: &mut dyn FnMut()) -> Result<[Named; 2]> {
+pub fn sequences(
+    source: &Source,
+    text: &Text,
+    wanted: Wanted,
+    on_written: &mut dyn FnMut() -> Result<()>,
+) -> Result<Texts> {
     let (count, held_out) = (wanted.num_calibration(), wanted.num_held_out());
     match text {
         Text::File(path) => split(path, windows(source, path, wanted.sequence_len)?, count, held_out),
@@ -80,7 +93,10 @@ pub fn sequences(source: &Source, text: &Text, wanted: Wanted, on_written: &mut 
             let mut written = write(&engine, count + held_out, wanted.sequence_len, on_written)?;
             let name = |part: &str| format!("{part} that the source model wrote");
             let apart = written.split_off(count);
-            Ok([Named { name: name("text"), sequences: written }, Named { name: name("other text"), sequences: apart }])
+            Ok(Texts {
+                calibration: Named { name: name("text"), sequences: written },
+                held_out: Named { name: name("other text"), sequences: apart },
+            })
         }
     }
 }
@@ -109,7 +125,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// `count` windows spread evenly over those before the last ones, which are held out.
-fn split(path: &Path, mut windows: Vec<Vec<TokenId>>, count: usize, held_out: usize) -> Result<[Named; 2]> {
+fn split(path: &Path, mut windows: Vec<Vec<TokenId>>, count: usize, held_out: usize) -> Result<Texts> {
     let held_out = held_out.min(windows.len() / 2);
     let apart = windows.split_off(windows.len() - held_out);
     let kept = count.min(windows.len());
@@ -121,14 +137,19 @@ fn split(path: &Path, mut windows: Vec<Vec<TokenId>>, count: usize, held_out: us
     }
     let spread = (0..kept).map(|i| windows[i * windows.len() / kept].clone()).collect();
     let name = file_name(path);
-    Ok([
-        Named { name: name.clone(), sequences: spread },
-        Named { name: format!("the end of {name}, held out"), sequences: apart },
-    ])
+    Ok(Texts {
+        calibration: Named { name: name.clone(), sequences: spread },
+        held_out: Named { name: format!("the end of {name}, held out"), sequences: apart },
+    })
 }
 
 /// `count` sequences of `len` tokens, each by a seed of its own.
-fn write(engine: &EngineHandle, count: usize, len: usize, on_written: &mut dyn FnMut()) -> Result<Vec<Vec<TokenId>>> {
+fn write(
+    engine: &EngineHandle,
+    count: usize,
+    len: usize,
+    on_written: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<Vec<TokenId>>> {
     let tokenizer = engine.model().tokenizer.as_ref();
     let start = tokenizer.and_then(|tokenizer| tokenizer.bos().or(tokenizer.eos().first().copied())).unwrap_or(0);
     let params = |seed: usize| SamplingParams {
@@ -144,7 +165,7 @@ fn write(engine: &EngineHandle, count: usize, len: usize, on_written: &mut dyn F
         let requests = seeds.map(|seed| GenerateRequest::new(Prompt::Tokens(vec![start]), params(seed))).collect();
         for output in engine.generate_all(requests)? {
             written.push([&[start], &output.outputs[0].token_ids[..]].concat());
-            on_written();
+            on_written()?;
         }
     }
     Ok(written)

@@ -1,66 +1,39 @@
 //! Makes a GGUF file of another one: calibration, encoding, comparison, and the file with what was found.
 
 use std::cell::RefCell;
-use std::path::Path;
 
-use super::calibration::{self, Named};
+use super::calibration::Named;
 use super::kquants::{self, Importance, Plan, mixture::Mixture};
 use super::maker::{Maker, NUM_STEPS};
 use super::partial::Partial;
-use super::{
-    Certificate, Inputs, Matrix, Options, Progress, certificate, certified, measure, plan, sequence_len, session, texts,
-};
+use super::{Certificate, Inputs, Job, Matrix, Progress, certificate};
 use crate::backend::{Act, Backend};
 use crate::error::{Error, Result};
 use crate::kernels::threads::Pool;
-use crate::load::weight_bytes;
-use crate::model::{self, Role, Source};
+use crate::model::{Role, Source};
 use crate::weights::Gguf;
 
 const IMPORTANCE: &str = "importance.json";
 /// The file before it is measured.
 const UNMEASURED: &str = "unmeasured.gguf";
 
-pub fn make(
-    source: &Path,
-    target: &Path,
-    mixture: &'static Mixture,
-    options: &Options,
-    progress: &mut dyn Progress,
-) -> Result<Certificate> {
-    let opened = model::open(source)?;
-    let gguf = gguf_of(&opened)?;
-    if options.group_size.is_some() {
-        return Err(Error::InvalidConfig(format!(
-            "{} has blocks of its own: a group size does not apply",
-            mixture.name
-        )));
+pub fn make(job: &Job<'_>, mixture: &'static Mixture, progress: &mut dyn Progress) -> Result<Certificate> {
+    let gguf = gguf_of(job.source)?;
+    if job.options.group_size.is_some() {
+        let what = format!("{} has blocks of its own: a group size does not apply", mixture.name);
+        return Err(Error::InvalidConfig(what));
     }
-    let partial = Partial::open(target, &plan(&opened, options)?)?;
-    let [calibration, held_out] = texts(&opened, options, &partial, progress)?;
-    let importance = importance(&opened, &partial, options, &calibration, progress)?;
+    let partial = job.partial()?;
+    let texts = job.texts(&partial, progress)?;
+    let importance = importance(job, &partial, &texts.calibration, progress)?;
     let plan = Plan::new(gguf, mixture, true)?;
     tell_fallbacks(&plan, progress);
     progress.begin("quantizing", plan.tensors.len());
     let unmeasured = partial.dir.join(UNMEASURED);
-    let threads = options.threads.unwrap_or_else(Pool::default_threads);
+    let threads = job.options.threads.unwrap_or_else(Pool::default_threads);
     plan.write(gguf, &unmeasured, &importance, threads, &mut || progress.step())?;
-
-    let evaluation = match &options.evaluation {
-        Some(path) => calibration::whole(&opened, path, sequence_len(&opened))?,
-        None => held_out,
-    };
-    let certificate = Certificate {
-        version: env!("CARGO_PKG_VERSION").into(),
-        scheme: mixture.name.into(),
-        group_size: None,
-        source: opened.config.name.clone(),
-        calibration: Some(certified(&calibration)),
-        quality: measure([source, &unmeasured], &evaluation, sequence_len(&opened), options, progress)?,
-        source_bytes: weight_bytes(&opened),
-        bytes: plan.num_bytes() as u64,
-    };
-    kquants::copy_with(&Gguf::open(&unmeasured)?, target, certificate::KEY, &certificate.to_json())?;
+    let certificate = job.certify(&unmeasured, plan.num_bytes() as u64, None, texts, progress)?;
+    kquants::copy_with(&Gguf::open(&unmeasured)?, job.target, certificate::KEY, &certificate.to_json())?;
     partial.remove()?;
     Ok(certificate)
 }
@@ -84,37 +57,27 @@ fn tell_fallbacks(plan: &Plan, progress: &mut dyn Progress) {
 }
 
 /// The importance of the columns of every matrix: an earlier run's, if there was one.
-fn importance(
-    source: &Source,
-    partial: &Partial,
-    options: &Options,
-    text: &Named,
-    progress: &mut dyn Progress,
-) -> Result<Importance> {
+fn importance(job: &Job<'_>, partial: &Partial, text: &Named, progress: &mut dyn Progress) -> Result<Importance> {
     let kept = partial.read_text(IMPORTANCE).and_then(|text| serde_json::from_str(&text).ok());
     if let Some(kept) = kept {
         return Ok(kept);
     }
-    let importance = measured_importance(source, options, text, progress)?;
+    let importance = measured_importance(job, text, progress)?;
     partial.write_text(IMPORTANCE, &serde_json::to_string(&importance).expect("numbers become JSON"))?;
     Ok(importance)
 }
 
-fn measured_importance(
-    source: &Source,
-    options: &Options,
-    text: &Named,
-    progress: &mut dyn Progress,
-) -> Result<Importance> {
+fn measured_importance(job: &Job<'_>, text: &Named, progress: &mut dyn Progress) -> Result<Importance> {
+    let source = job.source;
     let config = &source.config;
     progress.begin("calibrating", config.num_layers() * NUM_STEPS);
-    let mut session = session(source, options.threads, text)?;
+    let mut session = job.session(text)?;
     let (found, progress) = (RefCell::new(Importance::new()), RefCell::new(progress));
     let look = |roles: &[Role], inputs: &Inputs<'_>, matrices: Vec<Matrix>| {
         for &role in roles {
             found.borrow_mut().insert(source.part(role)?.name, inputs.importance());
         }
-        progress.borrow_mut().step();
+        progress.borrow_mut().step()?;
         Ok(matrices)
     };
     for layer in 0..config.num_layers() {

@@ -1,6 +1,7 @@
 //! All that can be made, by name.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use super::Scheme;
@@ -33,6 +34,17 @@ impl Recipe {
             Self::Folder(scheme) => scheme.calibrates(),
             Self::Gguf(_) => true,
         }
+    }
+
+    /// The target's name says what it is.
+    pub fn check_target(self, target: &Path) -> Result<()> {
+        let is_gguf = target.extension().is_some_and(|extension| extension == "gguf");
+        let what = match (self, is_gguf) {
+            (Self::Folder(_), true) => "a folder, whose name must not end with .gguf",
+            (Self::Gguf(_), false) => "a file, whose name must end with .gguf",
+            _ => return Ok(()),
+        };
+        Err(Error::InvalidConfig(format!("{self} makes {what}: {}", target.display())))
     }
 }
 

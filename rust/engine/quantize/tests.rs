@@ -1,7 +1,5 @@
 //! Quantization in tiny worlds.
 
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use half::f16;
@@ -12,7 +10,8 @@ use super::compute::Compute;
 use super::method::Made;
 use super::round::{Codes, Grouped};
 use super::scheme::Layout;
-use super::{Inputs, Matrix, Options, Progress, Scheme, cholesky, gptq, output, quantize};
+use super::{Inputs, Matrix, Options, Progress, Recipe, Scheme, cholesky, gptq, output, quantize};
+use crate::error::{Error, Result};
 use crate::evaluate::compare;
 use crate::kernels::Kernels;
 use crate::kernels::threads::Pool;
@@ -142,20 +141,29 @@ struct Silent;
 
 impl Progress for Silent {
     fn begin(&mut self, _what: &str, _steps: usize) {}
-    fn step(&mut self) {}
+    fn step(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
-/// Panics at a step, as a process that is killed ends there.
-struct Killed(Cell<usize>);
+/// Stops at a step.
+struct Stopped(usize);
 
-impl Progress for Killed {
+impl Progress for Stopped {
     fn begin(&mut self, _what: &str, _steps: usize) {}
 
-    fn step(&mut self) {
-        match self.0.get() {
-            0 => panic!("killed"),
-            left => self.0.set(left - 1),
-        }
+    fn step(&mut self) -> Result<()> {
+        self.0 = self.0.checked_sub(1).ok_or_else(|| Error::Cancelled("at a step".into()))?;
+        Ok(())
+    }
+}
+
+#[test]
+fn the_targets_name_goes_with_the_scheme() {
+    for (scheme, target) in [("int4", "model.gguf"), ("q4_0", "model")] {
+        let options = Options::new(scheme.parse::<Recipe>().unwrap());
+        let refused = quantize(&golden("models/gemma3"), Path::new(target), &options, &mut Silent);
+        assert!(matches!(refused, Err(Error::InvalidConfig(what)) if what.ends_with(target)), "{scheme}");
     }
 }
 
@@ -164,22 +172,21 @@ fn options(scheme: Scheme) -> Options {
 }
 
 #[test]
-fn a_run_that_was_killed_goes_on_to_the_same_bits() {
+fn a_run_that_was_stopped_goes_on_to_the_same_bits() {
     let source = golden("models/gemma3");
     for scheme in [Scheme::Int4Gptq, Scheme::Int4Awq, Scheme::Int8W8A8, Scheme::Int8] {
         let dir = tempfile::tempdir().unwrap();
         let [whole, pieces] = ["whole", "pieces"].map(|name| dir.path().join(name));
         let certificate = quantize(&source, &whole, &options(scheme), &mut Silent).unwrap();
-        let mut kills = 0;
         // Sooner than in the middle of the first layer, later than at its end, and while it is measured.
-        let resumed = [3, 9, 12, 19, 1000].into_iter().find_map(|steps| {
-            let run = || quantize(&source, &pieces, &options(scheme), &mut Killed(Cell::new(steps)));
-            let done = catch_unwind(AssertUnwindSafe(run)).ok();
-            kills += usize::from(done.is_none());
-            done
+        let mut runs = [3, 9, 12, 19, 1000].map(|steps| {
+            let done = pieces.exists();
+            (!done).then(|| quantize(&source, &pieces, &options(scheme), &mut Stopped(steps)))
         });
-        assert_eq!(resumed.expect("the last run is not killed").unwrap(), certificate, "{scheme}");
-        assert!(kills >= 2, "{scheme}: killed {kills} times");
+        let last = runs.iter_mut().rev().find_map(Option::take).expect("the first one ran");
+        assert_eq!(last.unwrap(), certificate, "{scheme}");
+        let stops = runs.iter().flatten().filter(|run| matches!(run, Err(Error::Cancelled(_)))).count();
+        assert!(stops >= 2 && stops == runs.iter().flatten().count(), "{scheme}: stopped {stops} times");
         let read = |dir: &Path| std::fs::read(dir.join("model.safetensors")).unwrap();
         assert!(read(&whole) == read(&pieces), "{scheme}");
         let mut names: Vec<_> = std::fs::read_dir(&pieces).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -252,7 +259,7 @@ fn folding_factors_changes_nothing_but_where_they_are() {
         layer.extend(effective(&source, &made));
         write_folder(&source, &plain, &mut layer, false);
         let windows = [(0..100).map(|i| i * 7 % 128).collect()];
-        let compared = compare([&plain, &folded], &windows, Some(2), || ()).unwrap();
+        let compared = compare([&plain, &folded], &windows, Some(2), || Ok(())).unwrap();
         assert_eq!(compared.other, compared.source, "{name}");
         assert!(compared.mean_kl() == 0.0 && compared.same_top() == 1.0, "{name}");
     }

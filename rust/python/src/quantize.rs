@@ -1,8 +1,10 @@
 //! `ferrule.quantize`.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 
-use ferrule_engine::quantize::{Options, Recipe, Text, quantize as make};
+use ferrule_engine::quantize::{Options, Progress, Recipe, Text, quantize as make};
+use ferrule_engine::{Error, Result};
 use ferrule_server::progress::{Downloads, Steps};
 use ferrule_store::Store;
 use pyo3::prelude::*;
@@ -36,15 +38,41 @@ impl Settings {
     }
 }
 
-/// The certificate, as JSON. Ctrl-C ends the wait; the work ends with the process and can be taken up again.
+/// Progress of work that ends when nobody waits for it any more.
+struct Awaited {
+    steps: Steps,
+    waiting: Weak<()>,
+}
+
+impl Progress for Awaited {
+    fn begin(&mut self, what: &str, steps: usize) {
+        self.steps.begin(what, steps);
+    }
+
+    fn step(&mut self) -> Result<()> {
+        match self.waiting.upgrade() {
+            Some(_) => self.steps.step(),
+            None => Err(Error::Cancelled("nobody waits for the quantized model".into())),
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        self.steps.note(text);
+    }
+}
+
+/// The certificate, as JSON. Ctrl-C ends the wait at once, and the work with its next step; it can be taken up again.
 #[pyfunction]
 pub fn quantize(py: Python<'_>, source: PathBuf, target: PathBuf, settings: Settings) -> PyResult<String> {
     let options = settings.options()?;
-    interruptible(py, move || {
+    let waiting = Arc::new(());
+    let mut progress = Awaited { steps: Steps::default(), waiting: Arc::downgrade(&waiting) };
+    let made = interruptible(py, move || {
         let name = source.to_str().ok_or_else(|| invalid_request("a model's name must be UTF-8"))?;
         let path = Store::open_default().raise()?.locate(name, &mut Downloads::default()).raise()?;
-        let mut progress = Steps::default();
         let certificate = make(&path, &target, &options, &mut progress).raise()?;
         Ok(certificate.to_json())
-    })
+    });
+    drop(waiting);
+    made
 }

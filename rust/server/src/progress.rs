@@ -75,10 +75,11 @@ impl quantize::Progress for Steps {
         }
     }
 
-    fn step(&mut self) {
+    fn step(&mut self) -> ferrule_engine::Result<()> {
         if let Some(bar) = &self.0 {
             bar.inc(1);
         }
+        Ok(())
     }
 
     fn note(&mut self, text: &str) {

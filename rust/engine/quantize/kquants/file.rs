@@ -64,7 +64,7 @@ impl Plan {
         target: &Path,
         importance: &Importance,
         threads: usize,
-        on_tensor: &mut dyn FnMut(),
+        on_tensor: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         let mut writer = GgufWriter::create(target, &self.metadata(source), &self.tensors)?;
         for tensor in &self.tensors {
@@ -78,7 +78,7 @@ impl Plan {
                 }
             }
             source.release(&tensor.name);
-            on_tensor();
+            on_tensor()?;
         }
         writer.finish()
     }
