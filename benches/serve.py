@@ -5,6 +5,8 @@
     python benches/serve.py smollm2 --engine --prompt-len 128 --answer-len 128 --vocab 49152 --concurrency 16 --rounds 3
     python benches/serve.py null --cpus 0 --client-cpus 1 --answer-len 2000 --vocab 1024 --prompt-len 16
     python benches/serve.py gpt-oss --url https://example.org --api-key-env KEY --rate 1
+    python benches/serve.py smollm2 --concurrency 2 --prompt-len 64 --answer-len 8 --beside-prompt-len 4096
+    python benches/serve.py smollm2 --peer-url http://localhost:8080 --rounds 3
     python benches/serve.py smollm2 --soak --duration 300
 
 Lengths are log-normal with the means of ShareGPT's conversations (161 tokens of prompt, 338 of answer; cut at 1,024),
@@ -12,7 +14,8 @@ or equal ones (--prompt-len, --answer-len); everything is drawn from --seed. Wit
 --concurrency clients asks again when it is answered. With it arrivals are Poisson, and time counts from the moment a
 request was due. TTFT is to the first frame with text, ITL between frames with text (a server that lags may put several
 tokens into one: *tokens per frame*), TPOT the mean time per token after the first. Goodput counts answers within
---slo-ttft and --slo-tpot. What is compared alternates, round by round; rates are medians over the rounds.
+--slo-ttft and --slo-tpot. With --beside-prompt-len another client sends prompts of that length all the while, one after
+the other, which are counted apart. What is compared alternates, round by round; rates are medians over the rounds.
 """
 
 import argparse
@@ -21,6 +24,7 @@ import os
 import statistics
 import sys
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +58,7 @@ def _measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """One result per server, and one of the engine in process."""
     slo = Slo(args.slo_ttft / 1e3, args.slo_tpot / 1e3)
     plan = Plan(args.concurrency, args.rate, args.num_requests, args.duration, args.seed)
+    long = Lengths(args.beside_prompt_len, 1, 0.0, 0.0) if args.beside_prompt_len else None
     with ExitStack() as running:
         targets = [running.enter_context(target) for target in _targets(args)]
         runs: dict[str, list[Run]] = {target.name: [] for target in targets}
@@ -65,8 +70,9 @@ def _measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
             for target in targets:
                 # Other prompts each time, or the second round would find the first one's in the cache.
                 bodies = _workload(args, target, number).bodies()
+                beside = Workload(target.model, long, args.seed + 1000 + number, args.vocab).bodies() if long else None
                 before = target.cpu_seconds()
-                runs[target.name].append(drive(target.endpoint, bodies, plan))
+                runs[target.name].append(drive(target.endpoint, bodies, replace(plan, beside=beside)))
                 cpu[target.name] += target.cpu_seconds() - before
             if args.engine:
                 engine.append(_engine(args))
@@ -83,6 +89,8 @@ def _targets(args: argparse.Namespace) -> list[Any]:
         file = servers.model_file(args.binary, args.model)
         slots = args.concurrency or 16
         targets.append(servers.llama_server(args.peer_binary, file, args.peer_arg, slots, args.cpus))
+    if args.peer_url:
+        targets.append(nullcontext(Target("peer", args.peer_url.rstrip("/").removesuffix("/v1"), args.model)))
     return targets
 
 
@@ -139,6 +147,7 @@ def _arguments() -> argparse.Namespace:
         help="for ferrule serve, such as --server-arg=--threads=2",
     )
     add("--peer-binary", type=Path, help="llama.cpp's llama-server, measured on the same model")
+    add("--peer-url", help="another server that runs, measured in alternation, under the same name of the model")
     add("--peer-arg", action="append", default=[], metavar="ARG", help="for it")
     add("--cpus", help="bind the server to these")
     add("--client-cpus", type=_cpus, help="bind this client to these")
@@ -152,6 +161,7 @@ def _arguments() -> argparse.Namespace:
     add("--answer-mean", type=int, default=Lengths.answer_mean)
     add("--prompt-len", type=int, help="equal lengths instead of drawn ones")
     add("--answer-len", type=int)
+    add("--beside-prompt-len", type=int, metavar="N", help="one more client sends prompts of N tokens all the while")
     add("--vocab", type=int, metavar="N", help="prompts of token ids below N, of exact lengths, instead of words")
     add("--slo-ttft", type=float, default=1000, metavar="MS")
     add("--slo-tpot", type=float, default=100, metavar="MS")

@@ -23,6 +23,8 @@ class Plan:
     seed: int
     leave: Callable[[int], int | None] = lambda number: None
     """After how many pieces the client of request `number` hangs up."""
+    beside: Iterator[bytes] | None = None
+    """One more client asks these all the while, one after the other."""
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Run:
     """Seconds from the first request to the end of the last answer."""
     client_cpu: float = 0.0
     """Seconds that this process computed meanwhile."""
+    beside: list[Answer] = field(default_factory=list)
+    """What the client of `Plan.beside` was answered; its last question may have been left open."""
 
 
 def drive(endpoint: Endpoint, bodies: Iterator[bytes], plan: Plan) -> Run:
@@ -44,16 +48,24 @@ async def _drive(endpoint: Endpoint, bodies: Iterator[bytes], plan: Plan) -> Run
     numbered = enumerate([next(bodies) for _ in range(plan.num_requests)])
     begun, cpu = loop.time(), time.process_time()
     deadline = begun + plan.duration if plan.duration else None
+    beside = asyncio.create_task(_beside(endpoint, plan.beside, run)) if plan.beside else None
     if plan.rate is None:
         workers = range(plan.concurrency or 1)
         await asyncio.gather(*(_closed(endpoint, numbered, plan, deadline, run) for _ in workers))
     else:
         await _open(endpoint, numbered, plan, plan.rate, deadline, run)
+    if beside:
+        beside.cancel()
     run.wall = max((answer.ended for answer in run.answers), default=begun) - begun
     run.client_cpu = time.process_time() - cpu
-    for answer in run.answers:
+    for answer in (*run.answers, *run.beside):
         answer.read()
     return run
+
+
+async def _beside(endpoint: Endpoint, bodies: Iterator[bytes], run: Run) -> None:
+    for body in bodies:
+        run.beside.append(await ask(endpoint, body, asyncio.get_running_loop().time()))
 
 
 async def _closed(

@@ -47,7 +47,15 @@ def summary(runs: list[Run], slo: Slo, server_cpu: float) -> dict[str, Any]:
         "ms": {name: _percentiles(values) for name, values in _latencies(complete).items()},
         "client_cpu": _ratio(sum(run.client_cpu for run in runs), wall),
         "server_cpu": _ratio(server_cpu, wall),
+        **_beside([answer for run in runs for answer in run.beside]),
     }
+
+
+def _beside(answers: list[Answer]) -> dict[str, Any]:
+    """The long prompts that were computed meanwhile, and the median time to their first token."""
+    if not answers:
+        return {}
+    return {"beside": len(answers), "beside_ttft_ms": statistics.median(answer.ttft for answer in answers) * 1e3}
 
 
 def _rate(runs: list[Run], worth: Callable[[Answer], int]) -> float:
@@ -102,6 +110,8 @@ ROWS: list[tuple[str, str]] = [
     ("tokens_per_piece", "tokens per frame"),
     ("client_cpu", "client, cores"),
     ("server_cpu", "server, cores"),
+    ("beside", "long prompts beside"),
+    ("beside_ttft_ms", "their ttft, ms"),
 ]
 
 

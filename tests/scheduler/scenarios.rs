@@ -173,6 +173,61 @@ fn a_long_prompt_is_computed_in_chunks_beside_running_sequences() {
 }
 
 #[test]
+fn a_short_prompt_is_answered_beside_a_long_one() {
+    let mut world = World::new(SchedulerConfig { max_num_batched_tokens: 8, ..config() }, model(64, &[None]));
+    let long = world.add(&Job::new(prompt(60, 1), 2));
+    world.step();
+    let short = world.add(&Job::new(prompt(3, 2), 9));
+    world.step();
+    assert_eq!(world.step.sequences.iter().map(|scheduled| scheduled.num_tokens()).collect::<Vec<_>>(), [5, 3]);
+    assert_eq!(world.scheduler.get(SequenceId(1)).unwrap().output().len(), 1, "its first token");
+    world.step();
+    assert_eq!(world.step.sequences.iter().map(|scheduled| scheduled.num_tokens()).collect::<Vec<_>>(), [7, 1]);
+    world.run(20);
+    assert_expected(&world, long, 1);
+    assert_expected(&world, short, 1);
+}
+
+#[test]
+fn short_prompts_without_end_leave_a_long_one_half_of_each_step() {
+    let mut world = World::new(SchedulerConfig { max_num_batched_tokens: 8, ..config() }, model(64, &[None]));
+    let long = world.add(&Job::new(prompt(60, 1), 1));
+    let mut num_steps = 0;
+    while world.scheduler.get(SequenceId(0)).is_some() {
+        (0..4).for_each(|seed| _ = world.add(&Job::new(prompt(2, seed), 1)));
+        world.step();
+        num_steps += 1;
+    }
+    assert!((60 / 8 + 1..=60 / 4).contains(&num_steps), "{num_steps} steps for 60 tokens");
+    assert_expected(&world, long, 1);
+}
+
+#[test]
+fn who_is_overtaken_keeps_its_slot_and_its_blocks() {
+    // The first needs 10 of the blocks and the second 7: the third has room if there are 3 more (2, and 1 to grow).
+    for (max_num_seqs, num_blocks, scheduled) in [(3, 24, vec![0, 2]), (2, 24, vec![0]), (3, 18, vec![0])] {
+        let limits = SchedulerConfig { max_num_seqs, max_num_batched_tokens: 16, ..config() };
+        let mut world = World::new(limits, model(num_blocks, &[None]));
+        for (len, seed) in [(40, 0), (26, 1), (5, 2)] {
+            world.add(&Job::new(prompt(len, seed), 2));
+        }
+        assert_eq!(schedule(&mut world), scheduled, "{max_num_seqs} slots, {num_blocks} blocks");
+    }
+}
+
+#[test]
+fn who_will_find_its_prefix_in_the_cache_does_not_compute_it_beside() {
+    let limits = SchedulerConfig { max_num_batched_tokens: 16, ..config() };
+    for (other, hit_len) in [(0, 8), (1, 0)] {
+        let mut world = World::new(limits.clone(), model(64, &[None]));
+        world.add(&Job::new(prompt(60, 0), 1));
+        world.add(&Job::new([&prompt(8, other)[..], &[0; 3]].concat(), 1));
+        world.run(20);
+        assert_eq!(world.scheduler.prefix_cache_hits(), hit_len);
+    }
+}
+
+#[test]
 fn a_newcomer_waits_for_blocks_that_are_spoken_for() {
     for (policy, max_num_batched_tokens) in [(Policy::Continuous, 64), (Policy::Static, 8)] {
         let limits = SchedulerConfig { policy, max_num_batched_tokens, ..config() };

@@ -67,6 +67,10 @@ impl BlockManager {
         }
     }
 
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
     pub fn num_blocks(&self) -> usize {
         self.pool.num_blocks()
     }
@@ -116,6 +120,11 @@ impl BlockManager {
     /// Groups that never give a block back: as many blocks a running sequence may need at any step.
     pub fn num_growing_groups(&self) -> usize {
         self.windows.iter().filter(|window| window.is_none()).count()
+    }
+
+    /// How many tokens [`Self::admit`] would take from the prefix cache.
+    pub fn hit_len(&mut self, query: &AdmissionQuery<'_>) -> usize {
+        self.find_hit(query) * self.block_size
     }
 
     /// Starts a sequence with what the prefix cache has of it, if the pool can take all its tokens.

@@ -1,6 +1,7 @@
 //! Who runs in the next step, and with which blocks.
 
 mod chunk;
+mod demand;
 mod live;
 mod output;
 mod policy;

@@ -20,10 +20,6 @@ impl Queue {
         self.entries.get(position).map(|&(_, slot)| slot)
     }
 
-    pub fn first(&self) -> Option<Slot> {
-        self.get(0)
-    }
-
     pub fn last(&self) -> Option<Slot> {
         self.entries.back().map(|&(_, slot)| slot)
     }
@@ -76,6 +72,6 @@ mod tests {
         }
         assert_eq!(queue.iter().map(|(_, slot)| slot).collect::<Vec<_>>(), [2, 3, 0, 1]);
         queue.remove(rank(0, 3));
-        assert_eq!((queue.first(), queue.last(), queue.len()), (Some(2), Some(1), 3));
+        assert_eq!((queue.get(0), queue.last(), queue.len()), (Some(2), Some(1), 3));
     }
 }

@@ -1,6 +1,7 @@
 //! Who runs in the next step.
 
 use super::chunk::{Chunk, Room};
+use super::demand::Demands;
 use super::live::{Live, LiveSequences, Slot};
 use super::queue::Queue;
 use super::{RowsWanted, ScheduledSequence, SchedulerOutput, TableSlice};
@@ -23,9 +24,10 @@ pub struct SchedulerConfig {
 
 /// Decides; computes nothing, and knows no clock, device or channel.
 ///
-/// Running sequences come first, in the order of their rank, then waiting ones in theirs. When blocks run
-/// out the running sequence of the last rank is preempted: it loses its blocks and waits again at its rank.
-/// So the first in rank always gets on, finishes, and makes room: nobody starves who fits alone.
+/// Running sequences come first, in the order of their rank, then waiting ones in theirs; a long prompt leaves a
+/// part of the step to much shorter ones ([`Demands::divide`]). When blocks run out the running sequence of the
+/// last rank is preempted: it loses its blocks and waits again at its rank. So the first in rank always gets on,
+/// finishes, and makes room: nobody starves who fits alone.
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
@@ -33,6 +35,7 @@ pub struct Scheduler {
     live: LiveSequences,
     waiting: Queue,
     running: Queue,
+    demands: Demands,
     /// Of `max_num_seqs`: running sequences, and their choices that are not forked yet.
     num_slots: usize,
     num_arrivals: u64,
@@ -50,6 +53,7 @@ impl Scheduler {
             live: LiveSequences::default(),
             waiting: Queue::default(),
             running: Queue::default(),
+            demands: Demands::default(),
             num_slots: 0,
             num_arrivals: 0,
             num_preemptions: 0,
@@ -83,10 +87,17 @@ impl Scheduler {
             num_logit_rows: self.config.max_logit_rows,
             num_promised_blocks: 0,
         };
-        let may_admit = self.config.policy.admits(self.running.len());
+        let num_running = self.running.len();
+        let may_admit = self.config.policy.admits(num_running);
+        self.demands.clear();
+        self.collect_running(&room);
+        if may_admit {
+            self.collect_waiting(&room);
+        }
+        self.demands.divide(room.num_tokens);
         self.schedule_running(&mut room, out);
         if may_admit && out.preempted.is_empty() {
-            self.schedule_waiting(&mut room, out);
+            self.schedule_waiting(num_running, &mut room, out);
         }
     }
 
@@ -206,13 +217,41 @@ impl Scheduler {
         assert!(num_slots <= self.config.max_num_seqs, "more sequences run than may");
     }
 
+    fn collect_running(&mut self, room: &Room) {
+        for (_, slot) in self.running.iter() {
+            let chunk = Chunk::next(&self.live.get(slot).sequence, usize::MAX, room);
+            self.demands.push(slot, chunk.num_tokens, true);
+        }
+    }
+
+    /// As many as there may be slots and blocks for.
+    fn collect_waiting(&mut self, room: &Room) {
+        let (mut num_slots, mut num_blocks) = (self.num_slots, 0);
+        for (_, slot) in self.waiting.iter() {
+            let sequence = &self.live.get(slot).sequence;
+            num_slots += sequence.num_slots();
+            if num_slots > self.config.max_num_seqs || num_blocks > self.kv.num_free_blocks() {
+                return;
+            }
+            let hit_len = self.kv.hit_len(&admission_query(sequence, 0));
+            let num_tokens = Chunk::next(sequence, usize::MAX, room).num_tokens.saturating_sub(hit_len).max(1);
+            let first = self.demands.first_long().map(|first| &self.live.get(first.slot).sequence);
+            let next_hit_len = hit_len + self.kv.block_size();
+            let waits_for_hit = self.config.enable_prefix_caching
+                && first.is_some_and(|first| will_share(first, sequence, next_hit_len));
+            self.demands.push(slot, num_tokens, !waits_for_hit);
+            num_blocks += self.kv.blocks_alone(sequence.tokens().len() - hit_len);
+        }
+    }
+
     fn schedule_running(&mut self, room: &mut Room, out: &mut SchedulerOutput) {
         let mut position = 0;
         while let Some(slot) = self.running.get(position) {
+            let share = self.demands.get(position).expect("a running sequence has a demand").share;
             position += 1;
-            while !self.place(slot, room.num_tokens, room, out) {
+            while !self.place(slot, share, room, out) {
                 if position == self.running.len() {
-                    self.place_part(slot, room, out);
+                    self.place_part(slot, share, room, out);
                     break;
                 }
                 self.preempt_last(out);
@@ -221,14 +260,21 @@ impl Scheduler {
     }
 
     /// Head of the line first: a sequence that does not fit holds up the ones behind it, or it might wait forever.
-    fn schedule_waiting(&mut self, room: &mut Room, out: &mut SchedulerOutput) {
+    /// One that lacks tokens alone may be overtaken, but keeps the slots and blocks that it needs.
+    fn schedule_waiting(&mut self, first: usize, room: &mut Room, out: &mut SchedulerOutput) {
         let beyond_budget = self.config.policy.admits_beyond_budget();
-        while let Some(slot) = self.waiting.first() {
-            let has_room = (room.num_tokens > 0 && room.num_logit_rows > 0) || beyond_budget;
-            if !has_room || !self.admit(slot, room) {
+        let mut position = first;
+        while let Some(demand) = self.demands.get(position) {
+            position += 1;
+            if demand.share == 0 && !beyond_budget {
+                let num_tokens = self.live.get(demand.slot).sequence.tokens().len();
+                room.num_promised_blocks += self.kv.blocks_alone(num_tokens) + self.kv.num_growing_groups();
+                continue;
+            }
+            if (room.num_logit_rows == 0 && !beyond_budget) || !self.admit(demand.slot, room) {
                 return;
             }
-            self.place_part(slot, room, out);
+            self.place_part(demand.slot, demand.share, room, out);
         }
     }
 
@@ -240,12 +286,7 @@ impl Scheduler {
         }
         // One block more per running sequence, or its growth might throw the newcomer out at once.
         let headroom = self.running.len() * self.kv.num_growing_groups();
-        let query = AdmissionQuery {
-            tokens: sequence.tokens(),
-            salt: sequence.salt(),
-            max_hit_len: sequence.max_hit_len(),
-            num_promised: room.num_promised_blocks + headroom,
-        };
+        let query = admission_query(sequence, room.num_promised_blocks + headroom);
         let Some((admitted, num_hit_tokens)) = self.kv.admit(&query) else { return false };
         if sequence.num_preemptions() == 0 && query.max_hit_len > 0 && self.config.enable_prefix_caching {
             self.prefix_cache_queries += query.tokens.len() as u64;
@@ -280,9 +321,8 @@ impl Scheduler {
         true
     }
 
-    /// As many tokens as the free blocks allow, perhaps none; it keeps its blocks and its turn.
-    fn place_part(&mut self, slot: Slot, room: &mut Room, out: &mut SchedulerOutput) {
-        let mut max_tokens = room.num_tokens;
+    /// As many of `max_tokens` as the free blocks allow, perhaps none; it keeps its blocks and its turn.
+    fn place_part(&mut self, slot: Slot, mut max_tokens: usize, room: &mut Room, out: &mut SchedulerOutput) {
         while !self.place(slot, max_tokens, room, out) {
             max_tokens /= 2;
         }
@@ -299,6 +339,23 @@ impl Scheduler {
         self.waiting.insert(sequence.rank(), slot);
         out.preempted.push(sequence.id());
     }
+}
+
+fn admission_query(sequence: &Sequence, num_promised: usize) -> AdmissionQuery<'_> {
+    AdmissionQuery {
+        tokens: sequence.tokens(),
+        salt: sequence.salt(),
+        max_hit_len: sequence.max_hit_len(),
+        num_promised,
+    }
+}
+
+/// Will `first` still compute the end of the first `len` tokens of `other`, to be found in the cache then?
+fn will_share(first: &Sequence, other: &Sequence, len: usize) -> bool {
+    len <= other.max_hit_len()
+        && first.num_computed_tokens() < len
+        && first.salt() == other.salt()
+        && first.tokens().get(..len) == other.tokens().get(..len)
 }
 
 fn push_scheduled(sequence: &Sequence, kv: &SequenceKv, chunk: Chunk, out: &mut SchedulerOutput) {
