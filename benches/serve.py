@@ -81,17 +81,23 @@ def _measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _targets(args: argparse.Namespace) -> list[Any]:
+    targets: list[Any] = []
     if args.url:
         key = os.environ.get(args.api_key_env) if args.api_key_env else None
-        return [nullcontext(Target("server", args.url.rstrip("/").removesuffix("/v1"), args.model, key))]
-    targets: list[Any] = [servers.ferrule(args.binary, args.model, args.server_arg, args.cpus)]
+        targets.append(nullcontext(Target("server", _base(args.url), args.model, key)))
+    else:
+        targets.append(servers.ferrule(args.binary, args.model, args.server_arg, args.cpus))
+    if args.peer_url:
+        targets.append(nullcontext(Target("peer", _base(args.peer_url), args.model)))
     if args.peer_binary:
         file = servers.model_file(args.binary, args.model)
         slots = args.concurrency or 16
         targets.append(servers.llama_server(args.peer_binary, file, args.peer_arg, slots, args.cpus))
-    if args.peer_url:
-        targets.append(nullcontext(Target("peer", args.peer_url.rstrip("/").removesuffix("/v1"), args.model)))
     return targets
+
+
+def _base(url: str) -> str:
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def _workload(args: argparse.Namespace, target: Target, number: int = -1) -> Workload:

@@ -71,12 +71,14 @@ def test_closed_and_open_loops_are_answered(null):
 
 def test_the_command_measures_a_server_that_runs(null, tmp_path):
     out = tmp_path / "out.json"
-    flags = ["--url", null.url, "--num-requests", "8", "--prompt-mean", "9", "--answer-len", "20"]
+    flags = ["--url", null.url, "--peer-url", f"{null.url}/v1", "--num-requests", "8", "--prompt-mean", "9"]
+    flags += ["--answer-len", "20", "--beside-prompt-len", "900"]
     command = [sys.executable, ROOT / "benches" / "serve.py", "null", *flags, "--out", out, "--binary", BINARY]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result = json.loads(out.read_text())["results"]["server"]
-    assert (result["complete"], result["answer_tokens"]) == (8, 160)
-    assert "| answered | 8 |" in done.stdout
+    for result in json.loads(out.read_text())["results"].values():
+        assert (result["complete"], result["answer_tokens"]) == (8, 160)
+        assert result["beside"] > 0
+    assert "| answered | 8 | 8 |" in done.stdout
 
 
 def test_a_peer_is_started_as_llama_server_is(tmp_path):
@@ -137,3 +139,20 @@ def test_a_long_prompt_holds_up_no_running_answer():
     num_steps = after["num_steps"] - before["num_steps"]
     assert num_steps >= 3500 / 64
     assert after["num_generated_tokens"] - before["num_generated_tokens"] >= num_steps - 1
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one():
+    """The long one takes 55 steps and more; the short one is answered meanwhile, and both as they are alone."""
+    long, short = (
+        {"prompt": prompt, "max_tokens": 4, "ignore_eos": True, "temperature": 0} for prompt in ("x" * 3500, "hi")
+    )
+    with running("null:20", "--max-num-batched-tokens", "64") as server:
+        alone = server.post("/v1/completions", short).json()["choices"][0]["text"]
+        with server.http.stream("POST", "/v1/completions", json={**long, "stream": True}) as response:
+            beside = server.post("/v1/completions", short).json()["choices"][0]["text"]
+            computed = server.resident()
+            assert (computed["num_running"], computed["num_generated_tokens"]) == (1, 8), (
+                "the long one has no token yet"
+            )
+            assert sum(line.startswith("data: {") for line in response.iter_lines()) >= 4
+    assert beside == alone
