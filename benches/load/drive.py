@@ -35,7 +35,7 @@ class Run:
     client_cpu: float = 0.0
     """Seconds that this process computed meanwhile."""
     beside: list[Answer] = field(default_factory=list)
-    """What the client of `Plan.beside` was answered; its last question may have been left open."""
+    """What the client of `Plan.beside` was answered: once at least, and the last time perhaps after all others."""
 
 
 def drive(endpoint: Endpoint, bodies: Iterator[bytes], plan: Plan) -> Run:
@@ -48,14 +48,15 @@ async def _drive(endpoint: Endpoint, bodies: Iterator[bytes], plan: Plan) -> Run
     numbered = enumerate([next(bodies) for _ in range(plan.num_requests)])
     begun, cpu = loop.time(), time.process_time()
     deadline = begun + plan.duration if plan.duration else None
-    beside = asyncio.create_task(_beside(endpoint, plan.beside, run)) if plan.beside else None
+    over = asyncio.Event()
+    beside = asyncio.create_task(_beside(endpoint, plan.beside or iter(()), over, run))
     if plan.rate is None:
         workers = range(plan.concurrency or 1)
         await asyncio.gather(*(_closed(endpoint, numbered, plan, deadline, run) for _ in workers))
     else:
         await _open(endpoint, numbered, plan, plan.rate, deadline, run)
-    if beside:
-        beside.cancel()
+    over.set()
+    await beside
     run.wall = max((answer.ended for answer in run.answers), default=begun) - begun
     run.client_cpu = time.process_time() - cpu
     for answer in (*run.answers, *run.beside):
@@ -63,9 +64,11 @@ async def _drive(endpoint: Endpoint, bodies: Iterator[bytes], plan: Plan) -> Run
     return run
 
 
-async def _beside(endpoint: Endpoint, bodies: Iterator[bytes], run: Run) -> None:
+async def _beside(endpoint: Endpoint, bodies: Iterator[bytes], over: asyncio.Event, run: Run) -> None:
     for body in bodies:
         run.beside.append(await ask(endpoint, body, asyncio.get_running_loop().time()))
+        if over.is_set():
+            return
 
 
 async def _closed(
