@@ -27,6 +27,7 @@ from ferrule._core import (
 from ferrule.errors import (
     Cancelled,
     CorruptModel,
+    DeviceError,
     Error,
     InternalError,
     InvalidConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "CompletionOutput",
     "CorruptModel",
     "Delta",
+    "DeviceError",
     "Engine",
     "EngineStats",
     "Error",

@@ -373,7 +373,7 @@ class Engine:
         activations: Literal["int8", "f32"] = "int8",
         quantization: Literal["int8", "int4"] | None = None,
         threads: int | None = None,
-        device: Literal["cpu"] = "cpu",
+        device: Literal["cpu", "cuda", "cuda-emu"] = "cpu",
         policy: Literal["continuous", "static"] = "continuous",
         enable_prefix_caching: bool = True,
         max_queue_len: int = 1024,

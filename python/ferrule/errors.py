@@ -29,6 +29,10 @@ class OutOfMemory(Error, MemoryError):
     """What is needed does not fit; the text has the numbers."""
 
 
+class DeviceError(Error):
+    """The GPU, its driver or its compiler is missing, too old, or failed."""
+
+
 class Overloaded(Error):
     """The engine's queue is full: try again later."""
 

@@ -10,6 +10,10 @@ use crate::profile::Profile;
 pub enum Device {
     #[default]
     Cpu,
+    /// The first NVIDIA GPU, through libcuda.so.1.
+    Cuda,
+    /// The same code on an emulated GPU: for tests.
+    CudaEmu,
 }
 
 /// What the matrix kernels compute with.
@@ -177,6 +181,11 @@ impl EngineConfig {
     }
 }
 
+/// The emulated driver's library. Default: FERRULE_CUDA_EMU; None: it lies where it was built or installed.
+pub fn cuda_emulator() -> Option<PathBuf> {
+    std::env::var_os("FERRULE_CUDA_EMU").map(PathBuf::from)
+}
+
 /// Parsing of the names that flags and keyword arguments use.
 macro_rules! named {
     ($type:ident { $($name:literal => $value:ident),+ $(,)? }) => {
@@ -199,7 +208,7 @@ macro_rules! named {
     };
 }
 
-named!(Device { "cpu" => Cpu });
+named!(Device { "cpu" => Cpu, "cuda" => Cuda, "cuda-emu" => CudaEmu });
 named!(Activations { "int8" => Int8, "f32" => F32 });
 named!(Quantization { "int8" => Int8, "int4" => Int4 });
 named!(KvDtype { "f32" => F32, "f16" => F16, "bf16" => Bf16, "int8" => Int8, "fp8" => Fp8 });

@@ -24,6 +24,11 @@ use crate::text::Tokenizer;
 /// Logits of one step may take this much, as long as every sequence gets its row.
 const LOGIT_BYTES: usize = 64 << 20;
 
+/// Rows of logits in one step.
+pub(crate) fn max_logit_rows(config: &EngineConfig, vocab_size: usize) -> usize {
+    config.max_num_seqs.max(LOGIT_BYTES / (4 * vocab_size.max(1)))
+}
+
 /// Everything on the engine's thread. Callers reach it through [`crate::EngineHandle`].
 pub struct Engine {
     executor: Executor,
@@ -63,7 +68,7 @@ impl Engine {
             max_num_batched_tokens: config.max_num_batched_tokens,
             policy: config.policy,
             enable_prefix_caching: config.enable_prefix_caching,
-            max_logit_rows: config.max_num_seqs.max(LOGIT_BYTES / (4 * runner.vocab_size().max(1))),
+            max_logit_rows: max_logit_rows(config, runner.vocab_size()),
         };
         let scheduler = Scheduler::new(config, runner.kv_geometry().clone());
         let eos = tokenizer.as_ref().map(|tokenizer| tokenizer.eos().to_vec()).unwrap_or_default();

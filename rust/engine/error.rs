@@ -30,6 +30,10 @@ pub enum Error {
     #[error("{0}")]
     OutOfMemory(String),
 
+    /// The GPU, its driver or its compiler: missing, too old, or failed. The text says what to do where that is known.
+    #[error("{0}")]
+    Device(String),
+
     /// The queue is full: try again later.
     #[error("the engine's queue is full: {queued} requests wait and the limit is {limit}; try again later")]
     Overloaded { queued: usize, limit: usize },
@@ -66,7 +70,7 @@ impl Error {
                 Fault::Caller
             }
             Self::Unsupported { .. } | Self::Corrupt { .. } => Fault::Model,
-            Self::OutOfMemory(_) | Self::Overloaded { .. } | Self::Io { .. } => Fault::Machine,
+            Self::OutOfMemory(_) | Self::Device(_) | Self::Overloaded { .. } | Self::Io { .. } => Fault::Machine,
             Self::Internal(_) => Fault::Ferrule,
         }
     }

@@ -21,6 +21,7 @@ mod answer;
 pub mod backend;
 mod choice;
 pub mod config;
+pub mod cuda;
 pub mod engine;
 pub mod error;
 pub mod evaluate;

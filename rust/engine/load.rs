@@ -4,57 +4,75 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::cpu::KvMemory;
-use crate::config::EngineConfig;
+use crate::config::{Device, EngineConfig};
+use crate::cuda;
 use crate::error::{Error, Result};
 use crate::info::ModelInfo;
 use crate::kernels::Kernels;
 use crate::kernels::threads::Pool;
-use crate::memory::{available_bytes, plan_kv};
+use crate::memory::{KvPlan, available_bytes, plan_kv};
 use crate::model::{self, Source};
 use crate::runner::{CpuParts, CpuRunner, CpuWeights, LoadedWeights, ModelRunner, load_weights, num_bytes};
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::weights::Checkpoint;
 use crate::weights::packed::{PackedCache, PendingWrite, SourceStamp};
 
-/// Opens a `.gguf` file or a Hugging Face folder, checks that it fits, and packs its weights.
+/// A model that is ready to compute, without its texts.
+pub(crate) struct LoadedModel {
+    pub runner: Box<dyn ModelRunner>,
+    pub kv: KvPlan,
+    pub weight_bytes: u64,
+    /// What computes it, for people.
+    pub backend: String,
+}
+
+/// Opens a `.gguf` file or a Hugging Face folder, checks that it fits, and brings its weights to the device.
 pub(crate) fn load(path: &Path, config: &EngineConfig) -> Result<(Box<dyn ModelRunner>, ModelInfo)> {
     config.validate()?;
-    let kernels = Kernels::new(config.isa()?)?;
     let source = model::open_as(path, config.quantization)?;
-    let kv = plan_kv(&source.config, config, weight_bytes(&source), available_bytes())?;
-    let pool = Pool::new(config.threads.unwrap_or_else(Pool::default_threads));
-
-    let (text, weights) = std::thread::scope(|scope| {
+    let (text, model) = std::thread::scope(|scope| {
         let text = scope.spawn(|| load_text(&*source.checkpoint));
-        let weights = load_kept_weights(&source, &pool, config);
-        (text.join(), weights)
+        let model = match config.device {
+            Device::Cpu => load_on_cpu(&source, config),
+            Device::Cuda | Device::CudaEmu => cuda::load(&source, config),
+        };
+        (text.join(), model)
     });
     let (tokenizer, chat_template) = text.map_err(|_| Error::Internal("the tokenizer's loader panicked".into()))??;
-    let (weights, unwritten) = weights?;
-
+    let LoadedModel { runner, kv, weight_bytes, backend } = model?;
     let info = ModelInfo {
-        config: Some(source.config.clone()),
         vocab_size: source.config.vocab_size,
+        config: Some(source.config),
         tokenizer: tokenizer.map(Arc::new),
         chat_template,
         max_model_len: kv.max_model_len,
-        weight_bytes: num_bytes(&weights),
+        weight_bytes,
         kv_cache_bytes: kv.bytes,
         kv_cache_tokens: kv.num_tokens,
-        backend: format!("cpu {}, {} threads, {} activations", kernels.isa(), pool.num_lanes(), config.activations),
+        backend,
     };
+    Ok((runner, info))
+}
+
+fn load_on_cpu(source: &Source, config: &EngineConfig) -> Result<LoadedModel> {
+    let kernels = Kernels::new(config.isa()?)?;
+    let kv = plan_kv(&source.config, config, weight_bytes(source), available_bytes())?;
+    let pool = Pool::new(config.threads.unwrap_or_else(Pool::default_threads));
+    let (weights, unwritten) = load_kept_weights(source, &pool, config)?;
+    let backend = format!("cpu {}, {} threads, {} activations", kernels.isa(), pool.num_lanes(), config.activations);
+    let weight_bytes = num_bytes(&weights);
     let runner = CpuRunner::new(CpuParts {
-        config: source.config,
+        config: source.config.clone(),
         weights,
         kernels,
         pool,
-        kv: KvMemory::new(kv.geometry, kv.shape)?,
+        kv: KvMemory::new(kv.geometry.clone(), kv.shape)?,
         max_tokens: config.max_num_batched_tokens,
         activations: config.activations,
         profile: config.profile.clone(),
         unwritten,
     });
-    Ok((Box::new(runner), info))
+    Ok(LoadedModel { runner: Box::new(runner), kv, weight_bytes, backend })
 }
 
 /// The weights, from the folder of packed ones if it has them. Otherwise they are to be written there.

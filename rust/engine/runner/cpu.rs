@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
-use super::{CpuWeights, ModelOutput, ModelRunner};
+use super::{CpuWeights, ModelOutput, ModelRunner, phase};
 use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, StepPlan};
 use crate::backend::profiled::{Profiled, StepCosts};
 use crate::config;
@@ -12,7 +12,7 @@ use crate::kernels::threads::Pool;
 use crate::kernels::{Kernels, MatMut, partial_len};
 use crate::kv::KvGeometry;
 use crate::model::{FeedForward, LayerWeights, ModelConfig, RopeTable, forward};
-use crate::profile::{Phase, Profile};
+use crate::profile::Profile;
 use crate::sched::SchedulerOutput;
 use crate::weights::packed::PendingWrite;
 
@@ -101,11 +101,6 @@ fn run(pool: &Pool, shared: &CpuStep<'_>, weights: &CpuWeights, profile: Option<
         let profile = (lane.id == 0).then_some(profile);
         forward(&Profiled { inner: CpuLane { lane, shared }, costs, profile }, shared.config, weights);
     })
-}
-
-/// A step in which every sequence has one token only decodes.
-fn phase(step: &SchedulerOutput) -> Phase {
-    if step.num_tokens() > step.sequences.len() { Phase::Prefill } else { Phase::Decode }
 }
 
 impl ModelRunner for CpuRunner {

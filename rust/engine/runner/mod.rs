@@ -1,13 +1,16 @@
 //! The border between scheduling and computing: plain data goes in, rows of numbers come out.
 
 mod cpu;
+mod cuda;
 mod weights;
 
 pub use cpu::{CpuParts, CpuRunner};
+pub use cuda::{CudaParts, CudaRunner};
 pub use weights::{CpuWeights, LoadedWeights, MatrixPlace, down, gate_up, layer_weights, load_weights, num_bytes};
 
 use crate::error::Result;
 use crate::kv::KvGeometry;
+use crate::profile::Phase;
 use crate::sched::SchedulerOutput;
 
 /// The rows that a step computed for the sequences that wanted some, in the order of
@@ -36,4 +39,9 @@ pub trait ModelRunner: Send {
 
     /// Nothing is left to compute: the time for work that nobody waits for.
     fn idle(&mut self) {}
+}
+
+/// A step in which every sequence has one token only decodes.
+fn phase(step: &SchedulerOutput) -> Phase {
+    if step.num_tokens() > step.sequences.len() { Phase::Prefill } else { Phase::Decode }
 }

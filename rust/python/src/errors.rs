@@ -18,6 +18,7 @@ impl ToException for Error {
             Self::Unsupported { .. } => "UnsupportedModel",
             Self::Corrupt { .. } => "CorruptModel",
             Self::OutOfMemory(_) => "OutOfMemory",
+            Self::Device(_) => "DeviceError",
             Self::Overloaded { .. } => "Overloaded",
             Self::Cancelled(_) => "Cancelled",
             Self::Io { .. } => "StorageError",

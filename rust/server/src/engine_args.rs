@@ -31,7 +31,7 @@ pub struct EngineArgs {
     /// Round a full-precision model's weights while it loads: int8 or int4
     #[arg(long, value_name = "SCHEME")]
     pub quantization: Option<Quantization>,
-    /// Where to compute: cpu
+    /// Where to compute: cpu, cuda (the first NVIDIA GPU) or cuda-emu (an emulated one, for tests)
     #[arg(long, default_value_t = Device::Cpu)]
     pub device: Device,
     /// Pack the weights at every start instead of keeping them packed in the store

@@ -166,7 +166,10 @@ fn an_empty_store_is_no_error() {
 #[test]
 fn doctor_finds_cores_and_measures_memory() {
     let report = json(&["doctor", "--json"]);
-    assert_has(&report, &["version", "machine", "cpu_features", "huge_pages", "libcuda", "libmpi", "libnccl", "store"]);
+    assert_has(
+        &report,
+        &["version", "machine", "cpu_features", "huge_pages", "libcuda", "gpus", "libmpi", "libnccl", "store"],
+    );
     assert!(report["machine"]["default_threads"].as_u64().unwrap() >= 1);
     assert!(report["read_bandwidth_bytes_per_s"]["one_thread"].as_f64().unwrap() > 1e6);
 }

@@ -2,6 +2,8 @@
 
 use clap::Args;
 use ferrule_engine::EngineConfig;
+use ferrule_engine::config::Device;
+use ferrule_engine::cuda::{self, driver::DeviceInfo};
 use ferrule_engine::kernels::Kernels;
 use ferrule_engine::kernels::limits::{Limits, Rates};
 use ferrule_store::Store;
@@ -28,9 +30,47 @@ struct Findings {
     features: Vec<String>,
     huge_pages: Option<String>,
     cuda: Option<String>,
+    gpus: ferrule_engine::Result<Gpus>,
     mpi: Option<String>,
     nccl: Option<String>,
     store: Result<StoreFindings>,
+}
+
+/// What the CUDA driver serves.
+struct Gpus {
+    cuda_version: (u32, u32),
+    devices: Vec<DeviceInfo>,
+}
+
+impl Gpus {
+    fn look() -> ferrule_engine::Result<Self> {
+        let driver = cuda::open(Device::Cuda)?;
+        Ok(Self { cuda_version: driver.version()?, devices: driver.devices()? })
+    }
+
+    fn json(&self) -> Value {
+        let device = |device: &DeviceInfo| {
+            let (major, minor) = device.capability;
+            json!({
+                "name": device.name,
+                "compute_capability": format!("{major}.{minor}"),
+                "memory_bytes": device.memory_bytes,
+                "multiprocessors": device.num_multiprocessors,
+            })
+        };
+        self.devices.iter().map(device).collect()
+    }
+
+    fn line(&self) -> String {
+        let device = |device: &DeviceInfo| {
+            let (DeviceInfo { name, capability: (major, minor), .. }, memory) =
+                (device, units::bytes(device.memory_bytes));
+            format!("{name} (compute capability {major}.{minor}, {memory})")
+        };
+        let (major, minor) = self.cuda_version;
+        let devices: Vec<_> = self.devices.iter().map(device).collect();
+        format!("{}; the driver serves CUDA {major}.{minor}", devices.join(", "))
+    }
 }
 
 struct StoreFindings {
@@ -73,6 +113,7 @@ impl Findings {
             features: cpu_features(),
             huge_pages: huge_pages(),
             cuda: find_library(&CUDA),
+            gpus: Gpus::look(),
             mpi: find_library(&MPI),
             nccl: find_library(&NCCL),
             store: look_at_store(),
@@ -95,6 +136,7 @@ impl Findings {
             "core_round_trip_ns": self.limits.round_trip.map(|time| time.as_nanos() as u64),
             "huge_pages": self.huge_pages,
             "libcuda": self.cuda,
+            "gpus": self.gpus.as_ref().map(Gpus::json).unwrap_or(json!([])),
             "libmpi": self.mpi,
             "libnccl": self.nccl,
             "store": store.map(StoreFindings::json),
@@ -149,6 +191,7 @@ impl Findings {
         };
         vec![
             ("CUDA driver", library(&self.cuda)),
+            ("GPUs", self.gpus.as_ref().map_or_else(ToString::to_string, Gpus::line)),
             ("MPI", library(&self.mpi)),
             ("NCCL", library(&self.nccl)),
             ("store", store),

@@ -95,9 +95,12 @@ impl From<ferrule_engine::Error> for ServeError {
             E::Overloaded { .. } => Self::new(Kind::Overloaded, message).retry_after(Duration::from_secs(1)),
             E::OutOfMemory(_) => Self::new(Kind::Unavailable, message).retry_after(Duration::from_secs(10)),
             E::Cancelled(_) => Self::new(Kind::Unavailable, message),
-            E::InvalidConfig(_) | E::Unsupported { .. } | E::Corrupt { .. } | E::Io { .. } | E::Internal(_) => {
-                Self::new(Kind::Internal, message)
-            }
+            E::InvalidConfig(_)
+            | E::Unsupported { .. }
+            | E::Corrupt { .. }
+            | E::Device(_)
+            | E::Io { .. }
+            | E::Internal(_) => Self::new(Kind::Internal, message),
         }
     }
 }

@@ -1,0 +1,234 @@
+//! The decoder's operations as launches in one stream.
+
+use std::cell::RefCell;
+
+use half::bf16;
+
+use super::driver::{DeviceBuffer, DeviceSlice, Stream};
+use super::heads::HeadPadding;
+use super::launch::{
+    AddRmsNorm, AttentionShape, Batch, Call, CopyBlocks, DecodeAttention, Embed, GatedActivation, Gemm, GemmOutput,
+    Kernels, MergeSplits, PrefillAttention, RmsNorm, RopeAndStore, Softcap,
+};
+use super::memory::{Activations, KvCache, Rotations};
+use super::step::{Section, StepSize};
+use super::weights::CudaLinear;
+use crate::backend::{Act, Backend, HeadTransform};
+use crate::error::Result;
+use crate::model::{Activation, ModelConfig};
+
+/// Which attention kernels a step needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AttentionWork {
+    /// Some sequence has one query.
+    pub decodes: bool,
+    /// Most queries of a sequence.
+    pub max_queries: usize,
+    /// By KV group: positions of the cache that the step reads in a layer.
+    pub kv_positions: Vec<u64>,
+}
+
+/// A step on its way to the device. After an operation has failed the others do nothing.
+pub struct CudaStep<'a> {
+    pub kernels: &'a Kernels,
+    pub stream: &'a Stream,
+    /// With padded heads.
+    pub config: &'a ModelConfig,
+    pub padding: HeadPadding,
+    pub num_splits: usize,
+    pub acts: &'a Activations,
+    pub kv: &'a KvCache,
+    /// By `ModelConfig::ropes`.
+    pub rotations: &'a [Rotations],
+    /// The step's arrays.
+    pub arrays: &'a DeviceBuffer<i32>,
+    pub size: StepSize,
+    pub work: &'a AttentionWork,
+    /// Wait for every operation: for whom its time is measured.
+    pub is_timed: bool,
+    pub outcome: RefCell<Result<()>>,
+}
+
+impl CudaStep<'_> {
+    fn launch(&self, call: &impl Call) {
+        let mut outcome = self.outcome.borrow_mut();
+        if outcome.is_err() {
+            return;
+        }
+        *outcome = self.kernels.launch(call, self.stream);
+        if self.is_timed && outcome.is_ok() {
+            *outcome = self.stream.synchronize();
+        }
+    }
+
+    fn array(&self, section: Section) -> DeviceSlice<'_, i32> {
+        self.arrays.slice(self.size.range(section))
+    }
+
+    fn attention_shape(&self) -> AttentionShape {
+        let &ModelConfig { num_heads, num_kv_heads, head_dim, .. } = self.config;
+        AttentionShape { num_heads, num_kv_heads, head_dim }
+    }
+
+    /// The step's rows of a buffer of bf16 activations, and their width.
+    fn activations(&self, act: Act) -> (DeviceSlice<'_, bf16>, usize) {
+        let config = self.config;
+        let (buffer, width) = match act {
+            Act::Normed => (&self.acts.normed, config.hidden_size),
+            Act::Qkv => (&self.acts.qkv, config.q_dim() + 2 * config.kv_dim()),
+            Act::Attended => (&self.acts.attended, config.q_dim()),
+            Act::Gate => (&self.acts.gate, config.intermediate_size),
+            Act::Projected => (&self.acts.projected, config.hidden_size),
+            Act::Residual => panic!("the residual stream is float32"),
+        };
+        (buffer.slice(0..self.size.num_tokens * width), width)
+    }
+
+    fn residual(&self) -> DeviceSlice<'_, f32> {
+        self.acts.residual.slice(0..self.size.num_tokens * self.config.hidden_size)
+    }
+
+    fn multiply(&self, weight: &CudaLinear, x: DeviceSlice<'_, bf16>, out: GemmOutput<'_>) {
+        self.launch(&Gemm { x, weight: weight.weight.all(), out, k: weight.cols });
+    }
+
+    fn batch(&self, layer: usize) -> Batch<'_> {
+        let group = self.kv.group(layer);
+        Batch {
+            shape: self.attention_shape(),
+            qkv: self.activations(Act::Qkv).0,
+            cache: self.kv.layer(layer),
+            block_tables: self.array(Section::Tables(group)),
+            query_starts: self.array(Section::QueryStarts),
+            context_lens: self.array(Section::ContextLens),
+            attended: self.activations(Act::Attended).0,
+            window: self.config.layers[layer].window,
+            scale: self.config.attention_scale,
+            softcap: self.config.attention_softcap,
+            kv_positions: self.work.kv_positions[group],
+        }
+    }
+
+    fn decode(&self, batch: Batch<'_>) {
+        let num_splits = self.num_splits;
+        let pieces = self.size.num_seqs * self.config.num_heads * num_splits;
+        let partial_out = self.acts.partial_out.slice(0..pieces * self.config.head_dim);
+        let partial_stats = self.acts.partial_stats.slice(0..pieces * 2);
+        self.launch(&DecodeAttention { batch, num_splits, partial_out, partial_stats });
+        if num_splits > 1 {
+            self.launch(&MergeSplits { batch, num_splits, partial_out, partial_stats });
+        }
+    }
+
+    /// The residual stream of `rows` through the final norm.
+    fn final_norm<'a>(
+        &'a self,
+        rows: Section,
+        weight: &DeviceBuffer<f32>,
+        to: &'a DeviceBuffer<bf16>,
+    ) -> DeviceSlice<'a, bf16> {
+        let rows = self.array(rows);
+        let normed = to.slice(0..rows.len() * self.config.hidden_size);
+        let (residual, weight, eps) = (self.residual(), weight.all(), self.config.norm_eps);
+        self.launch(&RmsNorm { residual, rows: Some(rows), weight, normed, eps });
+        normed
+    }
+
+    /// Copies the blocks that the step names, before anything is stored.
+    pub fn copy_blocks(&self) {
+        let (shape, layers_per_block) = (self.attention_shape(), self.kv.geometry.layers_per_block);
+        let pairs = self.array(Section::Copies);
+        if !pairs.is_empty() {
+            self.launch(&CopyBlocks { shape, cache: self.kv.all(), layers_per_block, pairs });
+        }
+    }
+}
+
+impl Backend for CudaStep<'_> {
+    type Linear = CudaLinear;
+    type Vector = DeviceBuffer<f32>;
+
+    fn embed(&self, table: &CudaLinear, scale: Option<f32>) {
+        self.launch(&Embed {
+            tokens: self.array(Section::Tokens),
+            table: table.weight.all(),
+            residual: self.residual(),
+            scale: scale.unwrap_or(1.0),
+            hidden_size: self.config.hidden_size,
+        });
+    }
+
+    fn norm(&self, weight: &DeviceBuffer<f32>) {
+        let (normed, _) = self.activations(Act::Normed);
+        let (residual, weight, eps) = (self.residual(), weight.all(), self.config.norm_eps);
+        self.launch(&RmsNorm { residual, rows: None, weight, normed, eps });
+    }
+
+    fn linear(&self, weight: &CudaLinear, input: Act) {
+        let (out, width) = self.activations(weight.output);
+        assert_eq!(width, weight.rows(), "the outputs fill {:?}", weight.output);
+        self.multiply(weight, self.activations(input).0, GemmOutput::Bf16(out));
+    }
+
+    fn rotate_and_store(&self, layer: usize, heads: &HeadTransform<DeviceBuffer<f32>>) {
+        let rotations = &self.rotations[heads.rope];
+        self.launch(&RopeAndStore {
+            shape: self.attention_shape(),
+            qkv: self.activations(Act::Qkv).0,
+            bias: heads.bias.as_ref().map(DeviceBuffer::all),
+            query_norm: heads.query_norm.as_ref().map(DeviceBuffer::all),
+            key_norm: heads.key_norm.as_ref().map(DeviceBuffer::all),
+            cos_sin: rotations.cos_sin.all(),
+            rotary_dim: rotations.dim,
+            positions: self.array(Section::Positions),
+            slots: self.array(Section::Slots(self.kv.group(layer))),
+            cache: self.kv.layer(layer),
+            eps: self.padding.norm_eps(self.config.norm_eps),
+        });
+    }
+
+    fn attend(&self, layer: usize) {
+        let batch = self.batch(layer);
+        if self.work.decodes {
+            self.decode(batch);
+        }
+        if self.work.max_queries > 1 {
+            self.launch(&PrefillAttention { batch, max_queries: self.work.max_queries });
+        }
+    }
+
+    fn gated_linear(&self, weight: &CudaLinear, activation: Activation) {
+        let width = self.config.intermediate_size;
+        let gate_up = self.acts.gate_up.slice(0..self.size.num_tokens * 2 * width);
+        self.multiply(weight, self.activations(Act::Normed).0, GemmOutput::Bf16(gate_up));
+        let (out, _) = self.activations(Act::Gate);
+        self.launch(&GatedActivation { activation, gate_up, out, width });
+    }
+
+    fn add_and_norm(&self, post: Option<&DeviceBuffer<f32>>, next: Option<&DeviceBuffer<f32>>) {
+        self.launch(&AddRmsNorm {
+            residual: self.residual(),
+            projected: self.activations(Act::Projected).0,
+            post: post.map(DeviceBuffer::all),
+            next: next.map(|weight| (weight.all(), self.activations(Act::Normed).0)),
+            hidden_size: self.config.hidden_size,
+            eps: self.config.norm_eps,
+        });
+    }
+
+    fn head(&self, norm: &DeviceBuffer<f32>, head: &CudaLinear, softcap: Option<f32>) {
+        if self.size.num_hidden_rows > 0 {
+            self.final_norm(Section::HiddenRows, norm, &self.acts.hidden);
+        }
+        if self.size.num_logit_rows == 0 {
+            return;
+        }
+        let normed = self.final_norm(Section::LogitRows, norm, &self.acts.normed);
+        let vocab_size = self.config.vocab_size;
+        let logits = self.acts.logits.slice(0..self.size.num_logit_rows * vocab_size);
+        self.multiply(head, normed, GemmOutput::F32(logits));
+        if let Some(cap) = softcap {
+            self.launch(&Softcap { logits, vocab_size, cap });
+        }
+    }
+}

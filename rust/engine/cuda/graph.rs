@@ -1,0 +1,69 @@
+//! Decode steps recorded once per size and launched as one.
+
+use std::collections::HashMap;
+
+use super::driver::Graph;
+use super::step::StepSize;
+use crate::error::Result;
+use crate::sched::{RowsWanted, SchedulerOutput};
+
+/// From this many sequences on sizes are its multiples.
+const SIZE_STEP: usize = 8;
+
+/// What a graph was recorded for: the step's size, and which of the two sets of arrays it reads.
+type Key = (StepSize, usize);
+
+/// All graphs so far.
+#[derive(Default)]
+pub struct Graphs {
+    graphs: HashMap<Key, Graph>,
+}
+
+impl Graphs {
+    /// The graph of this size and set of arrays, recorded by `capture` if there is none yet.
+    pub fn get(&mut self, size: StepSize, arrays: usize, capture: impl FnOnce() -> Result<Graph>) -> Result<&Graph> {
+        use std::collections::hash_map::Entry;
+        match self.graphs.entry((StepSize { num_copies: 0, ..size }, arrays)) {
+            Entry::Occupied(graph) => Ok(graph.into_mut()),
+            Entry::Vacant(place) => Ok(place.insert(capture()?)),
+        }
+    }
+}
+
+/// A step in which every sequence computes one token and wants its logits.
+pub fn only_decodes(step: &SchedulerOutput) -> bool {
+    step.num_tokens() == step.sequences.len()
+        && step.sequences.iter().all(|sequence| matches!(sequence.rows, RowsWanted::Last | RowsWanted::All))
+}
+
+/// A decode step with its number of sequences rounded up to one of few, at most `max_seqs`.
+pub fn padded(size: StepSize, max_seqs: usize) -> StepSize {
+    let num_seqs = match size.num_seqs {
+        few if few < SIZE_STEP => few.next_power_of_two(),
+        many => many.next_multiple_of(SIZE_STEP),
+    };
+    let num_seqs = num_seqs.min(max_seqs);
+    StepSize { num_tokens: num_seqs, num_seqs, num_logit_rows: num_seqs, ..size }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::KvGeometry;
+
+    #[test]
+    fn few_sizes_serve_all_batches() {
+        let mut step = SchedulerOutput::default();
+        let sizes: Vec<usize> = (1..=20)
+            .map(|_| {
+                step.push(3, &[1], RowsWanted::Last, 1, 1);
+                assert!(only_decodes(&step));
+                padded(StepSize::of(&step, &KvGeometry::new(20, 16, &[None])), 18).num_tokens
+            })
+            .take(18)
+            .collect();
+        assert_eq!(sizes, [1, 2, 4, 4, 8, 8, 8, 8, 16, 16, 16, 16, 16, 16, 16, 16, 18, 18]);
+        step.push(0, &[1, 2], RowsWanted::Last, 1, 1);
+        assert!(!only_decodes(&step));
+    }
+}

@@ -1,0 +1,242 @@
+//! Attention over the paged cache.
+
+use half::bf16;
+
+use super::{Args, Call, KernelId, blocks, halves, words};
+use crate::cuda::driver::{DeviceSlice, LaunchShape};
+
+/// Positions of a KV block.
+const BLOCK_SIZE: usize = 16;
+/// Query heads of a KV head that one block of the decode kernel takes.
+const DECODE_HEADS: usize = 8;
+/// Queries that one block of the prefill kernel takes.
+const PREFILL_QUERIES: usize = 64;
+
+/// The heads of all layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    pub num_heads: usize,
+    pub num_kv_heads: usize,
+    /// 64, 128 or 256.
+    pub head_dim: usize,
+}
+
+impl AttentionShape {
+    /// What kernels are built for.
+    pub const HEAD_DIMS: [usize; 3] = [64, 128, 256];
+
+    pub fn q_dim(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    pub fn qkv_dim(&self) -> usize {
+        (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+    }
+
+    /// Numbers in a block of one layer.
+    pub fn block_elements(&self) -> usize {
+        2 * self.num_kv_heads * BLOCK_SIZE * self.head_dim
+    }
+
+    pub(super) fn check(&self) {
+        assert!(Self::HEAD_DIMS.contains(&self.head_dim), "no kernels for heads of {}", self.head_dim);
+        assert_eq!(self.num_heads % self.num_kv_heads, 0);
+    }
+
+    /// Bytes that `tokens` queries read and write, and `kv_positions` of the cache that are read.
+    fn num_bytes(&self, tokens: usize, kv_positions: u64) -> u64 {
+        2 * halves(tokens * self.q_dim()) + halves(2 * self.num_kv_heads * self.head_dim) * kv_positions
+    }
+
+    /// The kernel of this head size among those for `HEAD_DIMS`.
+    fn pick(&self, kernels: [KernelId; 3]) -> KernelId {
+        let place = Self::HEAD_DIMS.iter().position(|&dim| dim == self.head_dim);
+        kernels[place.expect("checked when the model was loaded")]
+    }
+}
+
+/// A layer's attention in one step: what the queries see.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    pub shape: AttentionShape,
+    /// (num_tokens, q_dim + 2 * kv_dim)
+    pub qkv: DeviceSlice<'a, bf16>,
+    /// A layer slot: (num_blocks, 2, num_kv_heads, 16, head_dim)
+    pub cache: DeviceSlice<'a, bf16>,
+    /// (num_seqs, max_blocks)
+    pub block_tables: DeviceSlice<'a, i32>,
+    /// (num_seqs + 1,)
+    pub query_starts: DeviceSlice<'a, i32>,
+    /// (num_seqs,)
+    pub context_lens: DeviceSlice<'a, i32>,
+    /// (num_tokens, q_dim)
+    pub attended: DeviceSlice<'a, bf16>,
+    /// None: all positions.
+    pub window: Option<usize>,
+    pub scale: f32,
+    pub softcap: Option<f32>,
+    /// Positions of the cache that the step's sequences read, for the count of bytes.
+    pub kv_positions: u64,
+}
+
+impl Batch<'_> {
+    fn num_seqs(&self) -> usize {
+        self.context_lens.len()
+    }
+
+    fn max_blocks(&self) -> usize {
+        self.block_tables.len() / self.num_seqs()
+    }
+
+    fn num_bytes(&self) -> u64 {
+        self.shape.num_bytes(self.attended.len() / self.shape.q_dim(), self.kv_positions)
+    }
+
+    fn check(&self) {
+        self.shape.check();
+        let tokens = self.attended.len() / self.shape.q_dim();
+        assert_eq!(self.attended.len() % self.shape.q_dim(), 0);
+        assert_eq!(self.qkv.len(), tokens * self.shape.qkv_dim());
+        assert_eq!(self.cache.len() % self.shape.block_elements(), 0);
+        assert_eq!(self.query_starts.len(), self.num_seqs() + 1);
+        assert_eq!(self.block_tables.len() % self.num_seqs(), 0);
+    }
+}
+
+/// Of the sequences with one query, cut into `num_splits` pieces at most.
+pub struct DecodeAttention<'a> {
+    pub batch: Batch<'a>,
+    pub num_splits: usize,
+    /// (num_seqs, num_heads, num_splits, head_dim)
+    pub partial_out: DeviceSlice<'a, f32>,
+    /// (num_seqs, num_heads, num_splits, 2)
+    pub partial_stats: DeviceSlice<'a, f32>,
+}
+
+impl Call for DecodeAttention<'_> {
+    fn kernel(&self) -> KernelId {
+        use KernelId::{DecodeAttention64, DecodeAttention128, DecodeAttention256};
+        self.batch.shape.pick([DecodeAttention64, DecodeAttention128, DecodeAttention256])
+    }
+
+    fn shape(&self) -> LaunchShape {
+        let AttentionShape { num_heads, num_kv_heads, .. } = self.batch.shape;
+        let parts = num_kv_heads * (num_heads / num_kv_heads).div_ceil(DECODE_HEADS);
+        blocks([self.num_splits, parts, self.batch.num_seqs()], 128)
+    }
+
+    fn args(&self) -> Args {
+        let batch = &self.batch;
+        batch.check();
+        let pieces = batch.num_seqs() * batch.shape.num_heads * self.num_splits;
+        assert_eq!(self.partial_out.len(), pieces * batch.shape.head_dim);
+        assert_eq!(self.partial_stats.len(), pieces * 2);
+        [
+            batch.qkv.into(),
+            batch.cache.into(),
+            batch.block_tables.into(),
+            batch.query_starts.into(),
+            batch.context_lens.into(),
+            batch.attended.into(),
+            self.partial_out.into(),
+            self.partial_stats.into(),
+            batch.shape.num_heads.into(),
+            batch.shape.num_kv_heads.into(),
+            batch.max_blocks().into(),
+            batch.window.unwrap_or(0).into(),
+            batch.scale.into(),
+            batch.softcap.unwrap_or(0.0).into(),
+        ]
+        .into()
+    }
+
+    fn num_bytes(&self) -> u64 {
+        self.batch.num_bytes()
+    }
+}
+
+/// The pieces of [`DecodeAttention`] become one.
+pub struct MergeSplits<'a> {
+    pub batch: Batch<'a>,
+    pub num_splits: usize,
+    /// As there.
+    pub partial_out: DeviceSlice<'a, f32>,
+    pub partial_stats: DeviceSlice<'a, f32>,
+}
+
+impl Call for MergeSplits<'_> {
+    fn kernel(&self) -> KernelId {
+        KernelId::MergeSplits
+    }
+
+    fn shape(&self) -> LaunchShape {
+        blocks([self.batch.shape.num_heads, self.batch.num_seqs(), 1], 64)
+    }
+
+    fn args(&self) -> Args {
+        let batch = &self.batch;
+        batch.check();
+        let pieces = batch.num_seqs() * batch.shape.num_heads * self.num_splits;
+        assert_eq!(self.partial_out.len(), pieces * batch.shape.head_dim);
+        assert_eq!(self.partial_stats.len(), pieces * 2);
+        [
+            self.partial_out.into(),
+            self.partial_stats.into(),
+            batch.query_starts.into(),
+            batch.context_lens.into(),
+            batch.attended.into(),
+            batch.shape.num_heads.into(),
+            batch.shape.head_dim.into(),
+            self.num_splits.into(),
+            batch.window.unwrap_or(0).into(),
+        ]
+        .into()
+    }
+
+    fn num_bytes(&self) -> u64 {
+        words(self.partial_out.len() + self.partial_stats.len()) + halves(self.batch.attended.len())
+    }
+}
+
+/// Of the sequences with several queries.
+pub struct PrefillAttention<'a> {
+    pub batch: Batch<'a>,
+    /// Most queries of a sequence.
+    pub max_queries: usize,
+}
+
+impl Call for PrefillAttention<'_> {
+    fn kernel(&self) -> KernelId {
+        use KernelId::{PrefillAttention64, PrefillAttention128, PrefillAttention256};
+        self.batch.shape.pick([PrefillAttention64, PrefillAttention128, PrefillAttention256])
+    }
+
+    fn shape(&self) -> LaunchShape {
+        let tiles = self.max_queries.div_ceil(PREFILL_QUERIES);
+        blocks([tiles, self.batch.shape.num_heads, self.batch.num_seqs()], 128)
+    }
+
+    fn args(&self) -> Args {
+        let batch = &self.batch;
+        batch.check();
+        [
+            batch.qkv.into(),
+            batch.cache.into(),
+            batch.block_tables.into(),
+            batch.query_starts.into(),
+            batch.context_lens.into(),
+            batch.attended.into(),
+            batch.shape.num_heads.into(),
+            batch.shape.num_kv_heads.into(),
+            batch.max_blocks().into(),
+            batch.window.unwrap_or(0).into(),
+            batch.scale.into(),
+            batch.softcap.unwrap_or(0.0).into(),
+        ]
+        .into()
+    }
+
+    fn num_bytes(&self) -> u64 {
+        self.batch.num_bytes()
+    }
+}

@@ -1,0 +1,53 @@
+//! The kernels by name, and the sources that they are in.
+
+/// A file of kernels, a module of its own: cuda/`name`.cu.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    pub name: &'static str,
+    /// Each kernel's name, and the dynamic shared memory that it is launched with.
+    pub kernels: &'static [(&'static str, u32)],
+}
+
+/// `KernelId`, and what is known of each kernel: cuda/README.md has their parameters.
+macro_rules! kernels {
+    ($($source:literal { $($id:ident: $name:literal $(($shared:literal))?),+ $(,)? })+) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum KernelId {
+            $($($id),+),+
+        }
+
+        /// All kernels together are in the order of `KernelId`.
+        pub const SOURCES: &[Source] = &[
+            $(Source { name: $source, kernels: &[$(($name, 0 $(+ $shared)?)),+] }),+
+        ];
+    };
+}
+
+kernels! {
+    "embed" { Embed: "ferrule_embed" }
+    "norm" { RmsNorm: "ferrule_rms_norm", AddRmsNorm: "ferrule_add_rms_norm" }
+    "rope" { RopeAndStore: "ferrule_rope_and_store" }
+    "attention_decode" {
+        DecodeAttention64: "ferrule_decode_attention_d64",
+        DecodeAttention128: "ferrule_decode_attention_d128",
+        DecodeAttention256: "ferrule_decode_attention_d256",
+        MergeSplits: "ferrule_merge_splits",
+    }
+    "attention_prefill" {
+        PrefillAttention64: "ferrule_prefill_attention_d64" (46080),
+        PrefillAttention128: "ferrule_prefill_attention_d128" (87040),
+        PrefillAttention256: "ferrule_prefill_attention_d256" (101376),
+    }
+    "gemm" { Gemm: "ferrule_gemm" (65536), GemmF32: "ferrule_gemm_f32" (65536) }
+    "gemm_skinny" {
+        SkinnyGemm8: "ferrule_skinny_gemm_m8",
+        SkinnyGemm16: "ferrule_skinny_gemm_m16",
+        SkinnyGemm32: "ferrule_skinny_gemm_m32",
+        SkinnyGemmF32M8: "ferrule_skinny_gemm_f32_m8",
+        SkinnyGemmF32M16: "ferrule_skinny_gemm_f32_m16",
+        SkinnyGemmF32M32: "ferrule_skinny_gemm_f32_m32",
+    }
+    "activation" { GatedSilu: "ferrule_gated_silu", GatedGeluTanh: "ferrule_gated_gelu_tanh" }
+    "logits" { Softcap: "ferrule_softcap" }
+    "kv_copy" { CopyBlocks: "ferrule_copy_blocks" }
+}

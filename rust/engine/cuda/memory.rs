@@ -1,0 +1,139 @@
+//! What lies on the device beside the weights: the KV cache, activations and tables, allocated once.
+
+use std::sync::Arc;
+
+use half::bf16;
+
+use super::driver::{Context, DeviceBuffer, DeviceSlice};
+use super::launch::AttentionShape;
+use crate::error::Result;
+use crate::kv::KvGeometry;
+use crate::model::{ModelConfig, RopeConfig, RopeTable};
+
+/// Positions of a sequence that one piece of a decode covers at least: the kernel's own constant.
+const LEAST_SPLIT: usize = 256;
+/// Most pieces of a sequence. Their number is the same in all steps, so that an answer does not depend on its company.
+const MAX_SPLITS: usize = 16;
+
+/// The numbers inside KV blocks: (layers_per_block, num_blocks, 2, num_kv_heads, 16, head_dim).
+pub struct KvCache {
+    pub geometry: KvGeometry,
+    shape: AttentionShape,
+    numbers: DeviceBuffer<bf16>,
+    /// By model layer: its group, and its slot in the group's blocks.
+    places: Vec<(usize, usize)>,
+}
+
+impl KvCache {
+    pub fn new(context: &Arc<Context>, geometry: KvGeometry, shape: AttentionShape) -> Result<Self> {
+        let len = geometry.layers_per_block * geometry.num_blocks * shape.block_elements();
+        let num_layers = geometry.groups.iter().map(|group| group.layers.len()).sum();
+        let mut places = vec![(0, 0); num_layers];
+        for (group, kv_group) in geometry.groups.iter().enumerate() {
+            for (slot, &layer) in kv_group.layers.iter().enumerate() {
+                places[layer] = (group, slot);
+            }
+        }
+        Ok(Self { numbers: DeviceBuffer::new(context, len)?, geometry, shape, places })
+    }
+
+    pub fn group(&self, layer: usize) -> usize {
+        self.places[layer].0
+    }
+
+    /// (num_blocks, 2, num_kv_heads, 16, head_dim) of one layer.
+    pub fn layer(&self, layer: usize) -> DeviceSlice<'_, bf16> {
+        let len = self.geometry.num_blocks * self.shape.block_elements();
+        let slot = self.places[layer].1;
+        self.numbers.slice(slot * len..(slot + 1) * len)
+    }
+
+    pub fn all(&self) -> DeviceSlice<'_, bf16> {
+        self.numbers.all()
+    }
+}
+
+/// The most of everything in one step.
+#[derive(Debug, Clone, Copy)]
+pub struct Capacity {
+    pub num_tokens: usize,
+    pub num_seqs: usize,
+    pub num_logit_rows: usize,
+    /// Longest prompt plus output.
+    pub max_len: usize,
+}
+
+impl Capacity {
+    pub fn num_splits(&self) -> usize {
+        self.max_len.div_ceil(LEAST_SPLIT).min(MAX_SPLITS)
+    }
+}
+
+/// Shapes as in [`crate::backend::Act`], with room for the most tokens of a step.
+pub struct Activations {
+    pub residual: DeviceBuffer<f32>,
+    pub normed: DeviceBuffer<bf16>,
+    pub qkv: DeviceBuffer<bf16>,
+    pub attended: DeviceBuffer<bf16>,
+    /// (num_tokens, 2 * intermediate_size): gates, then ups.
+    pub gate_up: DeviceBuffer<bf16>,
+    pub gate: DeviceBuffer<bf16>,
+    pub projected: DeviceBuffer<bf16>,
+    /// (num_seqs, num_heads, num_splits, head_dim)
+    pub partial_out: DeviceBuffer<f32>,
+    /// (num_seqs, num_heads, num_splits, 2)
+    pub partial_stats: DeviceBuffer<f32>,
+    /// (num_logit_rows, vocab_size)
+    pub logits: DeviceBuffer<f32>,
+    /// (num_seqs, hidden_size): hidden states that callers want.
+    pub hidden: DeviceBuffer<bf16>,
+}
+
+impl Activations {
+    pub fn new(context: &Arc<Context>, config: &ModelConfig, capacity: &Capacity) -> Result<Self> {
+        let (tokens, hidden, ffn) = (capacity.num_tokens, config.hidden_size, config.intermediate_size);
+        let pieces = capacity.num_seqs * config.num_heads * capacity.num_splits();
+        Ok(Self {
+            residual: DeviceBuffer::new(context, tokens * hidden)?,
+            normed: DeviceBuffer::new(context, tokens * hidden)?,
+            qkv: DeviceBuffer::new(context, tokens * (config.q_dim() + 2 * config.kv_dim()))?,
+            // Attention leaves the rows of padding alone, and the product after it reads them.
+            attended: DeviceBuffer::from_slice(context, &vec![bf16::ZERO; tokens * config.q_dim()])?,
+            gate_up: DeviceBuffer::new(context, tokens * 2 * ffn)?,
+            gate: DeviceBuffer::new(context, tokens * ffn)?,
+            projected: DeviceBuffer::new(context, tokens * hidden)?,
+            partial_out: DeviceBuffer::new(context, pieces * config.head_dim)?,
+            partial_stats: DeviceBuffer::new(context, pieces * 2)?,
+            logits: DeviceBuffer::new(context, capacity.num_logit_rows * config.vocab_size)?,
+            hidden: DeviceBuffer::new(context, capacity.num_seqs * hidden)?,
+        })
+    }
+
+    /// Bytes that `new` takes.
+    pub fn num_bytes(config: &ModelConfig, capacity: &Capacity) -> u64 {
+        let per_token = 4 * config.hidden_size
+            + 2 * (2 * config.hidden_size + 2 * config.q_dim() + 2 * config.kv_dim() + 3 * config.intermediate_size);
+        let pieces = capacity.num_seqs * config.num_heads * capacity.num_splits();
+        let ends = 4 * capacity.num_logit_rows * config.vocab_size + 2 * capacity.num_seqs * config.hidden_size;
+        (capacity.num_tokens * per_token + 4 * pieces * (config.head_dim + 2) + ends) as u64
+    }
+}
+
+/// The rotations of every position: (max_len, 2, dim / 2), cosines, then sines.
+pub struct Rotations {
+    pub cos_sin: DeviceBuffer<f32>,
+    /// Leading dimensions of a head that rotate.
+    pub dim: usize,
+}
+
+impl Rotations {
+    pub fn new(context: &Arc<Context>, config: &RopeConfig, max_len: usize) -> Result<Self> {
+        let (table, dim) = (RopeTable::new(config), config.dim);
+        let mut cos_sin = vec![0.0; max_len * dim];
+        for (position, row) in cos_sin.chunks_exact_mut(dim).enumerate() {
+            let (cos, sin) = row.split_at_mut(dim / 2);
+            table.fill(position, cos, sin);
+        }
+        Ok(Self { cos_sin: DeviceBuffer::from_slice(context, &cos_sin)?, dim })
+    }
+}

@@ -1,0 +1,19 @@
+//! NVIDIA GPUs, and an emulated one that proves the same code without any.
+//!
+//! `driver` binds the CUDA driver API. `launch` has one type per kernel of cuda/, with its shapes and its grid. `step`
+//! puts what changes from step to step into device memory, `backend` turns the decoder's operations into launches, and
+//! `graph` keeps decode steps recorded. An emulated GPU is another library with the same API: nothing here knows it.
+
+pub mod backend;
+pub mod driver;
+pub mod graph;
+pub mod heads;
+pub mod launch;
+mod load;
+pub mod memory;
+mod open;
+pub mod step;
+pub mod weights;
+
+pub(crate) use load::load;
+pub use open::{emulator, open};

@@ -1,0 +1,297 @@
+//! What kernels read of a step, as one array of 32-bit integers.
+//!
+//! Nothing that changes from step to step is an argument of a kernel: steps of equal size have equal arguments, so that
+//! a recorded graph serves all of them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::driver::{Context, DeviceBuffer, Event, PinnedBuffer, Stream};
+use crate::error::Result;
+use crate::kv::KvGeometry;
+use crate::sched::{RowsWanted, ScheduledSequence, SchedulerOutput};
+
+/// Sections begin at multiples of this many integers: 16 bytes.
+const ALIGNMENT: usize = 4;
+
+/// Sequences of a block table's rows have at least this many entries, and otherwise a power of two.
+const LEAST_BLOCKS: usize = 8;
+
+/// What a step's arrays have room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StepSize {
+    pub num_tokens: usize,
+    pub num_seqs: usize,
+    pub num_logit_rows: usize,
+    pub num_hidden_rows: usize,
+    /// Entries of a sequence's row of a block table.
+    pub max_blocks: usize,
+    pub num_groups: usize,
+    pub num_copies: usize,
+}
+
+/// The arrays, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// (num_tokens,)
+    Tokens,
+    /// (num_tokens,)
+    Positions,
+    /// (num_seqs + 1,)
+    QueryStarts,
+    /// (num_seqs,)
+    ContextLens,
+    /// (num_logit_rows,): tokens whose logits are wanted.
+    LogitRows,
+    /// (num_hidden_rows,): tokens whose hidden states are wanted.
+    HiddenRows,
+    /// Of a KV group, (num_tokens,): where keys and values go.
+    Slots(usize),
+    /// Of a KV group, (num_seqs, max_blocks).
+    Tables(usize),
+    /// (num_copies, 2): source and destination.
+    Copies,
+}
+
+impl StepSize {
+    pub fn of(step: &SchedulerOutput, geometry: &KvGeometry) -> Self {
+        let blocks = step.sequences.iter().map(|sequence| sequence.context_len().div_ceil(geometry.block_size));
+        let is_hidden = |sequence: &&ScheduledSequence| sequence.rows == RowsWanted::Embedding;
+        Self {
+            num_tokens: step.num_tokens(),
+            num_seqs: step.sequences.len(),
+            num_logit_rows: step.sequences.iter().map(ScheduledSequence::num_logit_rows).sum(),
+            num_hidden_rows: step.sequences.iter().filter(is_hidden).count(),
+            max_blocks: table_row(blocks.max().unwrap_or(0)),
+            num_groups: geometry.groups.len(),
+            num_copies: step.copies.len(),
+        }
+    }
+
+    /// The largest of an engine. A sequence copies one block at most in each group.
+    pub fn largest(max_tokens: usize, max_seqs: usize, max_len: usize, geometry: &KvGeometry) -> Self {
+        Self {
+            num_tokens: max_tokens,
+            num_seqs: max_seqs,
+            num_logit_rows: max_tokens,
+            num_hidden_rows: max_seqs,
+            max_blocks: table_row(max_len.div_ceil(geometry.block_size)),
+            num_groups: geometry.groups.len(),
+            num_copies: max_seqs * geometry.groups.len(),
+        }
+    }
+
+    /// Integers of all sections.
+    pub fn num_words(&self) -> usize {
+        self.range(Section::Copies).end
+    }
+
+    pub fn range(&self, section: Section) -> Range<usize> {
+        let first = [Section::Tokens, Section::Positions, Section::QueryStarts];
+        let ends = [Section::ContextLens, Section::LogitRows, Section::HiddenRows];
+        let groups = (0..self.num_groups).flat_map(|group| [Section::Slots(group), Section::Tables(group)]);
+        let before = first.into_iter().chain(ends).chain(groups).take_while(|&other| other != section);
+        let start = before.map(|section| self.section_len(section).next_multiple_of(ALIGNMENT)).sum();
+        start..start + self.section_len(section)
+    }
+
+    fn section_len(&self, section: Section) -> usize {
+        match section {
+            Section::Tokens | Section::Positions | Section::Slots(_) => self.num_tokens,
+            Section::QueryStarts => self.num_seqs + 1,
+            Section::ContextLens => self.num_seqs,
+            Section::LogitRows => self.num_logit_rows,
+            Section::HiddenRows => self.num_hidden_rows,
+            Section::Tables(_) => self.num_seqs * self.max_blocks,
+            Section::Copies => 2 * self.num_copies,
+        }
+    }
+
+    /// Writes the step's arrays to `out`, (num_words,). Where there is room for more tokens and sequences than the step has,
+    /// these are padding: they have no queries, and nothing of them is stored.
+    pub fn write(&self, step: &SchedulerOutput, geometry: &KvGeometry, out: &mut [i32]) {
+        let mut fill = |section, values: &mut dyn Iterator<Item = i32>, padding: i32| {
+            for place in &mut out[self.range(section)] {
+                *place = values.next().unwrap_or(padding);
+            }
+            assert!(values.next().is_none(), "{section:?} has no room for the step");
+        };
+        let sequences = || step.sequences.iter();
+        let token = |index: usize| index as i32;
+        fill(Section::Tokens, &mut step.tokens.iter().map(|&token| token as i32), 0);
+        fill(Section::Positions, &mut sequences().flat_map(positions).map(token), 0);
+        fill(Section::QueryStarts, &mut sequences().map(|s| token(s.tokens.start)), token(step.num_tokens()));
+        fill(Section::ContextLens, &mut sequences().map(|s| token(s.context_len())), 0);
+        fill(Section::LogitRows, &mut sequences().flat_map(logit_rows).map(token), 0);
+        fill(Section::HiddenRows, &mut sequences().filter_map(hidden_row).map(token), 0);
+        for group in 0..self.num_groups {
+            let slots = sequences().flat_map(|s| slots(step, s, group, geometry.block_size));
+            fill(Section::Slots(group), &mut slots.map(token), -1);
+            let tables = sequences().flat_map(|s| table(step, s, group, self.max_blocks));
+            fill(Section::Tables(group), &mut tables.map(token), 0);
+        }
+        let copies = step.copies.iter().flat_map(|copy| [copy.src, copy.dst]);
+        fill(Section::Copies, &mut copies.map(|block| token(block.index())), 0);
+    }
+}
+
+fn table_row(blocks: usize) -> usize {
+    blocks.next_power_of_two().max(LEAST_BLOCKS)
+}
+
+fn positions(sequence: &ScheduledSequence) -> Range<usize> {
+    sequence.start..sequence.context_len()
+}
+
+fn logit_rows(sequence: &ScheduledSequence) -> Range<usize> {
+    sequence.tokens.end - sequence.num_logit_rows()..sequence.tokens.end
+}
+
+fn hidden_row(sequence: &ScheduledSequence) -> Option<usize> {
+    (sequence.rows == RowsWanted::Embedding).then(|| sequence.tokens.end - 1)
+}
+
+/// Where the scheduled tokens' keys and values of a group go.
+fn slots(
+    step: &SchedulerOutput,
+    sequence: &ScheduledSequence,
+    group: usize,
+    block_size: usize,
+) -> impl Iterator<Item = usize> {
+    let table = &step.tables[sequence.tables.start + group];
+    positions(sequence).map(move |position| {
+        let entry = table.blocks.start + position / block_size - table.first_block;
+        step.block_ids[entry].index() * block_size + position % block_size
+    })
+}
+
+/// A sequence's row of a block table. Entries that have left the window, or are not there yet, are never read.
+fn table(
+    step: &SchedulerOutput,
+    sequence: &ScheduledSequence,
+    group: usize,
+    max_blocks: usize,
+) -> impl Iterator<Item = usize> {
+    let table = &step.tables[sequence.tables.start + group];
+    let blocks = step.block_ids[table.blocks.clone()].iter().map(|block| block.index());
+    std::iter::repeat_n(0, table.first_block).chain(blocks).chain(std::iter::repeat(0)).take(max_blocks)
+}
+
+/// The arrays of a step on their way to the device. While one step computes, the next one's are written to another.
+pub struct StepArrays {
+    host: PinnedBuffer<i32>,
+    device: DeviceBuffer<i32>,
+    /// The copy to the device is done.
+    uploaded: Event,
+    /// The step that reads the device's copy is done.
+    computed: Event,
+}
+
+impl StepArrays {
+    pub fn new(context: &Arc<Context>, len: usize) -> Result<Self> {
+        Ok(Self {
+            host: PinnedBuffer::new(context, len)?,
+            device: DeviceBuffer::new(context, len)?,
+            uploaded: Event::new(context)?,
+            computed: Event::new(context)?,
+        })
+    }
+
+    /// Writes the arrays and copies them in `uploads`; what follows in `compute` may read them.
+    pub fn upload(
+        &mut self,
+        size: &StepSize,
+        write: impl FnOnce(&mut [i32]),
+        uploads: &Stream,
+        compute: &Stream,
+    ) -> Result<()> {
+        write(&mut self.host.wait()?[..size.num_words()]);
+        uploads.wait(&self.computed)?;
+        self.host.upload(self.device.slice(0..size.num_words()), uploads)?;
+        self.uploaded.record(uploads)?;
+        compute.wait(&self.uploaded)
+    }
+
+    /// What is in `compute` until now was all that reads the device's copy.
+    pub fn release(&self, compute: &Stream) -> Result<()> {
+        self.computed.record(compute)
+    }
+
+    pub fn device(&self) -> &DeviceBuffer<i32> {
+        &self.device
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::BlockId;
+    use crate::sched::{BlockCopy, TableSlice};
+
+    fn read<'a>(size: &StepSize, out: &'a [i32], section: Section) -> &'a [i32] {
+        &out[size.range(section)]
+    }
+
+    /// A sequence of 3 tokens that begins, and one at position 17 that has left the first block behind in group 1.
+    fn step() -> SchedulerOutput {
+        let mut step = SchedulerOutput::default();
+        step.push(0, &[5, 6, 7], RowsWanted::All, 2, 1);
+        step.push(17, &[8], RowsWanted::Last, 2, 2);
+        step.tables[3] = TableSlice { first_block: 1, blocks: 4..5 };
+        step.copies.push(BlockCopy { src: BlockId(9), dst: BlockId(3) });
+        step
+    }
+
+    #[test]
+    fn arrays_say_what_the_step_says_and_the_rest_is_padding() {
+        let geometry = KvGeometry::new(10, 16, &[None, Some(8)]);
+        let size = StepSize { num_tokens: 6, num_seqs: 4, ..StepSize::of(&step(), &geometry) };
+        let mut out = vec![99; size.num_words()];
+        size.write(&step(), &geometry, &mut out);
+        let read = |section| read(&size, &out, section);
+        assert_eq!(read(Section::Tokens), [5, 6, 7, 8, 0, 0]);
+        assert_eq!(read(Section::Positions), [0, 1, 2, 17, 0, 0]);
+        assert_eq!(read(Section::QueryStarts), [0, 3, 4, 4, 4]);
+        assert_eq!(read(Section::ContextLens), [3, 18, 0, 0]);
+        assert_eq!(read(Section::LogitRows), [0, 1, 2, 3]);
+        assert!(read(Section::HiddenRows).is_empty());
+        assert_eq!(read(Section::Slots(0)), [0, 1, 2, 3 * 16 + 1, -1, -1]);
+        assert_eq!(read(Section::Slots(1)), [16, 17, 18, 4 * 16 + 1, -1, -1]);
+        assert_eq!(read(Section::Tables(0))[..2 * size.max_blocks][size.max_blocks..][..3], [2, 3, 0]);
+        assert_eq!(read(Section::Tables(1))[size.max_blocks..][..3], [0, 4, 0]);
+        assert_eq!(read(Section::Copies), [9, 3]);
+    }
+
+    #[test]
+    fn sections_are_aligned_and_do_not_overlap() {
+        let size = StepSize {
+            num_tokens: 5,
+            num_seqs: 3,
+            num_logit_rows: 1,
+            num_hidden_rows: 2,
+            max_blocks: 9,
+            num_groups: 2,
+            num_copies: 1,
+        };
+        use Section::*;
+        let order = [
+            Tokens,
+            Positions,
+            QueryStarts,
+            ContextLens,
+            LogitRows,
+            HiddenRows,
+            Slots(0),
+            Tables(0),
+            Slots(1),
+            Tables(1),
+            Copies,
+        ];
+        let ranges = order.map(|section| size.range(section));
+        for pair in ranges.windows(2) {
+            assert!(pair[0].end <= pair[1].start && pair[1].start < pair[0].end + ALIGNMENT, "{ranges:?}");
+        }
+        assert!(ranges.iter().all(|range| range.start.is_multiple_of(ALIGNMENT)));
+        assert_eq!(size.num_words(), ranges[10].end);
+    }
+}

@@ -1,0 +1,218 @@
+//! A GPU's model runner: weights, KV cache and activations on the device, steps in a stream.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use half::bf16;
+
+use super::{ModelOutput, ModelRunner, phase};
+use crate::backend::profiled::{Profiled, StepCosts};
+use crate::config::KvDtype;
+use crate::cuda::backend::{AttentionWork, CudaStep};
+use crate::cuda::driver::{Context, PinnedBuffer, Stream};
+use crate::cuda::graph::{Graphs, only_decodes, padded};
+use crate::cuda::heads::HeadPadding;
+use crate::cuda::launch::{AttentionShape, Kernels};
+use crate::cuda::memory::{Activations, Capacity, KvCache, Rotations};
+use crate::cuda::step::{StepArrays, StepSize};
+use crate::cuda::weights::CudaWeights;
+use crate::error::Result;
+use crate::kv::KvGeometry;
+use crate::model::{ModelConfig, forward};
+use crate::profile::Profile;
+use crate::sched::SchedulerOutput;
+
+/// A decoder on a GPU.
+pub struct CudaRunner {
+    context: Arc<Context>,
+    /// With padded heads.
+    config: ModelConfig,
+    padding: HeadPadding,
+    capacity: Capacity,
+    kernels: Kernels,
+    weights: CudaWeights,
+    rotations: Vec<Rotations>,
+    kv: KvCache,
+    acts: Activations,
+    compute: Stream,
+    uploads: Stream,
+    /// One is written while the other is read.
+    arrays: [StepArrays; 2],
+    /// The one that the next step takes.
+    turn: usize,
+    graphs: Graphs,
+    work: AttentionWork,
+    /// (num_logit_rows, vocab_size)
+    logits: PinnedBuffer<f32>,
+    /// (num_seqs, hidden_size)
+    hidden: PinnedBuffer<bf16>,
+    profile: Option<Arc<Profile>>,
+}
+
+/// What a runner is made of.
+pub struct CudaParts {
+    pub context: Arc<Context>,
+    /// With padded heads.
+    pub config: ModelConfig,
+    pub padding: HeadPadding,
+    pub capacity: Capacity,
+    pub kernels: Kernels,
+    pub weights: CudaWeights,
+    pub geometry: KvGeometry,
+    pub profile: Option<Arc<Profile>>,
+}
+
+impl CudaRunner {
+    pub fn new(parts: CudaParts) -> Result<Self> {
+        let CudaParts { context, config, padding, capacity, kernels, weights, geometry, profile } = parts;
+        let &ModelConfig { num_heads, num_kv_heads, head_dim, .. } = &config;
+        let largest = StepSize::largest(capacity.num_tokens, capacity.num_seqs, capacity.max_len, &geometry);
+        let rotations = config.ropes.iter().map(|rope| Rotations::new(&context, rope, capacity.max_len));
+        Ok(Self {
+            rotations: rotations.collect::<Result<_>>()?,
+            kv: KvCache::new(&context, geometry, AttentionShape { num_heads, num_kv_heads, head_dim })?,
+            acts: Activations::new(&context, &config, &capacity)?,
+            compute: Stream::new(&context)?,
+            uploads: Stream::new(&context)?,
+            arrays: [StepArrays::new(&context, largest.num_words())?, StepArrays::new(&context, largest.num_words())?],
+            turn: 0,
+            graphs: Graphs::default(),
+            work: AttentionWork::default(),
+            logits: PinnedBuffer::new(&context, capacity.num_logit_rows * config.vocab_size)?,
+            hidden: PinnedBuffer::new(&context, capacity.num_seqs * config.hidden_size)?,
+            context,
+            config,
+            padding,
+            capacity,
+            kernels,
+            weights,
+            profile,
+        })
+    }
+
+    /// Brings the step's arrays to the device and returns their size there, with the set that they are in.
+    fn upload(&mut self, step: &SchedulerOutput, is_graph: bool) -> Result<(StepSize, usize)> {
+        let geometry = &self.kv.geometry;
+        let size = StepSize::of(step, geometry);
+        let size = if is_graph { padded(size, self.capacity.num_seqs) } else { size };
+        let turn = self.turn;
+        self.turn = (turn + 1) % self.arrays.len();
+        let write = |out: &mut [i32]| size.write(step, geometry, out);
+        self.arrays[turn].upload(&size, write, &self.uploads, &self.compute)?;
+        Ok((size, turn))
+    }
+
+    fn step(&self, size: StepSize, turn: usize) -> CudaStep<'_> {
+        CudaStep {
+            kernels: &self.kernels,
+            stream: &self.compute,
+            config: &self.config,
+            padding: self.padding,
+            num_splits: self.capacity.num_splits(),
+            acts: &self.acts,
+            kv: &self.kv,
+            rotations: &self.rotations,
+            arrays: self.arrays[turn].device(),
+            size,
+            work: &self.work,
+            is_timed: self.profile.is_some(),
+            outcome: RefCell::new(Ok(())),
+        }
+    }
+
+    /// The forward pass, launch by launch.
+    fn run(&self, step: &SchedulerOutput, size: StepSize, turn: usize) -> Result<()> {
+        let backend = self.step(size, turn);
+        let Some(profile) = self.profile.as_deref() else {
+            forward(&backend, &self.config, &self.weights);
+            return backend.outcome.into_inner();
+        };
+        let costs = &StepCosts::new(step, &self.config, KvDtype::Bf16);
+        let profiled = Profiled { inner: backend, costs, profile: Some(profile) };
+        forward(&profiled, &self.config, &self.weights);
+        profiled.inner.outcome.into_inner()
+    }
+
+    /// The forward pass as a graph.
+    fn replay(&mut self, step: &SchedulerOutput, size: StepSize, turn: usize) -> Result<()> {
+        let mut graphs = std::mem::take(&mut self.graphs);
+        let capture = || self.compute.capture(|| self.run(step, size, turn));
+        let launched = graphs.get(size, turn, capture).and_then(|graph| graph.launch(&self.compute));
+        self.graphs = graphs;
+        launched
+    }
+
+    fn copy_blocks(&self, size: StepSize, turn: usize) -> Result<()> {
+        let backend = self.step(size, turn);
+        backend.copy_blocks();
+        backend.outcome.into_inner()
+    }
+
+    /// Brings the rows that the step computed to `out`, which waits for the step. A step without rows is not waited for.
+    fn download(&mut self, num_logit_rows: usize, num_hidden_rows: usize, out: &mut ModelOutput) -> Result<()> {
+        out.vocab_size = self.config.vocab_size;
+        out.hidden_size = self.config.hidden_size;
+        let (logits, hidden) = (num_logit_rows * out.vocab_size, num_hidden_rows * out.hidden_size);
+        if logits > 0 {
+            self.logits.download(self.acts.logits.slice(0..logits), &self.compute)?;
+        }
+        if hidden > 0 {
+            self.hidden.download(self.acts.hidden.slice(0..hidden), &self.compute)?;
+        }
+        out.logits.clear();
+        out.logits.extend_from_slice(&self.logits.wait()?[..logits]);
+        out.hidden.clear();
+        out.hidden.extend(self.hidden.wait()?[..hidden].iter().map(|x| x.to_f32()));
+        Ok(())
+    }
+}
+
+/// What the step's queries see.
+fn attention_work(step: &SchedulerOutput, geometry: &KvGeometry) -> AttentionWork {
+    let queries = || step.sequences.iter().map(|sequence| sequence.num_tokens());
+    let read = |window: Option<usize>| -> u64 {
+        let seen = |context: usize, queries: usize| window.map_or(context, |window| context.min(window + queries - 1));
+        step.sequences.iter().map(|s| seen(s.context_len(), s.num_tokens()) as u64).sum()
+    };
+    AttentionWork {
+        decodes: queries().any(|queries| queries == 1),
+        max_queries: queries().max().unwrap_or(0),
+        kv_positions: geometry.groups.iter().map(|group| read(group.window)).collect(),
+    }
+}
+
+impl ModelRunner for CudaRunner {
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    fn kv_geometry(&self) -> &KvGeometry {
+        &self.kv.geometry
+    }
+
+    fn execute(&mut self, step: &SchedulerOutput, out: &mut ModelOutput) -> Result<()> {
+        self.context.make_current()?;
+        if let Some(profile) = &self.profile {
+            profile.begin_step(phase(step));
+        }
+        let is_graph = self.profile.is_none() && only_decodes(step);
+        let (size, turn) = self.upload(step, is_graph)?;
+        self.work = attention_work(step, &self.kv.geometry);
+        self.copy_blocks(size, turn)?;
+        match is_graph {
+            true => self.replay(step, size, turn)?,
+            false => self.run(step, size, turn)?,
+        }
+        self.arrays[turn].release(&self.compute)?;
+        let actual = StepSize::of(step, &self.kv.geometry);
+        self.download(actual.num_logit_rows, actual.num_hidden_rows, out)?;
+        if let Some(profile) = &self.profile {
+            profile.end_step();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! The driver's binding. The emulated driver runs streams late, in a random order of those that events allow, so that a
+//! forgotten event shows.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ferrule_engine::config::Device;
+use ferrule_engine::cuda;
+use ferrule_engine::cuda::driver::{Context, DeviceBuffer, Driver, Event, PinnedBuffer, Stream};
+
+use crate::is_emulated;
+
+/// How often a race is tried.
+const TRIES: i32 = 50;
+
+fn context() -> Arc<Context> {
+    cuda::open(Device::CudaEmu).expect("the emulator opens").context(0).expect("it has a device")
+}
+
+/// The library is missing, or is no driver: one sentence says so.
+#[test]
+fn a_missing_driver_is_one_sentence() {
+    let error = Driver::open(Path::new("/nonexistent/libcuda.so.1")).unwrap_err().to_string();
+    assert!(error.starts_with("no CUDA driver: /nonexistent/libcuda.so.1") && !error.contains('\n'), "{error}");
+    let error = Driver::open(Path::new("libc.so.6")).unwrap_err().to_string();
+    assert!(error.contains("libc.so.6 is too old: it lacks cuInit") && error.contains("CUDA 12.0"), "{error}");
+}
+
+#[test]
+fn a_device_says_what_it_is() {
+    if !is_emulated() {
+        return;
+    }
+    let driver = cuda::open(Device::CudaEmu).unwrap();
+    assert!(driver.version().unwrap() >= (12, 0));
+    let devices = driver.devices().unwrap();
+    assert_eq!(devices[0].ordinal, 0);
+    assert!(devices[0].capability >= (8, 0) && devices[0].memory_bytes > 0 && devices[0].num_multiprocessors > 0);
+    let error = driver.context(devices.len()).unwrap_err().to_string();
+    assert!(error.contains(&format!("no device number {}", devices.len())), "{error}");
+}
+
+#[test]
+fn memory_keeps_what_is_copied_to_it() {
+    if !is_emulated() {
+        return;
+    }
+    let values: Vec<i32> = (0..1000).collect();
+    let buffer = DeviceBuffer::from_slice(&context(), &values).unwrap();
+    assert_eq!(buffer.to_vec().unwrap(), values);
+    assert_eq!((buffer.len(), buffer.num_bytes(), buffer.slice(10..30).len()), (1000, 4000, 20));
+}
+
+/// How often a copy in one stream sees what a copy in another one brought.
+fn times_seen(order: impl Fn(&Event, &Stream, &Stream)) -> i32 {
+    let context = context();
+    let [first, second] = [(); 2].map(|()| Stream::new(&context).unwrap());
+    let event = Event::new(&context).unwrap();
+    let [mut from, mut to] = [(); 2].map(|()| PinnedBuffer::<i32>::new(&context, 4).unwrap());
+    let device = DeviceBuffer::from_slice(&context, &[0; 4]).unwrap();
+    let mut seen = 0;
+    for i in 1..=TRIES {
+        from.wait().unwrap().fill(i);
+        from.upload(device.all(), &first).unwrap();
+        order(&event, &first, &second);
+        to.download(device.all(), &second).unwrap();
+        seen += i32::from(to.wait().unwrap() == [i; 4]);
+        context.synchronize().unwrap();
+    }
+    seen
+}
+
+#[test]
+fn an_event_orders_streams_and_without_it_the_emulator_shows_the_race() {
+    if !is_emulated() {
+        return;
+    }
+    let ordered = times_seen(|event, first, second| {
+        event.record(first).unwrap();
+        second.wait(event).unwrap();
+    });
+    assert_eq!(ordered, TRIES);
+    assert!(times_seen(|_, _, _| ()) < TRIES);
+}
+
+#[test]
+fn a_recording_refuses_to_wait_and_leaves_nothing_behind() {
+    if !is_emulated() {
+        return;
+    }
+    let stream = Stream::new(&context()).unwrap();
+    let refused = stream.capture(|| stream.synchronize()).unwrap_err().to_string();
+    assert!(refused.contains("cuStreamSynchronize"), "{refused}");
+    stream.capture(|| Ok(())).expect("the stream records again");
+    stream.synchronize().unwrap();
+}

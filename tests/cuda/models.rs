@@ -1,0 +1,214 @@
+//! Whole models on the emulated device against the CPU's exact mode.
+//!
+//! A GPU computes with bf16 activations, so numbers are compared, not tokens: what the device generated is scored by
+//! the CPU, token by token.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+
+use ferrule_engine::config::{Activations, Device, KvDtype};
+use ferrule_engine::output::TokenLogprob;
+use ferrule_engine::{EngineConfig, EngineHandle, GenerateOutput, GenerateRequest, Prompt, SamplingParams, TokenId};
+
+use crate::is_emulated;
+
+/// What bf16 activations, of 8 bits each, may do to log-probabilities, as a share of the logits' spread: at most, and as
+/// the root of the mean square over many tokens.
+const MOST: f32 = 0.1;
+const USUAL: f32 = 0.025;
+
+/// The tiny models whose heads rotate in pairs that GPUs take: 8 rotating dimensions, as in the tiny Phi-3, are refused.
+fn models() -> Vec<PathBuf> {
+    let names = ["gemma2", "gemma3", "llama-sharded", "llama3", "mistral", "qwen2", "qwen3", "qwen3-yarn"];
+    names.map(golden).to_vec()
+}
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name)
+}
+
+#[derive(serde::Deserialize)]
+struct Expected {
+    input_ids: Vec<TokenId>,
+    /// (positions, vocab_size)
+    logits: Vec<Vec<f32>>,
+}
+
+fn expected(model: &Path) -> Expected {
+    let text = std::fs::read_to_string(model.join("expected.json")).expect("expected.json is beside the model");
+    serde_json::from_str(&text).expect("expected.json has the right form")
+}
+
+/// The root of the mean square of the model's logits.
+fn spread(model: &Path) -> f32 {
+    root_mean_square(&expected(model).logits.concat())
+}
+
+fn root_mean_square(x: &[f32]) -> f32 {
+    (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt()
+}
+
+fn emulated() -> EngineConfig {
+    EngineConfig { device: Device::CudaEmu, kv_cache_memory: Some(8 << 20), ..EngineConfig::default() }
+}
+
+fn exact() -> EngineConfig {
+    EngineConfig {
+        activations: Activations::F32,
+        threads: Some(2),
+        kv_cache_memory: Some(8 << 20),
+        ..EngineConfig::default()
+    }
+}
+
+fn load(model: &Path, config: EngineConfig) -> EngineHandle {
+    EngineHandle::load(model, config).unwrap_or_else(|err| panic!("{}: {err}", model.display()))
+}
+
+/// Log-probabilities of the prompt's tokens from the second on.
+fn score(engine: &EngineHandle, tokens: &[TokenId]) -> Vec<f32> {
+    let params = SamplingParams { prompt_logprobs: Some(0), ..SamplingParams::greedy(1) };
+    let request = GenerateRequest::new(Prompt::Tokens(tokens.to_vec()), params);
+    logprobs(&engine.generate(request).expect("the request runs").prompt_logprobs)
+}
+
+fn logprobs(tokens: &[TokenLogprob]) -> Vec<f32> {
+    tokens.iter().map(|token| token.logprob).collect()
+}
+
+/// `found` is `reference` but for the noise of bf16.
+fn agree(found: &[f32], reference: &[f32], spread: f32, what: &str) {
+    assert_eq!(found.len(), reference.len());
+    let differences: Vec<f32> = found.iter().zip(reference).map(|(a, b)| (a - b) / spread).collect();
+    let usual = root_mean_square(&differences);
+    let most = differences.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    assert!(usual.is_finite() && usual < USUAL && most < MOST, "{what}: {usual} usually, {most} at most");
+}
+
+#[test]
+fn families_agree_with_the_exact_mode() {
+    if !is_emulated() {
+        return;
+    }
+    for model in models() {
+        let ids = expected(&model).input_ids;
+        let reference = score(&load(&model, exact()), &ids);
+        let found = score(&load(&model, emulated()), &ids);
+        agree(&found, &reference, spread(&model), &model.display().to_string());
+    }
+}
+
+fn greedy_request(prompt: &[TokenId], n: usize) -> GenerateRequest {
+    let params = SamplingParams { ignore_eos: true, logprobs: Some(0), ..SamplingParams::greedy(n) };
+    GenerateRequest::new(Prompt::Tokens(prompt.to_vec()), params)
+}
+
+/// The engine is held between two steps until it has all prompts, so that they run together.
+fn generate_together(engine: &EngineHandle, prompts: &[Vec<TokenId>], n: usize) -> Vec<GenerateOutput> {
+    let (held, is_held) = channel();
+    let (release, released) = channel::<()>();
+    engine.watch(move |_| {
+        held.send(()).expect("the test waits");
+        released.recv().expect_err("the sender is dropped");
+    });
+    is_held.recv().expect("the engine runs");
+    let streams: Vec<_> = prompts
+        .iter()
+        .map(|prompt| engine.stream(greedy_request(prompt, n)).expect("the request is admitted"))
+        .collect();
+    drop(release);
+    streams.into_iter().map(|stream| stream.collect_output().expect("the request runs")).collect()
+}
+
+fn prompts(model: &Path) -> Vec<Vec<TokenId>> {
+    let ids = expected(model).input_ids;
+    (1..8).map(|i| ids[..ids.len() * i / 8 + 1].to_vec()).collect()
+}
+
+/// What the device said of its own tokens is what the exact mode says of them.
+fn generated_as_exact(model: &Path, prompts: &[Vec<TokenId>], outputs: &[GenerateOutput], what: &str) {
+    let exact = load(model, exact());
+    let (mut found, mut reference) = (Vec::new(), Vec::new());
+    for (prompt, output) in prompts.iter().zip(outputs) {
+        for choice in &output.outputs {
+            let tokens = [&prompt[..], &choice.token_ids].concat();
+            found.extend(logprobs(&choice.logprobs));
+            reference.extend_from_slice(&score(&exact, &tokens)[prompt.len() - 1..]);
+        }
+    }
+    agree(&found, &reference, spread(model), what);
+}
+
+/// Chunked prompts beside decoding sequences, prefix hits, and batches that graphs pad.
+#[test]
+fn generation_agrees_with_the_exact_mode_whatever_the_company() {
+    if !is_emulated() {
+        return;
+    }
+    for model in models() {
+        let prompts = prompts(&model);
+        let variants = [
+            EngineConfig { max_num_batched_tokens: 7, ..emulated() },
+            EngineConfig { max_num_seqs: 3, max_num_batched_tokens: 64, ..emulated() },
+        ];
+        for variant in variants {
+            let what = format!("{} {variant:?}", model.display());
+            let engine = load(&model, variant);
+            generated_as_exact(&model, &prompts, &generate_together(&engine, &prompts, 10), &what);
+            let cached: Vec<_> =
+                prompts.iter().map(|prompt| engine.generate(greedy_request(prompt, 4)).unwrap()).collect();
+            assert!(engine.stats().prefix_cache_hits > 0, "{what}");
+            generated_as_exact(&model, &prompts, &cached, &what);
+        }
+    }
+}
+
+/// Blocks are given up and computed again where all sequences do not fit.
+#[test]
+fn preempted_sequences_agree_with_the_exact_mode() {
+    if !is_emulated() {
+        return;
+    }
+    for (model, num_blocks) in [("llama3", 13), ("gemma3", 26)] {
+        let model = golden(model);
+        let config = EngineConfig { max_model_len: Some(96), ..emulated() };
+        let roomy = load(&model, config.clone());
+        let block_bytes = roomy.model().kv_cache_bytes / roomy.stats().num_blocks as u64;
+        let tight = load(&model, EngineConfig { kv_cache_memory: Some(num_blocks * block_bytes), ..config });
+        let prompts = prompts(&model);
+        let outputs = generate_together(&tight, &prompts, 24);
+        assert!(tight.stats().num_preemptions > 0, "{} had room", model.display());
+        generated_as_exact(&model, &prompts, &outputs, "preempted");
+    }
+}
+
+/// The choices of a request share the blocks of its prompt until they write.
+#[test]
+fn choices_that_copy_a_shared_block_agree_with_the_exact_mode() {
+    if !is_emulated() {
+        return;
+    }
+    let model = golden("llama3");
+    let engine = load(&model, emulated());
+    let prompt = expected(&model).input_ids;
+    let params = SamplingParams { n: 3, temperature: 1.0, ..greedy_request(&prompt, 20).params };
+    let output =
+        engine.generate(GenerateRequest::new(Prompt::Tokens(prompt.clone()), params)).expect("the request runs");
+    assert_eq!(output.outputs.len(), 3);
+    generated_as_exact(&model, &[prompt], &[output], "three choices");
+}
+
+#[test]
+fn settings_that_only_the_cpu_has_are_refused() {
+    if !is_emulated() {
+        return;
+    }
+    let model = golden("llama3");
+    let refused = |config| EngineHandle::load(&model, config).err().expect("refused").to_string();
+    let error = refused(EngineConfig { activations: Activations::F32, ..emulated() });
+    assert!(error.contains("activations is f32"), "{error}");
+    let error = refused(EngineConfig { kv_cache_dtype: Some(KvDtype::Fp8), ..emulated() });
+    assert!(error.contains("kv_cache_dtype is fp8"), "{error}");
+    let error = EngineHandle::load(&golden("phi3"), emulated()).err().expect("refused").to_string();
+    assert!(error.contains("8 rotating dimensions"), "{error}");
+}
