@@ -114,7 +114,8 @@ pub struct EngineConfig {
     pub isa: Option<Isa>,
     /// Is told where the time of steps goes. None: nothing is timed.
     pub profile: Option<Arc<Profile>>,
-    /// Folder where kernel-ready weights are kept for the next start. None: they are packed at every start.
+    /// Folder where kernel-ready weights are kept for the next start. None: they are packed at every start. Kernels that
+    /// were compiled for a GPU are kept beside it.
     pub packed_weights: Option<PathBuf>,
     /// Bytes that this folder may hold; what was not used for longest goes first.
     pub packed_weights_limit: u64,

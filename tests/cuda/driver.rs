@@ -8,7 +8,7 @@ use ferrule_engine::config::Device;
 use ferrule_engine::cuda;
 use ferrule_engine::cuda::driver::{Context, DeviceBuffer, Driver, Event, PinnedBuffer, Stream};
 
-use crate::is_emulated;
+use crate::emulated_device;
 
 /// How often a race is tried.
 const TRIES: i32 = 50;
@@ -28,9 +28,7 @@ fn a_missing_driver_is_one_sentence() {
 
 #[test]
 fn a_device_says_what_it_is() {
-    if !is_emulated() {
-        return;
-    }
+    let Some(_device) = emulated_device() else { return };
     let driver = cuda::open(Device::CudaEmu).unwrap();
     assert!(driver.version().unwrap() >= (12, 0));
     let devices = driver.devices().unwrap();
@@ -42,9 +40,7 @@ fn a_device_says_what_it_is() {
 
 #[test]
 fn memory_keeps_what_is_copied_to_it() {
-    if !is_emulated() {
-        return;
-    }
+    let Some(_device) = emulated_device() else { return };
     let values: Vec<i32> = (0..1000).collect();
     let buffer = DeviceBuffer::from_slice(&context(), &values).unwrap();
     assert_eq!(buffer.to_vec().unwrap(), values);
@@ -72,9 +68,7 @@ fn times_seen(order: impl Fn(&Event, &Stream, &Stream)) -> i32 {
 
 #[test]
 fn an_event_orders_streams_and_without_it_the_emulator_shows_the_race() {
-    if !is_emulated() {
-        return;
-    }
+    let Some(_device) = emulated_device() else { return };
     let ordered = times_seen(|event, first, second| {
         event.record(first).unwrap();
         second.wait(event).unwrap();
@@ -85,9 +79,7 @@ fn an_event_orders_streams_and_without_it_the_emulator_shows_the_race() {
 
 #[test]
 fn a_recording_refuses_to_wait_and_leaves_nothing_behind() {
-    if !is_emulated() {
-        return;
-    }
+    let Some(_device) = emulated_device() else { return };
     let stream = Stream::new(&context()).unwrap();
     let refused = stream.capture(|| stream.synchronize()).unwrap_err().to_string();
     assert!(refused.contains("cuStreamSynchronize"), "{refused}");

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use super::driver::{Context, DeviceInfo};
+use super::driver::{Context, DeviceInfo, Driver};
 use super::heads::HeadPadding;
+use super::image::Images;
 use super::launch::Kernels;
 use super::memory::{Activations, Capacity};
+use super::nvrtc::Nvrtc;
 use super::{open, weights};
 use crate::config::{self, Device, EngineConfig, KvDtype};
 use crate::engine::max_logit_rows;
@@ -25,9 +27,10 @@ const LEAST_CAPABILITY: (u32, u32) = (8, 0);
 pub(crate) fn load(source: &Source, config: &EngineConfig) -> Result<LoadedModel> {
     check_settings(config)?;
     let padding = weights::check(source)?;
-    let context = open(config.device)?.context(0)?;
+    let driver = open(config.device)?;
+    let context = driver.context(0)?;
     check_device(context.info())?;
-    let kernels = load_kernels(&context, config)?;
+    let kernels = load_kernels(&driver, &context, config)?;
     let padded = padding.apply(&source.config);
     let weight_bytes = weights::weight_bytes(source, padding)?;
     let (kv, capacity) = plan(&padded, config, weight_bytes, context.free_bytes()?)?;
@@ -66,12 +69,15 @@ fn check_device(info: &DeviceInfo) -> Result<()> {
     Err(Error::Device(format!("{} has compute capability {major}.{minor}; 8.0 (Ampere) or later is needed", info.name)))
 }
 
-fn load_kernels(context: &Arc<Context>, config: &EngineConfig) -> Result<Kernels> {
-    match config.device {
-        // The emulator has its kernels, and ignores the image.
-        Device::CudaEmu => Kernels::load(context, |_| Ok(vec![0])),
-        _ => Err(Error::Device("this build has no kernels for GPUs: only the emulated one, cuda-emu, has them".into())),
+fn load_kernels(driver: &Driver, context: &Arc<Context>, config: &EngineConfig) -> Result<Kernels> {
+    // The emulator has its kernels, and ignores the image.
+    if config.device == Device::CudaEmu {
+        return Kernels::load(context, |_| Ok(vec![0]));
     }
+    let (major, _) = driver.version()?;
+    let folder = config.packed_weights.as_ref().map(|weights| weights.with_file_name("kernels"));
+    let images = Images::new(Nvrtc::find(major)?, context.info().capability, folder);
+    Kernels::load(context, |source| images.get(source))
 }
 
 /// The KV cache, and the most that a step may hold, from what is free beside the weights.

@@ -2,15 +2,18 @@
 //!
 //! `driver` binds the CUDA driver API. `launch` has one type per kernel of cuda/, with its shapes and its grid. `step`
 //! puts what changes from step to step into device memory, `backend` turns the decoder's operations into launches, and
-//! `graph` keeps decode steps recorded. An emulated GPU is another library with the same API: nothing here knows it.
+//! `graph` keeps decode steps recorded. An emulated GPU is another library with the same API: only
+//! `load` knows it. Real GPUs get their kernels from `nvrtc`, at the first start; `image` keeps them.
 
 pub mod backend;
 pub mod driver;
 pub mod graph;
 pub mod heads;
+pub mod image;
 pub mod launch;
 mod load;
 pub mod memory;
+pub mod nvrtc;
 mod open;
 pub mod step;
 pub mod weights;
