@@ -7,6 +7,8 @@ use std::sync::Arc;
 use ferrule_engine::config::Device;
 use ferrule_engine::cuda;
 use ferrule_engine::cuda::driver::{Context, DeviceBuffer, Driver, Event, PinnedBuffer, Stream};
+use ferrule_engine::cuda::launch::{Embed, Kernels};
+use half::bf16;
 
 use crate::emulated_device;
 
@@ -85,4 +87,33 @@ fn a_recording_refuses_to_wait_and_leaves_nothing_behind() {
     assert!(refused.contains("cuStreamSynchronize"), "{refused}");
     stream.capture(|| Ok(())).expect("the stream records again");
     stream.synchronize().unwrap();
+}
+
+/// A device that a kernel has broken stays broken, so this is done in another process.
+#[test]
+fn a_failed_kernel_is_one_error_that_stays() {
+    let Some(_device) = emulated_device() else { return };
+    let test = std::env::current_exe().expect("tests know their program");
+    let args = ["--ignored", "--exact", "driver::break_the_device"];
+    let output = std::process::Command::new(test).args(args).output().expect("the test runs once more");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && report.contains("1 passed"), "{report}");
+}
+
+#[test]
+#[ignore = "breaks the emulated device for all tests of its process"]
+fn break_the_device() {
+    let context = context();
+    let kernels = Kernels::load(&context, |_| Ok(vec![0])).unwrap();
+    let stream = Stream::new(&context).unwrap();
+    let tokens = DeviceBuffer::from_slice(&context, &[i32::MAX]).unwrap();
+    let table = DeviceBuffer::from_slice(&context, &[bf16::ONE; 64]).unwrap();
+    let residual = DeviceBuffer::from_slice(&context, &[0.0_f32; 8]).unwrap();
+    let (scale, hidden_size) = (1.0, 8);
+    let call = Embed { tokens: tokens.all(), table: table.all(), residual: residual.all(), scale, hidden_size };
+    // A launch that comes back has only been put in the stream.
+    let failed = kernels.launch(&call, &stream).and_then(|()| stream.synchronize()).unwrap_err().to_string();
+    assert!(failed.contains("(700)"), "{failed}");
+    let again = stream.synchronize().unwrap_err().to_string();
+    assert!(again.contains("(700)"), "{again}");
 }

@@ -4,7 +4,7 @@ use ferrule_engine::cuda::nvrtc::Nvrtc;
 
 /// The newest compiler there is.
 fn nvrtc() -> Option<Nvrtc> {
-    Nvrtc::find(u32::MAX).inspect_err(|reason| println!("skipped: {reason}")).ok()
+    Nvrtc::find(13).inspect_err(|reason| println!("skipped: {reason}")).ok()
 }
 
 #[test]

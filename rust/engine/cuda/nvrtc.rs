@@ -44,8 +44,8 @@ impl Nvrtc {
         let opened = suitable.flat_map(|&(_, name, wheel)| places(name, wheel)).find_map(|path| Self::open(&path).ok());
         opened.ok_or_else(|| {
             Error::Device(format!(
-                "kernels must be compiled for this GPU, and NVRTC for CUDA {most_major} or earlier was not found: \
-                 pip install nvidia-cuda-nvrtc-cu12, or install the CUDA toolkit"
+                "kernels must be compiled for this GPU, and NVRTC for CUDA {most_major} or earlier was not found: pip \
+                 install nvidia-cuda-nvrtc (CUDA 13) or nvidia-cuda-nvrtc-cu12, or install the CUDA toolkit"
             ))
         })
     }
