@@ -26,8 +26,14 @@ run: build  ## Build, fetch the default model, and answer a prompt
 .PHONY: build
 build: $(BIN)/.built  ## Build .venv with the package, and target/release/ferrule
 
+.PHONY: emu
+emu:  ## Build the emulated GPU, which tests run CUDA kernels on
+	@if command -v $(CXX) >/dev/null; then \
+		$(MAKE) --no-print-directory --silent -j2 -C cuda/emu OUT=$(CARGO_TARGET_DIR)/cuda-emu; \
+	else echo "$(CXX) is missing: the emulated GPU is not built, and its tests are skipped"; fi
+
 .PHONY: test
-test: $(BIN)/.dev  ## Run every test, Rust and Python
+test: $(BIN)/.dev emu  ## Run every test, Rust and Python
 	cargo test --release --workspace
 	$(BIN)/python -m pytest
 

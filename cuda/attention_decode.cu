@@ -1,0 +1,209 @@
+// Attention of one query per sequence over the paged cache, on tensor cores (Flash-Decoding, Dao et al. 2023).
+//
+// A block serves one sequence, one piece of its positions and up to 8 heads of one KV head: these are rows of the mma's
+// first operand (its other 8 rows are zero). Nothing is staged in shared memory: dimensions, and columns of the output,
+// are permuted such that each 16-byte load of K or V is a fragment. With g = lane / 4, t = lane % 4:
+//   q . K: the dimensions 32 i + 8 t .. + 8 of key g stand for the k-pairs of two products;
+//   p . V: a lane reads 8 dimensions 64 h + 8 g .. + 8 of the keys 2t, 2t+1, 2t+8, 2t+9; pairs of keys are then put
+//   together per dimension, and column g of product i is dimension 64 h + 8 g + i.
+// Warps take tiles of 16 positions (a block of the cache) in turn, and meet once, at the end.
+#include "simt.cuh"
+
+constexpr int WARPS = 4, ROWS = 8, MIN_PIECE = 256;
+
+// What a sequence's query sees, and how it is cut. All of it follows from the sequence alone.
+struct Span {
+    int begin, end;      // positions that are visible
+    int first, piece;    // the first piece begins at `first`, a multiple of 16
+    int num_pieces;
+};
+
+DEVICE Span cut(int context_len, int window, int num_splits) {
+    Span span;
+    span.end = context_len;
+    span.begin = window > 0 ? max(0, context_len - window) : 0;
+    span.first = span.begin / 16 * 16;
+    const int length = span.end - span.first;
+    span.piece = max(MIN_PIECE, ((length + num_splits - 1) / num_splits + 15) / 16 * 16);
+    span.num_pieces = (length + span.piece - 1) / span.piece;
+    return span;
+}
+
+// Element `i` of a 16-byte load of 8 bf16, from two loads, as a pair.
+template <int i>
+DEVICE uint32_t pair_of(const uint4& lo, const uint4& hi) {
+    const uint32_t a = i / 2 == 0 ? lo.x : i / 2 == 1 ? lo.y : i / 2 == 2 ? lo.z : lo.w;
+    const uint32_t b = i / 2 == 0 ? hi.x : i / 2 == 1 ? hi.y : i / 2 == 2 ? hi.z : hi.w;
+    return __byte_perm(a, b, i % 2 ? 0x7632 : 0x5410);
+}
+
+template <int i>
+DEVICE void add_dimension(float (&o)[8][4], const uint32_t (&p)[4], const uint4 (&v)[4]) {
+    mma_bf16(o[i], p, pair_of<i>(v[0], v[1]), pair_of<i>(v[2], v[3]));
+    if constexpr (i < 7) add_dimension<i + 1>(o, p, v);
+}
+
+template <int D>
+DEVICE void decode(const bf16* qkv, const bf16* cache, const int* block_tables, const int* query_starts,
+                   const int* context_lens, bf16* attended, float* partial_out, float* partial_stats, int num_heads,
+                   int num_kv_heads, int max_blocks, int window, float scale, float softcap) {
+    constexpr int K_LOADS = D / 32, V_LOADS = D / 64;
+    SHARED(float, outputs, [WARPS][ROWS][D]);
+    SHARED(float, stats, [WARPS][ROWS][2]);  // the largest score (base 2), the sum of weights
+    const int group = num_heads / num_kv_heads, groups_per_head = (group + ROWS - 1) / ROWS;
+    const int split = blockIdx.x, kv_head = blockIdx.y / groups_per_head, s = blockIdx.z;
+    const int head0 = kv_head * group + blockIdx.y % groups_per_head * ROWS;
+    const int heads = min(ROWS, (kv_head + 1) * group - head0);
+    const int query = query_starts[s];
+    if (query_starts[s + 1] - query != 1) return;
+    const Span span = cut(context_lens[s], window, gridDim.x);
+    if (split >= span.num_pieces) return;
+    const int lo = span.first + split * span.piece, hi = min(lo + span.piece, span.end);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const uint4 zero = {0, 0, 0, 0};
+    const bf16* q = qkv + ((int64_t)query * (num_heads + 2 * num_kv_heads) + head0) * D;
+    const auto load_query = [&](int i) { return g < heads ? load16(q + g * D + 32 * i + 8 * t) : zero; };
+    // Queries stay in registers where there is room for them beside the outputs.
+    constexpr bool KEEP_QUERY = D <= 128;
+    uint4 kept[K_LOADS];
+    if constexpr (KEEP_QUERY) {
+#pragma unroll
+        for (int i = 0; i < K_LOADS; ++i) kept[i] = load_query(i);
+    }
+    float top = NEG_INF, sum = 0.f, o[V_LOADS][8][4] = {};
+    const float inverse_cap = softcap > 0.f ? 1.f / softcap : 0.f;
+    for (int base = lo + warp * 16; base < hi; base += WARPS * 16) {
+        const int64_t block = block_tables[(int64_t)s * max_blocks + base / 16];
+        const bf16* keys = cache + (block * 2 * num_kv_heads + kv_head) * 16 * D;
+        const bf16* values = keys + (int64_t)num_kv_heads * 16 * D;
+        float scores[2][4] = {};
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            const int key = j * 8 + g;
+            const bool seen = base + key >= span.begin && base + key < hi;
+#pragma unroll
+            for (int i = 0; i < K_LOADS; ++i) {
+                const uint4 k = seen ? load16_streamed(keys + key * D + 32 * i + 8 * t) : zero;
+                uint4 a;
+                if constexpr (KEEP_QUERY)
+                    a = kept[i];
+                else
+                    a = load_query(i);
+                const uint32_t a0[4] = {a.x, 0, a.y, 0}, a1[4] = {a.z, 0, a.w, 0};
+                mma_bf16(scores[j], a0, k.x, k.y);
+                mma_bf16(scores[j], a1, k.z, k.w);
+            }
+        }
+        float larger = top;
+#pragma unroll
+        for (int j = 0; j < 2; ++j)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                const int key = base + j * 8 + 2 * t + c;
+                float score = scores[j][c] * scale;
+                if (softcap > 0.f) score = softcap * fast_tanh(score * inverse_cap);
+                scores[j][c] = key >= span.begin && key < hi ? score * LOG2_E : NEG_INF;
+                larger = fmaxf(larger, scores[j][c]);
+            }
+        larger = fmaxf(larger, __shfl_xor_sync(ALL_LANES, larger, 1));
+        larger = fmaxf(larger, __shfl_xor_sync(ALL_LANES, larger, 2));
+        const float reference = larger == NEG_INF ? 0.f : larger, shrink = fast_exp2(top - reference);
+        top = larger;
+        sum *= shrink;
+#pragma unroll
+        for (int j = 0; j < 2; ++j)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                scores[j][c] = fast_exp2(scores[j][c] - reference);
+                sum += scores[j][c];
+            }
+        const uint32_t p[4] = {pack_bf16x2(scores[0][0], scores[0][1]), 0, pack_bf16x2(scores[1][0], scores[1][1]), 0};
+#pragma unroll
+        for (int h = 0; h < V_LOADS; ++h) {
+            uint4 v[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const int key = j / 2 * 8 + 2 * t + j % 2;
+                const bool seen = base + key >= span.begin && base + key < hi;
+                v[j] = seen ? load16_streamed(values + key * D + 64 * h + 8 * g) : zero;
+            }
+#pragma unroll
+            for (int i = 0; i < 8; ++i) o[h][i][0] *= shrink, o[h][i][1] *= shrink;
+            add_dimension<0>(o[h], p, v);
+        }
+    }
+    sum += __shfl_xor_sync(ALL_LANES, sum, 1);
+    sum += __shfl_xor_sync(ALL_LANES, sum, 2);
+#pragma unroll
+    for (int h = 0; h < V_LOADS; ++h)
+#pragma unroll
+        for (int c = 0; c < 2; ++c)
+#pragma unroll
+            for (int i = 0; i < 8; i += 4)
+                store_floats4(&outputs[warp][g][64 * h + 8 * (2 * t + c) + i], o[h][i][c], o[h][i + 1][c],
+                              o[h][i + 2][c], o[h][i + 3][c]);
+    if (t == 0) stats[warp][g][0] = top, stats[warp][g][1] = sum;
+    __syncthreads();
+    for (int i = threadIdx.x; i < heads * D; i += WARPS * 32) {
+        const int row = i / D, d = i % D;
+        float largest = NEG_INF, total = 0.f, out = 0.f;
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w) largest = fmaxf(largest, stats[w][row][0]);
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w) {
+            const float share = fast_exp2(stats[w][row][0] - largest);
+            total += share * stats[w][row][1];
+            out += share * outputs[w][row][d];
+        }
+        if (span.num_pieces == 1) {
+            attended[((int64_t)query * num_heads + head0 + row) * D + d] = to_bf16(out * fast_rcp(total));
+            continue;
+        }
+        const int64_t part = ((int64_t)s * num_heads + head0 + row) * gridDim.x + split;
+        partial_out[part * D + d] = out;
+        if (d == 0) partial_stats[part * 2] = largest, partial_stats[part * 2 + 1] = total;
+    }
+}
+
+#define DECODE_ATTENTION(D, bounds)                                                                              \
+    KERNEL(ferrule_decode_attention_d##D, bounds,                                                                \
+           const bf16* qkv,         /* (num_tokens, (num_heads + 2 * num_kv_heads) * D) */                       \
+           const bf16* cache,       /* (num_blocks, 2, num_kv_heads, 16, D) */                                   \
+           const int* block_tables, /* (num_seqs, max_blocks) */                                                 \
+           const int* query_starts, /* (num_seqs + 1,) */                                                        \
+           const int* context_lens, /* (num_seqs,) */                                                            \
+           bf16* attended,          /* (num_tokens, num_heads * D) */                                            \
+           float* partial_out,      /* (num_seqs, num_heads, num_splits, D) */                                   \
+           float* partial_stats,    /* (num_seqs, num_heads, num_splits, 2) */                                   \
+           int num_heads, int num_kv_heads, int max_blocks, int window, float scale, float softcap) {            \
+        decode<D>(qkv, cache, block_tables, query_starts, context_lens, attended, partial_out, partial_stats,    \
+                  num_heads, num_kv_heads, max_blocks, window, scale, softcap);                                  \
+    }
+DECODE_ATTENTION(64, (128))
+DECODE_ATTENTION(128, (128))
+DECODE_ATTENTION(256, (128))
+
+KERNEL(ferrule_merge_splits, (64),
+       const float* partial_out,    // (num_seqs, num_heads, num_splits, head_dim)
+       const float* partial_stats,  // (num_seqs, num_heads, num_splits, 2)
+       const int* query_starts,     // (num_seqs + 1,)
+       const int* context_lens,     // (num_seqs,)
+       bf16* attended,              // (num_tokens, num_heads * head_dim)
+       int num_heads, int head_dim, int num_splits, int window) {
+    const int head = blockIdx.x, s = blockIdx.y, query = query_starts[s];
+    if (query_starts[s + 1] - query != 1) return;
+    const int num_pieces = cut(context_lens[s], window, num_splits).num_pieces;
+    if (num_pieces <= 1) return;
+    const int64_t part = ((int64_t)s * num_heads + head) * num_splits;
+    float largest = NEG_INF;
+    for (int i = 0; i < num_pieces; ++i) largest = fmaxf(largest, partial_stats[(part + i) * 2]);
+    for (int d = threadIdx.x; d < head_dim; d += blockDim.x) {
+        float total = 0.f, out = 0.f;
+        for (int i = 0; i < num_pieces; ++i) {
+            const float share = fast_exp2(partial_stats[(part + i) * 2] - largest);
+            total += share * partial_stats[(part + i) * 2 + 1];
+            out += share * partial_out[(part + i) * head_dim + d];
+        }
+        attended[((int64_t)query * num_heads + head) * head_dim + d] = to_bf16(out * fast_rcp(total));
+    }
+}

@@ -1,0 +1,161 @@
+// Attention of many queries per sequence over the paged cache (FlashAttention-2, Dao 2023).
+//
+// A block serves one head and 64 queries of one sequence, 16 per warp. K and V tiles of KEYS positions are fetched one
+// step ahead. Scores and outputs stay in registers: the accumulators of q . K are, packed, the first operand of p . V.
+#include "simt.cuh"
+
+constexpr int QUERIES = 64, THREADS = 128;
+
+template <int D>
+struct Shape {
+    static constexpr int KEYS = D > 128 ? 32 : 64;
+    // 8 elements more than a row: the 8 rows of an ldmatrix meet all banks.
+    static constexpr int STRIDE = D + 8;
+};
+
+template <int D>
+DEVICE void prefill(const bf16* qkv, const bf16* cache, const int* block_tables, const int* query_starts,
+                    const int* context_lens, bf16* attended, int num_heads, int num_kv_heads, int max_blocks,
+                    int window, float scale, float softcap) {
+    constexpr int KEYS = Shape<D>::KEYS, STRIDE = Shape<D>::STRIDE, CHUNKS = D / 8;
+    SHARED_DYNAMIC(bf16, q_tile);                  // (QUERIES, STRIDE)
+    bf16* k_tiles = q_tile + QUERIES * STRIDE;     // (2, KEYS, STRIDE)
+    bf16* v_tiles = k_tiles + 2 * KEYS * STRIDE;   // (2, KEYS, STRIDE)
+    const int head = blockIdx.y, s = blockIdx.z, kv_head = head / (num_heads / num_kv_heads);
+    const int start = query_starts[s], num_queries = query_starts[s + 1] - start, context_len = context_lens[s];
+    const int first = blockIdx.x * QUERIES;        // of this block's queries, within the sequence's
+    if (num_queries < 2 || first >= num_queries) return;
+    const int position = context_len - num_queries + first;  // of this block's first query
+    const int end = min(context_len, position + QUERIES);
+    const int begin = window > 0 ? max(0, position - window + 1) : 0;
+    const int width = (num_heads + 2 * num_kv_heads) * D;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int matrix = lane / 8, row = lane % 8;
+
+    auto fetch = [&](int from, int stage) {
+        for (int i = threadIdx.x; i < KEYS * CHUNKS; i += THREADS) {
+            const int key = i / CHUNKS, column = i % CHUNKS * 8;
+            const bool seen = from + key >= begin && from + key < end;
+            const int64_t block = seen ? block_tables[(int64_t)s * max_blocks + (from + key) / 16] : 0;
+            const int64_t at = ((block * 2 * num_kv_heads + kv_head) * 16 + (from + key) % 16) * D + column;
+            const int to = (stage * KEYS + key) * STRIDE + column;
+            cp_async16(k_tiles + to, cache + (seen ? at : 0), seen);
+            cp_async16(v_tiles + to, cache + (seen ? at + (int64_t)num_kv_heads * 16 * D : 0), seen);
+        }
+    };
+    for (int i = threadIdx.x; i < QUERIES * CHUNKS; i += THREADS) {
+        const int query = i / CHUNKS, column = i % CHUNKS * 8;
+        const bool inside = first + query < num_queries;
+        const int64_t at = (int64_t)(start + first + query) * width + head * D + column;
+        cp_async16(q_tile + query * STRIDE + column, qkv + (inside ? at : 0), inside);
+    }
+    const int from0 = begin / 16 * 16;
+    fetch(from0, 0);
+    cp_async_commit();
+
+    const float inverse_cap = softcap > 0.f ? 1.f / softcap : 0.f;
+    float o[D / 8][4] = {}, top[2] = {NEG_INF, NEG_INF}, sum[2] = {0.f, 0.f};
+    int stage = 0;
+    for (int from = from0; from < end; from += KEYS, stage ^= 1) {
+        if (from + KEYS < end) fetch(from + KEYS, stage ^ 1);
+        cp_async_commit();
+        cp_async_wait<1>();
+        __syncthreads();
+        float scores[KEYS / 8][4] = {};
+#pragma unroll
+        for (int i = 0; i < D / 16; ++i) {
+            uint32_t q[4];
+            ldmatrix_x4(q, q_tile + (warp * 16 + matrix % 2 * 8 + row) * STRIDE + i * 16 + matrix / 2 * 8);
+#pragma unroll
+            for (int j = 0; j < KEYS / 16; ++j) {
+                uint32_t k[4];
+                const int key = stage * KEYS + j * 16 + matrix / 2 * 8 + row;
+                ldmatrix_x4(k, k_tiles + key * STRIDE + i * 16 + matrix % 2 * 8);
+                mma_bf16(scores[2 * j], q, k[0], k[1]);
+                mma_bf16(scores[2 * j + 1], q, k[2], k[3]);
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int mine = position + warp * 16 + half * 8 + g;
+            const int oldest = window > 0 ? mine - window : -1;
+            float larger = top[half];
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; ++j)
+#pragma unroll
+                for (int c = 2 * half; c < 2 * half + 2; ++c) {
+                    const int key = from + j * 8 + 2 * t + c % 2;
+                    float score = scores[j][c] * scale;
+                    if (softcap > 0.f) score = softcap * fast_tanh(score * inverse_cap);
+                    const bool seen = key <= mine && key > oldest && key < end;
+                    scores[j][c] = seen ? score * LOG2_E : NEG_INF;
+                    larger = fmaxf(larger, scores[j][c]);
+                }
+            larger = fmaxf(larger, __shfl_xor_sync(ALL_LANES, larger, 1));
+            larger = fmaxf(larger, __shfl_xor_sync(ALL_LANES, larger, 2));
+            const float reference = larger == NEG_INF ? 0.f : larger, shrink = fast_exp2(top[half] - reference);
+            top[half] = larger;
+            sum[half] *= shrink;
+#pragma unroll
+            for (int i = 0; i < D / 8; ++i) o[i][2 * half] *= shrink, o[i][2 * half + 1] *= shrink;
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; ++j)
+#pragma unroll
+                for (int c = 2 * half; c < 2 * half + 2; ++c) {
+                    scores[j][c] = fast_exp2(scores[j][c] - reference);
+                    sum[half] += scores[j][c];
+                }
+        }
+#pragma unroll
+        for (int j = 0; j < KEYS / 16; ++j) {
+            const float(*p)[4] = scores + 2 * j;
+            const uint32_t weights[4] = {pack_bf16x2(p[0][0], p[0][1]), pack_bf16x2(p[0][2], p[0][3]),
+                                         pack_bf16x2(p[1][0], p[1][1]), pack_bf16x2(p[1][2], p[1][3])};
+#pragma unroll
+            for (int i = 0; i < D / 16; ++i) {
+                uint32_t v[4];
+                const int key = stage * KEYS + j * 16 + matrix % 2 * 8 + row;
+                ldmatrix_x4_trans(v, v_tiles + key * STRIDE + i * 16 + matrix / 2 * 8);
+                mma_bf16(o[2 * i], weights, v[0], v[1]);
+                mma_bf16(o[2 * i + 1], weights, v[2], v[3]);
+            }
+        }
+        // All are done with this stage before it is fetched over.
+        __syncthreads();
+    }
+
+    // A warp's queries have been read by none but itself: their place takes its outputs, for 16-byte stores.
+    bf16* staged = q_tile + warp * 16 * STRIDE;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], 1);
+        sum[half] += __shfl_xor_sync(ALL_LANES, sum[half], 2);
+        const float inverse = sum[half] > 0.f ? 1.f / sum[half] : 0.f;
+        uint32_t* to = reinterpret_cast<uint32_t*>(staged + (half * 8 + g) * STRIDE + 2 * t);
+#pragma unroll
+        for (int i = 0; i < D / 8; ++i) to[4 * i] = pack_bf16x2(o[i][2 * half] * inverse, o[i][2 * half + 1] * inverse);
+    }
+    __syncwarp();
+    for (int i = lane; i < 16 * CHUNKS; i += 32) {
+        const int query = i / CHUNKS, column = i % CHUNKS * 8;
+        if (first + warp * 16 + query >= num_queries) continue;
+        const int64_t to = ((int64_t)(start + first + warp * 16 + query) * num_heads + head) * D + column;
+        store16(attended + to, load16(staged + query * STRIDE + column));
+    }
+}
+
+#define PREFILL_ATTENTION(D)                                                                             \
+    KERNEL(ferrule_prefill_attention_d##D, (128, 1),                                                     \
+           const bf16* qkv,         /* (num_tokens, (num_heads + 2 * num_kv_heads) * D) */               \
+           const bf16* cache,       /* (num_blocks, 2, num_kv_heads, 16, D) */                           \
+           const int* block_tables, /* (num_seqs, max_blocks) */                                         \
+           const int* query_starts, /* (num_seqs + 1,) */                                                \
+           const int* context_lens, /* (num_seqs,) */                                                    \
+           bf16* attended,          /* (num_tokens, num_heads * D) */                                    \
+           int num_heads, int num_kv_heads, int max_blocks, int window, float scale, float softcap) {    \
+        prefill<D>(qkv, cache, block_tables, query_starts, context_lens, attended, num_heads, num_kv_heads, \
+                   max_blocks, window, scale, softcap);                                                  \
+    }
+PREFILL_ATTENTION(64)
+PREFILL_ATTENTION(128)
+PREFILL_ATTENTION(256)

@@ -1,0 +1,193 @@
+// The checked build's memory of who wrote and read what: out of bounds, never written, misaligned, races.
+//
+// Two accesses are ordered if one thread makes both, if a barrier lies between them, or, within a warp, a __syncwarp.
+// Blocks of a launch are never ordered, launches always are.
+#include <dlfcn.h>
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "machine.h"
+
+namespace emu {
+#ifndef EMU_CHECK
+
+void init_shadow() {}
+void forget(uint64_t, uint64_t) {}
+void mark_written(const void*, size_t) {}
+void check_access(const void*, size_t, bool, Where) {}
+void check_site(const void*, size_t, bool, Site) {}
+void invalidate_shared(const void*, size_t) {}
+
+#else
+
+struct Access {
+    uint32_t block, epoch, warp_epoch;
+    uint16_t thread;
+    bool made;
+};
+
+// How far apart the threads are that have read a cell unordered.
+enum Readers : uint8_t { ONE, SAME_WARP, SAME_BLOCK, OTHER_BLOCKS };
+
+// Two bytes of memory. Older than `stamp` says (another launch, or in shared memory another block): nothing is known.
+struct Cell {
+    uint32_t stamp;
+    Access write, read;
+    Readers readers;
+};
+constexpr size_t CELL_BYTES = 2;
+
+static uint8_t* written;  // per byte of the heap
+static Cell* heap_cells;
+static Cell shared_cells[MAX_SHARED_BYTES / CELL_BYTES];
+static uint8_t shared_written[MAX_SHARED_BYTES / CELL_BYTES];
+
+template <class T>
+static T* reserve(size_t count) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* p = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, flags, -1, 0);
+    return p == MAP_FAILED ? nullptr : static_cast<T*>(p);
+}
+
+void init_shadow() {
+    written = reserve<uint8_t>(HEAP_BYTES);
+    heap_cells = reserve<Cell>(HEAP_BYTES / CELL_BYTES);
+    if (!written || !heap_cells) {
+        fprintf(stderr, "emu: no address space for the shadow of the device's memory\n");
+        abort();
+    }
+}
+
+void forget(uint64_t offset, uint64_t bytes) {
+    const uint64_t first = (offset + 4095) / 4096 * 4096, last = (offset + bytes) / 4096 * 4096;
+    if (last <= first) return (void)memset(written + offset, 0, bytes);
+    memset(written + offset, 0, first - offset);
+    madvise(written + first, last - first, MADV_DONTNEED);
+    memset(written + last, 0, offset + bytes - last);
+}
+
+void mark_written(const void* p, size_t bytes) {
+    if (on_heap(p)) memset(written + (static_cast<const uint8_t*>(p) - heap), 1, bytes);
+}
+
+// A line of a kernel, or an address for addr2line, relative to the library.
+static std::string describe(Where where) {
+    if (!where.pc) return std::string(where.site.file) + ":" + std::to_string(where.site.line);
+    Dl_info info;
+    if (!dladdr(where.pc, &info)) return "?";
+    char text[40];
+    // A return address: the call is before it.
+    const uintptr_t offset = reinterpret_cast<uintptr_t>(where.pc) - reinterpret_cast<uintptr_t>(info.dli_fbase) - 1;
+    snprintf(text, sizeof text, "+0x%zx", (size_t)offset);
+    return text;
+}
+
+static Readers distance(const Access& past) {
+    if (past.block != linear_block()) return OTHER_BLOCKS;
+    if (past.thread == current->linear) return ONE;
+    return past.thread / 32 == current->linear / 32 ? SAME_WARP : SAME_BLOCK;
+}
+
+static bool ordered_before_now(const Access& past, Readers apart) {
+    if (apart == OTHER_BLOCKS) return false;
+    if (apart == ONE || past.epoch != block_epoch) return true;
+    return apart == SAME_WARP && past.warp_epoch != current->warp->epoch;
+}
+
+static bool conflicts(const Access& past) { return past.made && !ordered_before_now(past, distance(past)); }
+
+static Access this_access() {
+    return {linear_block(), block_epoch, current->warp->epoch, static_cast<uint16_t>(current->linear), true};
+}
+
+[[noreturn]] static void fail_race(const char* memory, const Access& past, const char* did, const char* now,
+                                   Where where) {
+    fail("RACE %s memory: %s by %s at %s, %s by block %u thread %u with nothing between", memory, now,
+         whereabouts().c_str(), describe(where).c_str(), did, past.block, past.thread);
+}
+
+static void record(Cell& cell, uint32_t stamp, bool write, const char* memory, Where where) {
+    if (cell.stamp != stamp) cell = Cell{stamp, {}, {}, ONE};
+    if (conflicts(cell.write)) fail_race(memory, cell.write, "written", write ? "write" : "read", where);
+    if (!write) {
+        const Readers apart = cell.read.made && conflicts(cell.read) ? distance(cell.read) : ONE;
+        const bool keep = cell.readers == OTHER_BLOCKS || (cell.read.made && cell.read.epoch == block_epoch);
+        cell.readers = max(apart, keep ? cell.readers : ONE);
+        cell.read = this_access();
+        return;
+    }
+    // With several readers in this epoch, only a barrier that came after the last of them orders them all.
+    const bool many = cell.readers == OTHER_BLOCKS || (cell.readers != ONE && cell.read.epoch == block_epoch &&
+                                                        (cell.readers == SAME_BLOCK ||
+                                                         cell.read.warp_epoch == current->warp->epoch));
+    if (cell.read.made && (many || conflicts(cell.read))) fail_race(memory, cell.read, "read", "write", where);
+    cell.write = this_access();
+    cell.read = {};
+    cell.readers = ONE;
+}
+
+static void check_shared(size_t offset, size_t bytes, bool write, Where where) {
+    if (!shared_valid(offset, bytes))
+        fail("OUT OF BOUNDS %s of %zu bytes at shared offset %zu: %s at %s", write ? "write" : "read", bytes, offset,
+             whereabouts().c_str(), describe(where).c_str());
+    for (size_t i = offset / CELL_BYTES; i <= (offset + bytes - 1) / CELL_BYTES; ++i) {
+        const bool fresh = shared_cells[i].stamp != block_serial;
+        if (fresh) shared_written[i] = 0;
+        record(shared_cells[i], block_serial, write, "shared", where);
+        if (write) shared_written[i] = 1;
+        if (!shared_written[i])
+            fail("NEVER WRITTEN: read of shared offset %zu: %s at %s", i * CELL_BYTES, whereabouts().c_str(), describe(where).c_str());
+    }
+}
+
+static void check_heap(uint64_t offset, size_t bytes, bool write, Where where) {
+    if (!allocated(offset, bytes))
+        fail("OUT OF BOUNDS %s of %zu bytes, %lld behind the end of an allocation: %s at %s", write ? "write" : "read",
+             bytes, (long long)(offset + bytes - allocation_end(offset)), whereabouts().c_str(), describe(where).c_str());
+    for (uint64_t i = offset / CELL_BYTES; i <= (offset + bytes - 1) / CELL_BYTES; ++i)
+        record(heap_cells[i], launch_serial, write, "global", where);
+    if (write) return (void)memset(written + offset, 1, bytes);
+    for (size_t i = 0; i < bytes; ++i)
+        if (!written[offset + i])
+            fail("NEVER WRITTEN: read of global memory: %s at %s", whereabouts().c_str(), describe(where).c_str());
+}
+
+// Where kernels may read and write besides device memory: their stacks, the emulator's state, constants.
+static bool is_machine(const void* p) {
+    const auto within = [p](const void* base, size_t bytes) {
+        return static_cast<size_t>(static_cast<const uint8_t*>(p) - static_cast<const uint8_t*>(base)) < bytes;
+    };
+    if (within(stacks, STACK_BYTES * MAX_THREADS) || within(fibers, sizeof(Fiber) * MAX_THREADS)) return true;
+    if (within(&current, sizeof current) || within(&block, sizeof block) || within(&params, sizeof params))
+        return true;
+    Dl_info info;
+    return dladdr(p, &info);
+}
+
+void check_access(const void* p, size_t bytes, bool write, Where where) {
+    const bool global = on_heap(p);
+    if (!global && !in_shared(p)) {
+        if (is_machine(p)) return;
+        fail("WILD %s of %p: %s at %s", write ? "write" : "read", p, whereabouts().c_str(), describe(where).c_str());
+    }
+    if (reinterpret_cast<uintptr_t>(p) % bytes)
+        fail("MISALIGNED %s of %zu bytes: %s at %s", write ? "write" : "read", bytes, whereabouts().c_str(), describe(where).c_str());
+    if (global)
+        check_heap(static_cast<const uint8_t*>(p) - heap, bytes, write, where);
+    else
+        check_shared(static_cast<const uint8_t*>(p) - shared, bytes, write, where);
+}
+
+void check_site(const void* p, size_t bytes, bool write, Site site) {
+    check_access(p, bytes, write, Where{site, nullptr});
+}
+
+void invalidate_shared(const void* p, size_t bytes) {
+    const size_t offset = static_cast<const uint8_t*>(p) - shared;
+    memset(shared_written + offset / CELL_BYTES, 0, bytes / CELL_BYTES);
+}
+
+#endif
+}  // namespace emu

@@ -1,0 +1,164 @@
+// The only header that kernels include. On a device: inline PTX, no CUDA header needed. With -DSIMT_EMU: the emulator.
+//
+// Rules that keep a kernel both fast and checkable: 16-byte accesses go through the wrappers below; every load is
+// guarded (no read of what nobody wrote); lanes that exchange through shared memory meet at __syncwarp; no block waits
+// for another; element offsets are int64_t.
+#pragma once
+
+#ifdef SIMT_EMU
+#include "emu/device.h"
+#else
+
+typedef unsigned char uint8_t;
+typedef signed char int8_t;
+typedef unsigned short uint16_t;
+typedef short int16_t;
+typedef unsigned int uint32_t;
+typedef int int32_t;
+typedef unsigned long long uint64_t;
+typedef long long int64_t;
+
+#define DEVICE static __device__ __forceinline__
+// KERNEL(name, (threads[, blocks per SM]), parameters...) { body }
+#define KERNEL(name, bounds, ...) extern "C" __global__ void __launch_bounds__ bounds name(__VA_ARGS__)
+#define SHARED(type, name, dims) __shared__ __align__(16) type name dims
+#define SHARED_DYNAMIC(type, name)                                 \
+    extern __shared__ __align__(128) unsigned char name##_bytes[]; \
+    type* name = reinterpret_cast<type*>(name##_bytes)
+#define NEG_INF __int_as_float(0xff800000)
+
+struct bf16 {
+    uint16_t bits;
+};
+
+DEVICE float to_float(bf16 x) { return __uint_as_float((uint32_t)x.bits << 16); }
+DEVICE bf16 to_bf16(float x) {
+    bf16 r;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r.bits) : "f"(x));
+    return r;
+}
+// Two bf16 in one register, the first in the low half.
+DEVICE uint32_t pack_bf16x2(float lo, float hi) {
+    uint32_t r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+}
+
+// 2^x within 2 ulp; 2^-inf is 0.
+DEVICE float fast_exp2(float x) {
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+// 1 / x within 1 ulp.
+DEVICE float fast_rcp(float x) {
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+
+DEVICE uint4 load16(const void* p) { return *reinterpret_cast<const uint4*>(p); }
+// What is read once (weights, the KV cache) and should not displace anything in L1.
+DEVICE uint4 load16_streamed(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+DEVICE void store16(void* p, uint4 v) { *reinterpret_cast<uint4*>(p) = v; }
+
+DEVICE uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+// Copies 16 bytes from global to shared memory in the background; writes zeros unless `pred`.
+DEVICE void cp_async16(void* dst, const void* src, bool pred) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
+                 ::"r"(shared_address(dst)), "l"(src), "r"(pred ? 16 : 0) : "memory");
+}
+DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most N of this thread's groups are under way.
+template <int N>
+DEVICE void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+// Four 8x8 matrices of 16-bit elements: lane l gives the address of row l % 8 of matrix l / 8, and gets in r[i] the
+// elements (l / 4, 2 * (l % 4)) and its right neighbour of matrix i; transposed: of matrix i's transpose.
+DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+
+// d (16, 8) += a (16, 16) . b (8, 16)^T. With g = lane / 4, t = lane % 4, a register holds two neighbours in k:
+//   a[0..4]: rows g, g+8, g, g+8 at k = 2t, 2t, 2t+8, 2t+8;   b0, b1: row g at k = 2t, 2t+8;
+//   d[0..4]: (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1).
+DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// (a & b) | c in one instruction.
+DEVICE uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t r;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
+
+#endif
+
+constexpr uint32_t ALL_LANES = 0xffffffffu;
+constexpr float LOG2_E = 1.44269504f;
+
+DEVICE float bf16_lo(uint32_t pair) { return __uint_as_float(pair << 16); }
+DEVICE float bf16_hi(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+// Eight bf16 of a 16-byte load, as floats and back.
+DEVICE void unpack8(float (&x)[8], uint4 v) {
+    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        x[2 * i] = bf16_lo(words[i]);
+        x[2 * i + 1] = bf16_hi(words[i]);
+    }
+}
+DEVICE uint4 pack8(const float (&x)[8]) {
+    return uint4{pack_bf16x2(x[0], x[1]), pack_bf16x2(x[2], x[3]), pack_bf16x2(x[4], x[5]), pack_bf16x2(x[6], x[7])};
+}
+
+DEVICE void store_one(float* p, float x) { *p = x; }
+DEVICE void store_one(bf16* p, float x) { *p = to_bf16(x); }
+
+DEVICE void load_floats8(float (&x)[8], const float* p) {
+    const uint4 a = load16(p), b = load16(p + 4);
+    const uint32_t words[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = __uint_as_float(words[i]);
+}
+DEVICE void store_floats4(float* p, float a, float b, float c, float d) {
+    store16(p, uint4{__float_as_uint(a), __float_as_uint(b), __float_as_uint(c), __float_as_uint(d)});
+}
+
+DEVICE float warp_sum(float x) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset >>= 1) x += __shfl_xor_sync(ALL_LANES, x, offset);
+    return x;
+}
+
+// The sum over a block of whole warps, for every thread. `scratch` has a float per warp; it is free again at the end.
+DEVICE float block_sum(float x, float* scratch) {
+    x = warp_sum(x);
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
+    __syncthreads();
+    float sum = 0.f;
+    for (int warp = 0; warp < (int)blockDim.x / 32; ++warp) sum += scratch[warp];
+    __syncthreads();
+    return sum;
+}
+
+// tanh(x) = 1 - 2 / (1 + e^2x), within a few ulp of 1; no overflow, since 1 / inf is 0.
+DEVICE float fast_tanh(float x) { return 1.f - 2.f * fast_rcp(1.f + fast_exp2(2.f * LOG2_E * x)); }
