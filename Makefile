@@ -32,6 +32,10 @@ emu:  ## Build the emulated GPU, which tests run CUDA kernels on
 		$(MAKE) --no-print-directory --silent -j2 -C cuda/emu OUT=$(CARGO_TARGET_DIR)/cuda-emu; \
 	else echo "$(CXX) is missing: the emulated GPU is not built, and its tests are skipped"; fi
 
+.PHONY: mutants
+mutants: $(BIN)/.dev emu  ## Plant bugs in CUDA kernels, and see that tests catch them
+	$(BIN)/python tests/python/cuda/mutants.py
+
 .PHONY: test
 test: $(BIN)/.dev emu  ## Run every test, Rust and Python
 	cargo test --release --workspace
