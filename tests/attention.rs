@@ -304,7 +304,8 @@ proptest! {
             let after = cache.attend(&kernels, start, world.len, world.len);
             let (earlier, later) = ((end - start) * per_query, end.saturating_sub(start) * per_query);
             prop_assert_eq!(bits(&before[..earlier]), bits(&after[..earlier]));
-            prop_assert!(after[later..].iter().all(|x| x.is_nan()), "a query that sees NaN gives NaN");
+            let seen = if world.shape.dtype == KvDtype::Fp8 { f32::is_finite } else { f32::is_nan };
+            prop_assert!(after[later..].iter().all(|&x| seen(x)), "a query that sees NaN gives NaN where the cache has it");
         }
     }
 

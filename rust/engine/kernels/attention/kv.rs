@@ -15,9 +15,9 @@ const PANEL_DIMS: usize = 16;
 /// What a block holds of one layer: a piece of keys and a piece of values for each KV head.
 ///
 /// ```text
-/// f32, f16, fp8: K (head_dim, 16)         V (head_dim / 16, 16, 16)
-/// bf16, int8:    K (head_dim / 2, 16, 2)  V (head_dim / 16, 8, 16, 2)   pairs of dims / of positions
-/// int8 besides:  scales (16,), float32, at the end of a piece
+/// f32, f16:         K (head_dim, 16)         V (head_dim / 16, 16, 16)
+/// bf16, int8, fp8:  K (head_dim / 2, 16, 2)  V (head_dim / 16, 8, 16, 2)   pairs of dims / of positions
+/// int8 besides:     scales (16,), float32, at the end of a piece
 /// ```
 /// Keys have 16 positions side by side, values 16 dimensions, so that no kernel sums across a register's lanes.
 /// A piece has room for head_dim rounded up to whole panels.
@@ -69,8 +69,8 @@ impl KvShape {
     /// Of panels side by side: (depth, 16), or (depth / 2, 16, 2).
     fn panel_index(&self, depth: usize, lane: usize) -> usize {
         match self.dtype {
-            KvDtype::F32 | KvDtype::F16 | KvDtype::Fp8 => depth * 16 + lane,
-            KvDtype::Bf16 | KvDtype::Int8 => (depth / 2 * 16 + lane) * 2 + depth % 2,
+            KvDtype::F32 | KvDtype::F16 => depth * 16 + lane,
+            KvDtype::Bf16 | KvDtype::Int8 | KvDtype::Fp8 => (depth / 2 * 16 + lane) * 2 + depth % 2,
         }
     }
 }

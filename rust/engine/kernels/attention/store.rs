@@ -42,7 +42,7 @@ unsafe fn store_head(shape: &KvShape, piece: *mut u8, slot: usize, x: &[f32], in
             KvDtype::F32 => store_as::<f32>(piece, x, index, |x| x),
             KvDtype::F16 => store_as(piece, x, index, f16::from_f32),
             KvDtype::Bf16 => store_as(piece, x, index, bf16::from_f32),
-            KvDtype::Fp8 => store_as(piece, x, index, e4m3::encode),
+            KvDtype::Fp8 => store_as(piece, x, index, fp8),
             KvDtype::Int8 => {
                 let scale = int8::Scale::of(x);
                 store_as(piece, x, index, |x| scale.quantize(x));
@@ -50,6 +50,11 @@ unsafe fn store_head(shape: &KvShape, piece: *mut u8, slot: usize, x: &[f32], in
             }
         }
     }
+}
+
+/// Kernels read no NaN of eight bits: it becomes the greatest number.
+fn fp8(x: f32) -> u8 {
+    e4m3::encode(if x.is_nan() { f32::INFINITY } else { x })
 }
 
 /// # Safety

@@ -93,6 +93,16 @@ impl F32x16 for Vector {
     }
 
     #[inline(always)]
+    unsafe fn load_e4m3_pairs(p: *const u8) -> [Self; 2] {
+        let codes = tier!(_mm256_loadu_si256(p.cast()));
+        // An exponent of four bits fits one of five: sign, a bit that is zero, and the seven others.
+        [tier!(_mm256_slli_epi16::<8>(codes)), codes].map(|high| {
+            let halves = tier!(_mm256_and_si256(_mm256_srai_epi16::<1>(high), _mm256_set1_epi16(!0x407f)));
+            Self(tier!(_mm512_cvtph_ps(halves)))
+        })
+    }
+
+    #[inline(always)]
     unsafe fn store_i16(self, p: *mut i16) {
         let packed = tier!(_mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(self.0)));
         tier!(_mm256_storeu_si256(p.cast(), packed));

@@ -63,6 +63,13 @@ pub(super) trait F32x16: Copy {
     /// `p` is valid for reading 16 bytes.
     unsafe fn load_e4m3(p: *const u8) -> Self;
 
+    /// The elements of even index of 32 numbers of E4M3, and those of odd index, divided by 2^8. None may
+    /// be NaN.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 32 bytes.
+    unsafe fn load_e4m3_pairs(p: *const u8) -> [Self; 2];
+
     /// Rounds to the nearest i16, ties to even; what has none becomes the least or the greatest.
     ///
     /// # Safety

@@ -43,6 +43,8 @@ pub(super) trait Element<S: F32x16> {
 /// Elements that widen to floats.
 pub(super) trait FloatElement {
     const PAIR_BYTES: usize;
+    /// What a widened one counts.
+    const UNIT: f32 = 1.0;
 
     /// # Safety
     /// `p` is valid for reading `PAIR_BYTES`.
@@ -89,11 +91,12 @@ pub(super) struct Fp8Element;
 
 impl FloatElement for Fp8Element {
     const PAIR_BYTES: usize = 32;
+    const UNIT: f32 = 256.0;
 
     #[inline(always)]
     unsafe fn widen<S: F32x16>(p: *const u8) -> [S; 2] {
         // SAFETY: the caller's promise.
-        unsafe { [S::load_e4m3(p), S::load_e4m3(p.add(16))] }
+        unsafe { S::load_e4m3_pairs(p) }
     }
 }
 

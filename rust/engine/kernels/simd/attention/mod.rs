@@ -10,7 +10,7 @@ mod values;
 use super::{F32x16, WIDTH, math};
 use crate::config::KvDtype;
 use crate::kernels::attention::{CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
-use element::{Bf16Element, Element, F16Element, F32Element, Fp8Element};
+use element::{Bf16Element, Element, F16Element, F32Element, FloatElement, Fp8Element};
 
 /// The states (rows, state_stride) of the chunk's rows after its positions alone.
 ///
@@ -33,11 +33,7 @@ pub(in crate::kernels) unsafe fn chunk_partial<S: F32x16>(chunk: &Chunk<'_>, sco
 /// # Safety
 /// As above, and the blocks hold `E`.
 #[inline(always)]
-unsafe fn float_partial<S: F32x16, E: Element<S, Factor = f32>>(
-    chunk: &Chunk<'_>,
-    scores: &mut [f32],
-    partial: &mut [f32],
-) {
+unsafe fn float_partial<S: F32x16, E: FloatElement>(chunk: &Chunk<'_>, scores: &mut [f32], partial: &mut [f32]) {
     let num_rows = chunk.rows.len();
     let stride = partial.len() / num_rows;
     // SAFETY: the caller's promise.
@@ -45,10 +41,18 @@ unsafe fn float_partial<S: F32x16, E: Element<S, Factor = f32>>(
     let rows = scores.chunks_exact_mut(CHUNK_LEN).zip(partial.chunks_exact_mut(stride)).take(num_rows);
     for (row, (scores, state)) in rows.enumerate() {
         state.fill(0.0);
-        (state[MAX], state[SUM]) = softmax::weigh::<S>(chunk, chunk.seen(row), scores);
+        (state[MAX], state[SUM]) = softmax::weigh::<S>(chunk, chunk.seen(row), chunk.task.scale * E::UNIT, scores);
     }
     // SAFETY: the caller's promise.
     unsafe { values::accumulate::<S, E>(chunk, scores.as_ptr(), partial, stride) };
+    if E::UNIT != 1.0 {
+        partial.chunks_exact_mut(stride).for_each(|state| multiply::<S>(&mut state[STATE_HEADER..], E::UNIT));
+    }
+}
+
+#[inline(always)]
+fn multiply<S: F32x16>(sums: &mut [f32], factor: f32) {
+    sums.chunks_exact_mut(WIDTH).for_each(|sums| S::read(sums).mul(S::splat(factor)).write(sums));
 }
 
 /// Adds `partial` to `state`; both have seen something.

@@ -5,16 +5,16 @@ use std::ops::Range;
 use crate::kernels::attention::Chunk;
 use crate::kernels::simd::{F32x16, WIDTH, math};
 
-/// Turns the dot products of `seen` into weights 2^(score - greatest), scores being in powers of two; returns the
-/// greatest score and the sum of the weights.
+/// Turns the dot products of `seen`, each times `scale`, into weights 2^(score - greatest), scores being in powers of
+/// two; returns the greatest score and the sum of the weights.
 #[inline(always)]
-pub(super) fn weigh<S: F32x16>(chunk: &Chunk<'_>, seen: Range<usize>, scores: &mut [f32]) -> (f32, f32) {
+pub(super) fn weigh<S: F32x16>(chunk: &Chunk<'_>, seen: Range<usize>, scale: f32, scores: &mut [f32]) -> (f32, f32) {
     let scale = match chunk.task.softcap {
         Some(cap) => {
-            softcap::<S>(&seen, scores, chunk.task.scale, cap);
+            softcap::<S>(&seen, scores, scale, cap);
             std::f32::consts::LOG2_E
         }
-        None => chunk.task.scale * std::f32::consts::LOG2_E,
+        None => scale * std::f32::consts::LOG2_E,
     };
     hide_edges::<S>(&seen, scores, -f32::INFINITY.copysign(scale));
     let scale = S::splat(scale);
