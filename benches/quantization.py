@@ -1,14 +1,17 @@
-"""Size against quality of what `ferrule quantize` makes.
+"""Size against quality of what `ferrule quantize` makes, and of what llama.cpp's quantizer makes of the same files.
 
+    pip install ferrule[peers]
     python benches/quantization.py smollm2 gemma3:270m --out MADE
 
-Makes every scheme of every model (a folder that is there already stays), measures perplexities on the Python language
-reference as benches/quality.py does, and writes MADE/results.json, a table to stdout and MADE/quantization.svg. The
-calibration text is what each model writes by itself, so that it has nothing of the reference.
+Makes every scheme of every model, measures perplexities on the Python language reference as benches/quality.py does,
+and writes MADE/results.json, a table to stdout and MADE/quantization.svg. The calibration text is what each model
+writes by itself, so that it has nothing of the reference; llama.cpp's quantizer goes without. What MADE has is not made
+or measured again.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,78 +19,103 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 import quality
+from harness import llama_quantize
 from harness.picture import INK
 
-SCHEMES = ["int4", "int4-gptq", "int4-awq", "int8", "int8-w8a8"]
-COLOURS = {"int4": "#7f7f7f", "int4-gptq": "#d9602b", "int4-awq": "#5b8db8", "int8": "#7aa874", "int8-w8a8": "#a58bb5"}
+FOLDERS = ["int4", "int4-gptq", "int4-awq", "int8", "int8-w8a8"]
+FILES = ["q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0"]
+COLOURS = {"ferrule": "#d9602b", "llama.cpp": "#5b8db8"}
+MARKS = {True: "s", False: "o"}
+
+Results = dict[str, dict[str, Any]]
 
 
 def main() -> None:
     args = _arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, dict[str, Any]] = {}
+    saved = args.out / "results.json"
+    results: dict[str, Results] = json.loads(saved.read_text()) if saved.exists() else {}
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
         file.write(quality.text(args.characters))
         file.flush()
         for model in args.models:
-            results[model] = {"source": _perplexity(args, model, Path(file.name))}
-            for scheme in args.schemes:
-                folder = args.out / f"{Path(model).name.replace(':', '-')}-{scheme}"
-                made = _make(args, model, folder, scheme)
-                results[model][scheme] = _perplexity(args, str(folder), Path(file.name)) | {"bytes": made["bytes"]}
-            (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+            scores = results.setdefault(model, {})
+            for name, path in _wanted(args, model):
+                if name not in scores:
+                    scores[name] = _score(args, model, name, path, Path(file.name))
+                    saved.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
     draw(results, args.out / "quantization.svg")
 
 
-def _make(args: argparse.Namespace, model: str, folder: Path, scheme: str) -> dict[str, Any]:
-    """The certificate."""
-    if not folder.exists():
-        subprocess.run([str(args.binary), "quantize", model, str(folder), "--scheme", scheme], check=True)
-    shown = subprocess.run(
-        [str(args.binary), "show", str(folder), "--json"], stdout=subprocess.PIPE, text=True, check=True
-    )
-    certificate: dict[str, Any] = json.loads(shown.stdout)["certificate"]
-    return certificate
+def _wanted(args: argparse.Namespace, model: str) -> list[tuple[str, Path]]:
+    """Names of results and where their models lie: the source, ours, and llama.cpp's of those that are files."""
+    stem = Path(model).name.replace(":", "-")
+    ours = [(scheme, args.out / (f"{stem}-{scheme}" + ".gguf" * (scheme in FILES))) for scheme in args.schemes]
+    theirs = [(f"{scheme} by llama.cpp", args.out / f"{stem}-{scheme}-peer.gguf") for scheme in args.schemes]
+    return [("source", Path(model)), *ours, *(peer for peer in theirs if peer[0].split()[0] in FILES)]
 
 
-def _perplexity(args: argparse.Namespace, model: str, text: Path) -> dict[str, Any]:
-    return quality.perplexity(args.binary, model, text, args.mode, ctx=512)
+def _score(args: argparse.Namespace, model: str, name: str, path: Path, text: Path) -> dict[str, Any]:
+    """Perplexity and bytes of a model, which is made first if it is not there."""
+    if name == "source":
+        return quality.perplexity(args.binary, model, text, args.mode, ctx=512)
+    scheme, _, peer = name.partition(" by ")
+    if not path.exists() and peer:
+        llama_quantize.quantize(_file(args, model), path, scheme.upper(), os.cpu_count() or 1)
+    elif not path.exists():
+        subprocess.run([str(args.binary), "quantize", model, str(path), "--scheme", scheme], check=True)
+    num_bytes = sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*.safetensors")))
+    return quality.perplexity(args.binary, str(path), text, args.mode, ctx=512) | {"bytes": num_bytes}
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """Losses in percent of the source's perplexity."""
+def _file(args: argparse.Namespace, model: str) -> Path:
+    shown = subprocess.run([str(args.binary), "show", model, "--json"], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(json.loads(shown.stdout)["path"])
+
+
+def loss(scores: Results, name: str) -> float:
+    """In percent of the source's perplexity."""
+    return 100 * float(scores[name]["perplexity"] / scores["source"]["perplexity"] - 1)
+
+
+def table(results: dict[str, Results]) -> str:
     lines = ["| model | scheme | MB | perplexity | loss |", "|---|---|---:|---:|---:|"]
-    for model, schemes in results.items():
-        source = schemes["source"]["perplexity"]
-        lines.append(f"| {model} | source | | {source:.4f} | |")
-        for scheme, made in schemes.items():
-            if scheme != "source":
-                loss, size = 100 * (made["perplexity"] / source - 1), made["bytes"] / 1e6
-                lines.append(f"| {model} | {scheme} | {size:.1f} | {made['perplexity']:.4f} | {loss:+.2f} % |")
+    for model, scores in results.items():
+        lines.append(f"| {model} | source | | {scores['source']['perplexity']:.4f} | |")
+        for name, score in scores.items():
+            if name != "source":
+                cells = [model, name, f"{score['bytes'] / 1e6:.1f}", f"{score['perplexity']:.4f}"]
+                lines.append(f"| {' | '.join(cells)} | {loss(scores, name):+.2f} % |")
     return "\n".join(lines)
 
 
-def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
-    """A panel for each model: size to the right, loss upwards."""
+def draw(results: dict[str, Results], path: Path) -> None:
+    """A panel for each model: size to the right, loss upwards; circles are folders and squares are files."""
     mpl.rcParams.update({"font.size": 9, "svg.fonttype": "none", "text.color": INK, "axes.labelcolor": INK})
-    figure = Figure(figsize=(4 * len(results), 3), layout="constrained")
-    for axis, (model, schemes) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
-        for scheme, made in schemes.items():
-            if scheme == "source":
-                continue
-            loss = 100 * (made["perplexity"] / schemes["source"]["perplexity"] - 1)
-            axis.plot(made["bytes"] / 1e6, loss, "o", color=COLOURS[scheme])
-            axis.annotate(scheme, (made["bytes"] / 1e6, loss), (5, 3), textcoords="offset points")
+    figure = Figure(figsize=(6 * len(results), 3.8), layout="constrained")
+    for axis, (model, scores) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
+        made = sorted((name for name in scores if name != "source"), key=lambda name: loss(scores, name))
+        for name in made:
+            scheme, _, peer = name.partition(" by ")
+            place = (scores[name]["bytes"] / 1e6, loss(scores, name))
+            axis.plot(*place, MARKS[scheme in FILES], color=COLOURS[peer or "ferrule"], markersize=5)
+        # Neighbours' names go up and down by turns.
+        for i, name in enumerate(name for name in made if " by " not in name):
+            place = (scores[name]["bytes"] / 1e6, loss(scores, name))
+            axis.annotate(name, place, (4, -11 if i % 2 else 4), textcoords="offset points", fontsize=8)
         axis.set_title(model, loc="left", fontsize=9, fontweight="bold")
         axis.set_xlabel("MB of tensors")
         axis.set_ylabel("loss of perplexity, %")
-        axis.margins(0.25)
+        axis.margins(0.2)
         axis.tick_params(colors=INK)
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(INK)
+    marks = [Line2D([], [], marker="o", linestyle="", color=colour, label=who) for who, colour in COLOURS.items()]
+    figure.axes[0].legend(handles=marks, frameon=False, loc="upper right")
     figure.savefig(path, transparent=True)
 
 
@@ -95,7 +123,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a .gguf file, a Hugging Face folder, or a name")
     parser.add_argument("--out", type=Path, required=True, metavar="MADE", help="folder for models and results")
-    parser.add_argument("--schemes", nargs="+", default=SCHEMES, choices=SCHEMES)
+    parser.add_argument("--schemes", nargs="+", default=FOLDERS + FILES, choices=FOLDERS + FILES)
     parser.add_argument("--characters", type=int, default=250_000, help="of the text [default: 250000]")
     parser.add_argument("--mode", default="int8/bf16", help="ACTIVATIONS/CACHE [default: int8/bf16]")
     parser.add_argument("--binary", type=Path, default=quality.BINARY, help="the ferrule command")
