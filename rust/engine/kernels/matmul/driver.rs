@@ -4,9 +4,12 @@
 use std::iter;
 use std::ops::Range;
 
-use super::tier::{F32Rows, F32Weights, Lanes, PANEL_KERNEL_ROWS};
+use super::tier::{
+    self, F32Rows, F32Weights, Lanes, PACKED_PANELS, PACKED_ROWS, PANEL_KERNEL_ROWS, PackedInt8, Unpack,
+};
 use super::{
-    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, MatMut, MatmulTier, PanelChunk, PanelSums, QuantizedRows,
+    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, Int8Kernels, MatMut, MatmulTier, PanelChunk, PanelSums,
+    QuantizedRows,
 };
 use crate::quant::{Layout, PANEL_ROWS, PackedMatrix};
 
@@ -21,6 +24,9 @@ const STREAMS: usize = 4;
 
 /// Least length of a stream: each begins before anything was fetched ahead for it.
 const STREAM_BYTES: usize = 256 << 10;
+
+/// Panels of small matrices have fewer bytes. Their model lies in L3, which wants to be asked further ahead than DRAM.
+const SMALL_PANEL: usize = 16 << 10;
 
 /// The sums of a block of rows, for `P` panels; on cache lines, so that no vector straddles two.
 #[repr(align(64))]
@@ -55,7 +61,12 @@ pub unsafe fn int8(
     rows: Range<usize>,
     out: MatMut<'_>,
 ) {
-    if let (Some(kernel), true) = (tier.int8_panels, rows.len() <= PANEL_KERNEL_ROWS) {
+    let (kernel, few) = match tier.int8 {
+        // SAFETY: the caller's promise.
+        Int8Kernels::Packed(kernel) => return unsafe { packed(kernel, w, panels, x, rows, out) },
+        Int8Kernels::Unpacked { tile, few_rows } => (tile, few_rows),
+    };
+    if let (Some(kernel), true) = (few, rows.len() <= PANEL_KERNEL_ROWS) {
         let view = x.view(rows.start, 0, group_of(w));
         let bytes = panels.len() * w.layout().panel_bytes(w.cols());
         let streams = (bytes / STREAM_BYTES).clamp(1, STREAMS);
@@ -72,10 +83,52 @@ pub unsafe fn int8(
         for panels in blocks(panels.clone(), INT8_PANELS) {
             for rows in blocks(rows.clone(), BLOCK_ROWS) {
                 // SAFETY: the caller's promise.
-                unsafe { tile.multiply(tier, w, panels.clone(), x, rows, out) };
+                unsafe { tile.multiply(tier.unpack, kernel, w, panels.clone(), x, rows, out) };
             }
         }
     }
+}
+
+/// `int8` straight from packed panels.
+///
+/// # Safety
+/// As for `int8`.
+unsafe fn packed(
+    kernel: PackedInt8,
+    w: &PackedMatrix,
+    panels: Range<usize>,
+    x: &QuantizedRows,
+    rows: Range<usize>,
+    out: MatMut<'_>,
+) {
+    let panel_bytes = w.layout().panel_bytes(w.cols());
+    let mut sums = [[[0.0; PANEL_ROWS]; PACKED_PANELS]; PACKED_ROWS];
+    for rows in blocks(rows, cached_rows(w.cols())) {
+        let num_tiles = rows.len().div_ceil(PACKED_ROWS);
+        // With few rows memory limits, and one stream is read fastest. With more, the next pair of panels is fetched while
+        // the tiles of rows use one.
+        let (together, ahead) = match rows.len() {
+            ..=PACKED_ROWS => (1, if panel_bytes < SMALL_PANEL { 12 << 10 } else { 8 << 10 }),
+            _ => (PACKED_PANELS, PACKED_PANELS * panel_bytes),
+        };
+        for panels in blocks(panels.clone(), together) {
+            // A panel without a partner is its own.
+            let starts: [*const u8; PACKED_PANELS] = [w.panel_ptr(panels.start), w.panel_ptr(panels.end - 1)];
+            for rows in shares(rows.clone(), num_tiles) {
+                let view = x.view(rows.start, 0, group_of(w));
+                // SAFETY: `view` has these rows of w.cols() columns, as the panels have.
+                unsafe { kernel(w.layout(), &starts[..together], w.cols(), view, rows.len(), ahead, &mut sums) };
+                // SAFETY: the caller's promise.
+                unsafe { write(out, rows, panels.clone(), w.rows(), &sums) };
+            }
+        }
+    }
+}
+
+/// `range` in `count` parts of nearly equal length.
+fn shares(range: Range<usize>, count: usize) -> impl Iterator<Item = Range<usize>> {
+    let at = move |i: usize| range.start + i * range.len() / count;
+    (0..count).map(move |i| at(i)..at(i + 1))
 }
 
 /// Straight from the packed panels: these in as many equal parts as there are streams, one of each at a time.
@@ -122,7 +175,8 @@ impl Int8Tile {
     /// As for `int8`.
     unsafe fn multiply(
         &mut self,
-        tier: &MatmulTier,
+        unpack: Unpack,
+        kernel: tier::Int8Tile,
         w: &PackedMatrix,
         panels: Range<usize>,
         x: &QuantizedRows,
@@ -135,11 +189,11 @@ impl Int8Tile {
         for cols in blocks(0..w.cols(), CHUNK_COLS) {
             for (panel, chunk) in panels.clone().zip(&mut self.chunks) {
                 // SAFETY: the columns lie inside the panel.
-                unsafe { (tier.unpack)(w.layout(), block_ptr(w, panel, cols.start), cols.len(), chunk) };
+                unsafe { unpack(w.layout(), block_ptr(w, panel, cols.start), cols.len(), chunk) };
             }
             let view = x.view(rows.start, cols.start, group);
             // SAFETY: the view has the block's rows and at least these columns.
-            unsafe { (tier.int8_tile)(w.layout(), &self.chunks[..panels.len()], cols.len(), view, sums) };
+            unsafe { kernel(w.layout(), &self.chunks[..panels.len()], cols.len(), view, sums) };
         }
         // SAFETY: the caller's promise.
         unsafe { write(out, rows, panels, w.rows(), sums) };

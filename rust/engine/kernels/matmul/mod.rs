@@ -11,8 +11,8 @@ pub(crate) use self::driver::{BLOCK_ROWS, blocks, cached_rows};
 pub use self::quantize::QuantizedRows;
 pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, code_of, quantize_groups, scale_of};
 pub(super) use self::tier::{
-    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights, GroupShape, INT8_PANELS, Int8Sums, Lanes,
-    MatmulTier, PanelChunk, PanelSums,
+    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights, GroupShape, INT8_PANELS, Int8Kernels,
+    Int8Sums, Lanes, MatmulTier, PackedSums, PanelChunk, PanelSums,
 };
 use super::threads::Pool;
 use super::{Kernels, scalar};

@@ -72,15 +72,37 @@ pub type Int8Panels = unsafe fn(Layout, &[*const u8], cols: usize, Int8Rows, row
 /// The same for dense panels and float32 activations.
 pub type DensePanels = unsafe fn(Layout, &[*const u8], cols: usize, F32Rows, rows: usize, out: &mut [PanelSums]);
 
+/// Most rows and panels that a kernel of packed panels takes at once.
+pub const PACKED_ROWS: usize = 6;
+pub const PACKED_PANELS: usize = 2;
+
+/// The sums of such rows and panels.
+pub type PackedSums = [[Lanes; PACKED_PANELS]; PACKED_ROWS];
+
+/// Computes the int8 products of up to three rows with one packed panel of `cols` columns, or of three to six with two.
+/// Asks memory for what lies `ahead` bytes behind what it reads.
+pub type PackedInt8 =
+    unsafe fn(Layout, &[*const u8], cols: usize, Int8Rows, rows: usize, ahead: usize, &mut PackedSums);
+
+/// Adds `cols` columns' products to `sums` (rows, INT8_PANELS, 16); one or two chunks.
+pub type Int8Tile = unsafe fn(Layout, &[PanelChunk], cols: usize, Int8Rows, sums: &mut [Int8Sums]);
+
+/// Unpacks `cols` columns, whole blocks, of a quantized panel.
+pub type Unpack = unsafe fn(Layout, block: *const u8, cols: usize, out: &mut PanelChunk);
+
+/// How a tier multiplies with int8 activations.
+pub enum Int8Kernels {
+    /// Always straight from packed panels: what unpacks codes is free beside what multiplies them.
+    Packed(PackedInt8),
+    /// Codes are unpacked once for a block of rows; but for few rows, if there is a kernel for them.
+    Unpacked { tile: Int8Tile, few_rows: Option<Int8Panels> },
+}
+
 /// The functions of one tier. All need its instructions, and pointers that are valid for the shapes given.
 pub struct MatmulTier {
     pub quantize: unsafe fn(&[f32], RowMut),
-    /// Unpacks `cols` columns, whole blocks, of a quantized panel.
-    pub unpack: unsafe fn(Layout, block: *const u8, cols: usize, out: &mut PanelChunk),
-    /// Adds `cols` columns' products to `sums` (rows, INT8_PANELS, 16); one or two chunks.
-    pub int8_tile: unsafe fn(Layout, &[PanelChunk], cols: usize, Int8Rows, sums: &mut [Int8Sums]),
-    /// For few rows, where weights are read once. None: they go through chunks too.
-    pub int8_panels: Option<Int8Panels>,
+    pub unpack: Unpack,
+    pub int8: Int8Kernels,
     /// Decodes columns of a chunk, whole groups, to (cols, 16).
     pub decode: unsafe fn(&PanelChunk, GroupShape, first_col: usize, out: &mut [Lanes]),
     /// Widens columns of a dense panel to (cols, 16).

@@ -2,15 +2,14 @@
 
 use half::{bf16, f16};
 
-use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Int8Rows, Int8Sums, Lanes, MatmulTier};
-use crate::kernels::matmul::{PanelChunk, quantize_groups};
+use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Int8Kernels, Int8Rows, Int8Sums, Lanes};
+use crate::kernels::matmul::{MatmulTier, PanelChunk, quantize_groups};
 use crate::quant::{F8_BYTES, F8_COLS, F8_SCALES, Layout, PANEL_ROWS, code, e4m3, group_scales};
 
 pub static TIER: MatmulTier = MatmulTier {
     quantize: quantize_groups,
     unpack,
-    int8_tile,
-    int8_panels: None,
+    int8: Int8Kernels::Unpacked { tile: int8_tile, few_rows: None },
     decode,
     widen,
     dense_panels: None,

@@ -6,13 +6,12 @@ mod unpack;
 
 use std::arch::x86_64::*;
 
-use crate::kernels::matmul::{GROUP, Lanes, MatmulTier, RowMut, scale_of};
+use crate::kernels::matmul::{GROUP, Int8Kernels, Lanes, MatmulTier, RowMut, scale_of};
 
 pub static TIER: MatmulTier = MatmulTier {
     quantize,
     unpack: unpack::unpack,
-    int8_tile: int8::int8_tile,
-    int8_panels: Some(int8::int8_panels),
+    int8: Int8Kernels::Unpacked { tile: int8::int8_tile, few_rows: Some(int8::int8_panels) },
     decode: float32::decode,
     widen: float32::widen,
     dense_panels: Some(float32::dense_panels),

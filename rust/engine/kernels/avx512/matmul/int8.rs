@@ -3,180 +3,115 @@
 
 use std::arch::x86_64::*;
 
-use super::unpack::{group_min, group_scale, prefetch, step_codes};
-use super::{load16, store16};
-use crate::kernels::matmul::{GroupShape, Int8Rows, Int8Sums, PanelChunk, PanelSums};
-use crate::kernels::simd::opaque;
+use super::store16;
+use super::unpack::{group_min, group_scale, step_codes};
+use crate::kernels::matmul::{GroupShape, Int8Rows, PackedSums};
+use crate::kernels::simd::{opaque, prefetch};
 use crate::quant::{Format, Layout, with_format};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn int8_panels(
+pub unsafe fn packed_int8(
     layout: Layout,
     panels: &[*const u8],
     cols: usize,
     x: Int8Rows,
     rows: usize,
-    out: &mut [PanelSums],
+    ahead: usize,
+    out: &mut PackedSums,
 ) {
     // SAFETY: the caller's promise.
     with_format!(layout, F => unsafe {
-        match rows {
-            1 => panel_rows::<F, 1>(panels, cols, x, out),
-            2 => panel_rows::<F, 2>(panels, cols, x, out),
-            3 => panel_rows::<F, 3>(panels, cols, x, out),
-            _ => panel_rows::<F, 4>(panels, cols, x, out),
+        match (panels, rows) {
+            (&[a], 1) => tile::<F, 1, 1>([a], cols, x, ahead, out),
+            (&[a], 2) => tile::<F, 1, 2>([a], cols, x, ahead, out),
+            (&[a], 3) => tile::<F, 1, 3>([a], cols, x, ahead, out),
+            (&[a], 4) => tile::<F, 1, 4>([a], cols, x, ahead, out),
+            (&[a], 5) => tile::<F, 1, 5>([a], cols, x, ahead, out),
+            (&[a], 6) => tile::<F, 1, 6>([a], cols, x, ahead, out),
+            (&[a, b], 3) => tile::<F, 2, 3>([a, b], cols, x, ahead, out),
+            (&[a, b], 4) => tile::<F, 2, 4>([a, b], cols, x, ahead, out),
+            (&[a, b], 5) => tile::<F, 2, 5>([a, b], cols, x, ahead, out),
+            (&[a, b], 6) => tile::<F, 2, 6>([a, b], cols, x, ahead, out),
+            _ => unreachable!("{rows} rows with {} panels", panels.len()),
         }
     })
-    .expect("dense panels have no codes")
+    .expect("dense panels have no codes");
 }
 
-/// `T` rows against packed panels, a group of each in turn: memory is read faster in several streams than in one.
+/// `T` rows against `P` packed panels: twelve accumulators and as many totals are most of the registers. What goes over
+/// panels are loops: closures would not be compiled for this tier.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn panel_rows<F: Format, const T: usize>(panels: &[*const u8], cols: usize, x: Int8Rows, out: &mut [PanelSums]) {
+unsafe fn tile<F: Format, const P: usize, const T: usize>(
+    panels: [*const u8; P],
+    cols: usize,
+    x: Int8Rows,
+    ahead: usize,
+    out: &mut PackedSums,
+) {
     let spec = const { F::SPEC };
+    let mut totals = [[_mm512_setzero_ps(); P]; T];
     for b in 0..cols / spec.cols {
+        let mut blocks = panels;
+        for p in 0..P {
+            blocks[p] = panels[p].wrapping_add(b * const { F::SPEC.bytes() });
+        }
         for g in 0..spec.groups() {
-            for (panel, sums) in panels.iter().zip(&mut *out) {
-                // SAFETY: block b lies inside the panel; `x` has T rows of `cols` columns.
-                unsafe { panel_group::<F, T>(panel.add(b * spec.bytes()), g, x, b * spec.groups() + g, sums) };
-            }
+            // SAFETY: block b lies inside the panels; `x` has T rows of `cols` columns.
+            unsafe { add_products::<F, P, T>(blocks, g, x, b * spec.groups() + g, ahead, &mut totals) };
+        }
+    }
+    for t in 0..T {
+        for p in 0..P {
+            store16(&mut out[t][p], totals[t][p]);
         }
     }
 }
 
-/// Adds the products of a block's group `g`, the panel's group `at`.
+/// Adds the products of the blocks' group `g`, the panels' group `at`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn panel_group<F: Format, const T: usize>(
-    block: *const u8,
+unsafe fn add_products<F: Format, const P: usize, const T: usize>(
+    blocks: [*const u8; P],
     g: usize,
     x: Int8Rows,
     at: usize,
-    sums: &mut PanelSums,
+    ahead: usize,
+    totals: &mut [[__m512; P]; T],
 ) {
     let spec = const { F::SPEC };
     let shape = GroupShape::from(spec);
-    // SAFETY: the caller's block and rows.
+    // SAFETY: the caller's blocks and rows.
     unsafe {
-        let codes = block.add(spec.codes_at() + g * spec.group_bytes());
-        let mut acc = [_mm512_setzero_si512(); T];
-        for t in 0..T {
-            acc[t] = start(x, t, at, shape);
+        let mut codes = blocks;
+        let mut acc = [[_mm512_setzero_si512(); P]; T];
+        for p in 0..P {
+            codes[p] = blocks[p].add(const { F::SPEC.codes_at() } + g * const { F::SPEC.group_bytes() });
+            prefetch(codes[p].wrapping_add(ahead), spec.group_bytes());
         }
-        prefetch(codes, spec.group_bytes());
+        for t in 0..T {
+            acc[t] = [start(x, t, at, shape); P];
+        }
         for step in 0..spec.group / 4 {
-            let w = step_codes(codes, spec, step);
-            for t in 0..T {
-                let q = broadcast4(x.codes.add(t * x.code_stride + at * spec.group + 4 * step));
-                acc[t] = _mm512_dpbusd_epi32(acc[t], w, q);
-            }
-        }
-        let scale = group_scale(block, spec, g);
-        let min = if spec.min { group_min(block, spec, g) } else { _mm512_setzero_ps() };
-        for t in 0..T {
-            let total = add_group(_mm512_loadu_ps(sums[t].as_ptr()), acc[t], scale, min, x, t, at, shape);
-            store16(&mut sums[t], total);
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn int8_tile(layout: Layout, chunks: &[PanelChunk], cols: usize, x: Int8Rows, sums: &mut [Int8Sums]) {
-    let shape = GroupShape::from(layout.block().expect("dense panels have no codes"));
-    let mut row = 0;
-    while row < sums.len() {
-        // SAFETY: `x` has sums.len() rows.
-        let x = unsafe { x.skip_rows(row) };
-        let sums = &mut sums[row..];
-        // SAFETY: each call takes rows that exist.
-        row += unsafe {
-            match shape.min {
-                true => tile::<true>(chunks, shape, cols, x, sums),
-                false => tile::<false>(chunks, shape, cols, x, sums),
-            }
-        };
-    }
-}
-
-/// As many rows as fit the registers; returns their number.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn tile<const MIN: bool>(
-    chunks: &[PanelChunk],
-    shape: GroupShape,
-    cols: usize,
-    x: Int8Rows,
-    sums: &mut [Int8Sums],
-) -> usize {
-    // SAFETY: the caller's promise; each call takes rows that exist.
-    unsafe {
-        match (sums.len(), chunks) {
-            (6.., [a, b]) => tile_rows::<2, 6, MIN>([a, b], shape, cols, x, sums),
-            (4.., [a, b]) => tile_rows::<2, 4, MIN>([a, b], shape, cols, x, sums),
-            (2.., [a, b]) => tile_rows::<2, 2, MIN>([a, b], shape, cols, x, sums),
-            (_, [a, b]) => tile_rows::<2, 1, MIN>([a, b], shape, cols, x, sums),
-            (8.., _) => tile_rows::<1, 8, MIN>([&chunks[0]], shape, cols, x, sums),
-            (4.., _) => tile_rows::<1, 4, MIN>([&chunks[0]], shape, cols, x, sums),
-            (2.., _) => tile_rows::<1, 2, MIN>([&chunks[0]], shape, cols, x, sums),
-            _ => tile_rows::<1, 1, MIN>([&chunks[0]], shape, cols, x, sums),
-        }
-    }
-}
-
-/// `T` rows against `P` unpacked panels; returns T. Sums of 12 tiles and as many accumulators are the registers.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn tile_rows<const P: usize, const T: usize, const MIN: bool>(
-    chunks: [&PanelChunk; P],
-    shape: GroupShape,
-    cols: usize,
-    x: Int8Rows,
-    sums: &mut [Int8Sums],
-) -> usize {
-    // As a constant: no layout has both an offset and minima.
-    let shape = GroupShape { min: MIN, offset: if MIN { 0 } else { shape.offset }, ..shape };
-    let mut totals = [[_mm512_setzero_ps(); P]; T];
-    for t in 0..T {
-        for p in 0..P {
-            totals[t][p] = load16(&sums[t][p]);
-        }
-    }
-    for g in 0..cols / shape.group {
-        // SAFETY: `x` has T rows of `cols` columns, and the chunks as many.
-        unsafe {
-            let mut acc = [[_mm512_setzero_si512(); P]; T];
-            for t in 0..T {
-                acc[t] = [start(x, t, g, shape); P];
-            }
-            for quad in g * shape.group / 16..(g + 1) * shape.group / 16 {
-                for step in 4 * quad..4 * quad + 4 {
-                    let mut w = [_mm512_setzero_si512(); P];
-                    for p in 0..P {
-                        w[p] = _mm512_load_si512(opaque(chunks[p].codes.as_ptr()).add(step * 64).cast());
-                    }
-                    let q = opaque(x.codes).add(4 * step);
-                    for t in 0..T {
-                        let q = broadcast4(q.add(t * x.code_stride));
-                        for p in 0..P {
-                            acc[t][p] = _mm512_dpbusd_epi32(acc[t][p], w[p], q);
-                        }
-                    }
-                }
-            }
+            let mut w = [_mm512_setzero_si512(); P];
             for p in 0..P {
-                let scale = load16(&chunks[p].scales[g]);
-                let min = if shape.min { load16(&chunks[p].mins[g]) } else { _mm512_setzero_ps() };
-                for t in 0..T {
-                    totals[t][p] = add_group(totals[t][p], acc[t][p], scale, min, x, t, g, shape);
+                w[p] = step_codes(codes[p], spec, step);
+            }
+            let q = opaque(x.codes).add(at * spec.group + 4 * step);
+            for t in 0..T {
+                let q = broadcast4(q.add(t * x.code_stride));
+                for p in 0..P {
+                    acc[t][p] = _mm512_dpbusd_epi32(acc[t][p], w[p], q);
                 }
             }
         }
-    }
-    for t in 0..T {
         for p in 0..P {
-            store16(&mut sums[t][p], totals[t][p]);
+            let scale = group_scale(blocks[p], spec, g);
+            let min = if spec.min { group_min(blocks[p], spec, g) } else { _mm512_setzero_ps() };
+            for t in 0..T {
+                totals[t][p] = add_group(totals[t][p], acc[t][p], scale, min, x, t, at, shape);
+            }
         }
     }
-    T
 }
 
 /// Four activations in every lane.
@@ -195,8 +130,8 @@ unsafe fn start(x: Int8Rows, row: usize, group: usize, shape: GroupShape) -> __m
         return _mm512_setzero_si512();
     }
     // SAFETY: the caller's row and group exist.
-    let neg_sum = unsafe { *x.neg_sums.add(row * x.sum_stride + group) };
-    _mm512_set1_epi32(neg_sum * shape.offset)
+    let neg_sum = _mm512_set1_epi32(unsafe { *x.neg_sums.add(row * x.sum_stride + group) });
+    _mm512_sll_epi32(neg_sum, _mm_cvtsi32_si128(shape.offset.trailing_zeros() as i32))
 }
 
 /// sum + acc * scales + minimum * the sum of the activations: the same operations wherever a group ends.
