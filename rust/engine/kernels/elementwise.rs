@@ -9,8 +9,8 @@ use crate::model::Activation;
 impl Kernels {
     /// out = x / rms(x) * weight, all (n,). Source: Zhang and Sennrich 2019.
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        out.copy_from_slice(x);
-        self.rms_norm_inplace(out, weight, eps);
+        assert!(x.len() == weight.len() && x.len() == out.len(), "one weight and one result per element");
+        dispatch!(self, elementwise::rms_norm(x, weight, eps, out))
     }
 
     /// The same, in place.

@@ -32,7 +32,7 @@ use crate::sched::SchedulerOutput;
 const GROUP_PANELS: usize = QuantizedRows::GROUP / PANEL_ROWS;
 
 /// Outputs of the gate, and as many of up, that a lane computes before it multiplies them: a part of its L1.
-const GATED_FLOATS: usize = BLOCK_ROWS * QuantizedRows::GROUP;
+const GATED_FLOATS: usize = 4 * BLOCK_ROWS * QuantizedRows::GROUP;
 
 /// What all lanes share during a step.
 pub struct CpuStep<'a> {

@@ -10,6 +10,11 @@ pub(in crate::kernels) fn rms_norm_inplace(x: &mut [f32], weight: &[f32], eps: f
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(in crate::kernels) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    simd::rms_norm::<Vector>(x, weight, eps, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(in crate::kernels) fn rope(left: &mut [f32], right: &mut [f32], cos: &[f32], sin: &[f32]) {
     simd::rope::<Vector>(left, right, cos, sin);
 }

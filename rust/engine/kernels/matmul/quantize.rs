@@ -112,9 +112,10 @@ impl QuantizedRows {
 pub struct RowMut {
     groups: usize,
     codes: *mut i8,
-    scales: *mut f32,
-    neg_sums: [*mut i32; 2],
-    scaled_sums: [*mut f32; 2],
+    /// As the fields of [`QuantizedRows`], from the first of these groups on.
+    pub scales: *mut f32,
+    pub neg_sums: [*mut i32; 2],
+    pub scaled_sums: [*mut f32; 2],
 }
 
 impl RowMut {

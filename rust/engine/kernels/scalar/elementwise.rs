@@ -13,6 +13,11 @@ pub(in crate::kernels) fn rms_norm_inplace(x: &mut [f32], weight: &[f32], eps: f
     }
 }
 
+pub(in crate::kernels) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    out.copy_from_slice(x);
+    rms_norm_inplace(out, weight, eps);
+}
+
 pub(in crate::kernels) fn rope(left: &mut [f32], right: &mut [f32], cos: &[f32], sin: &[f32]) {
     for i in 0..cos.len() {
         let (l, r) = (left[i], right[i]);
