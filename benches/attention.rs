@@ -86,7 +86,7 @@ fn read_bandwidth(isa: Isa, memory: &[Line]) -> f64 {
         black_box(match isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the machine has AVX2 if it has one of these tiers.
-            Isa::Avx2 | Isa::Avx512 => unsafe { read_avx2(piece) },
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => unsafe { read_avx2(piece) },
             _ => read(piece),
         });
         size_of_val(piece) as f64 / 1e9
@@ -142,7 +142,7 @@ fn multiply_add_peak(isa: Isa) -> f64 {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has the tier.
-        Isa::Avx512 => rate(|_| unsafe { avx512() } / 1e9),
+        Isa::Avx512 | Isa::Avx512Bf16 => rate(|_| unsafe { avx512() } / 1e9),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has the tier.
         Isa::Avx2 => rate(|_| unsafe { avx2() } / 1e9),

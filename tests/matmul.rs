@@ -120,7 +120,10 @@ impl Case {
 }
 
 fn tiers() -> Vec<Kernels> {
-    [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter_map(|isa| Kernels::new(Some(isa)).ok()).collect()
+    [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16]
+        .into_iter()
+        .filter_map(|isa| Kernels::new(Some(isa)).ok())
+        .collect()
 }
 
 /// What a column holds that nobody may write.

@@ -207,7 +207,7 @@ fn vector_tiers_agree_with_scalar(model: &Path, config: &EngineConfig, bound: f3
     let ids = expected(model).input_ids;
     let by_isa = |isa| EngineHandle::load(model, EngineConfig { isa: Some(isa), ..config.clone() });
     let reference = greedy(&by_isa(Isa::Scalar).expect("every machine has the scalar tier"), &ids, 1);
-    for isa in [Isa::Avx2, Isa::Avx512] {
+    for isa in [Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16] {
         let Ok(engine) = by_isa(isa) else {
             println!("{isa}: not on this machine");
             continue;

@@ -83,7 +83,10 @@ pub enum Policy {
 pub enum Isa {
     Scalar,
     Avx2,
+    /// With VNNI.
     Avx512,
+    /// With products of bf16 besides, for attention over keys and values of that type.
+    Avx512Bf16,
 }
 
 #[derive(Debug, Clone)]
@@ -110,7 +113,7 @@ pub struct EngineConfig {
     pub enable_prefix_caching: bool,
     /// Requests that may wait in the queue before `Overloaded`.
     pub max_queue_len: usize,
-    /// Force a lower tier than the machine has. Default: FERRULE_ISA (scalar, avx2, avx512).
+    /// Force a lower tier than the machine has. Default: FERRULE_ISA (scalar, avx2, avx512, avx512bf16).
     pub isa: Option<Isa>,
     /// Is told where the time of steps goes. None: nothing is timed.
     pub profile: Option<Arc<Profile>>,
@@ -214,4 +217,4 @@ named!(Activations { "int8" => Int8, "f32" => F32 });
 named!(Quantization { "int8" => Int8, "int4" => Int4 });
 named!(KvDtype { "f32" => F32, "f16" => F16, "bf16" => Bf16, "int8" => Int8, "fp8" => Fp8 });
 named!(Policy { "continuous" => Continuous, "static" => Static });
-named!(Isa { "scalar" => Scalar, "avx2" => Avx2, "avx512" => Avx512 });
+named!(Isa { "scalar" => Scalar, "avx2" => Avx2, "avx512" => Avx512, "avx512bf16" => Avx512Bf16 });

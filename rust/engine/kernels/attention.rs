@@ -16,6 +16,7 @@ mod store;
 use std::ops::Range;
 
 use super::{Kernels, dispatch};
+use crate::config::{Isa, KvDtype};
 use crate::ids::BlockId;
 pub(super) use chunk::{CHUNK_LEN, Chunk};
 pub use kv::{BLOCK_SIZE, EXTENT_BLOCKS, KvLayer, KvShape};
@@ -195,6 +196,11 @@ impl Kernels {
     /// # Safety
     /// As for `attention_partial`.
     unsafe fn chunk_partial(&self, chunk: &Chunk<'_>, scores: &mut [f32], partial: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.isa() == Isa::Avx512Bf16 && chunk.task.kv.shape.dtype == KvDtype::Bf16 {
+            // SAFETY: this machine has the tier; the caller's promises.
+            return unsafe { super::avx512::attention::bf16_partial(chunk, scores, partial) };
+        }
         dispatch!(self, attention::chunk_partial(chunk, scores, partial))
     }
 

@@ -29,7 +29,7 @@ macro_rules! dispatch {
         match $kernels.isa() {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Kernels` of this tier exist only on machines that have it.
-            crate::config::Isa::Avx512 => unsafe { crate::kernels::avx512::$module::$function($($argument),*) },
+            crate::config::Isa::Avx512 | crate::config::Isa::Avx512Bf16 => unsafe { crate::kernels::avx512::$module::$function($($argument),*) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Kernels` of this tier exist only on machines that have it.
             crate::config::Isa::Avx2 => unsafe { crate::kernels::avx2::$module::$function($($argument),*) },
@@ -72,9 +72,10 @@ fn best_isa() -> Isa {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vnni");
-    match (avx2, avx512) {
-        (true, true) => Isa::Avx512,
-        (true, false) => Isa::Avx2,
+    match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
+        (true, true, true) => Isa::Avx512Bf16,
+        (true, true, false) => Isa::Avx512,
+        (true, false, _) => Isa::Avx2,
         _ => Isa::Scalar,
     }
 }
@@ -92,7 +93,7 @@ mod tests {
     fn every_tier_up_to_the_best_is_granted_and_none_above() {
         let best = best_isa();
         assert_eq!(Kernels::new(None).unwrap().isa(), best);
-        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16] {
             assert_eq!(Kernels::new(Some(isa)).is_ok(), isa <= best, "{isa}");
         }
     }

@@ -12,6 +12,16 @@ pub(in crate::kernels) unsafe fn chunk_partial(chunk: &Chunk<'_>, scores: &mut [
     unsafe { simd::chunk_partial::<Vector>(chunk, scores, partial) }
 }
 
+/// The same over blocks of bf16, on a machine that multiplies them.
+///
+/// # Safety
+/// As above.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
+pub(in crate::kernels) unsafe fn bf16_partial(chunk: &Chunk<'_>, scores: &mut [f32], partial: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { simd::bf16::chunk_partial::<Vector>(chunk, scores, partial) }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(in crate::kernels) fn merge(state: &mut [f32], partial: &[f32]) {
     simd::merge::<Vector>(state, partial);

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::simd::{F32x16, I32x16, WIDTH};
+use crate::kernels::simd::{Bf16x16, F32x16, I32x16, WIDTH};
 
 #[derive(Clone, Copy)]
 pub(super) struct Vector(__m512);
@@ -192,6 +192,45 @@ impl F32x16 for Vector {
         tier!(_mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x))))
     }
 }
+
+/// A vector whose machine multiplies bf16 too.
+impl Bf16x16 for Vector {
+    type Pairs = Pairs;
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(p: *const u8) -> Pairs {
+        Pairs(tier!(_mm512_loadu_si512(p.cast())))
+    }
+
+    #[inline(always)]
+    fn splat_bf16_pair(pair: u32) -> Pairs {
+        Pairs(tier!(_mm512_set1_epi32(pair as i32)))
+    }
+
+    #[inline(always)]
+    fn keep_element(pairs: Pairs, element: usize) -> Pairs {
+        let mask = tier!(_mm512_set1_epi32((0xffff_u32 << (16 * element)) as i32));
+        Pairs(tier!(_mm512_and_si512(pairs.0, mask)))
+    }
+
+    #[inline(always)]
+    fn add_bf16_products(self, a: Pairs, b: Pairs) -> Self {
+        // SAFETY: sixteen pairs of bf16 are any 64 bytes.
+        let [a, b]: [__m512bh; 2] = [a, b].map(|pairs| unsafe { std::mem::transmute(pairs.0) });
+        Self(tier!(_mm512_dpbf16_ps(self.0, a, b)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16) {
+        // SAFETY: sixteen bf16 are 32 bytes.
+        let rounded: __m256i = unsafe { std::mem::transmute(tier!(_mm512_cvtneps_pbh(self.0))) };
+        tier!(_mm256_storeu_si256(p.cast(), rounded));
+    }
+}
+
+/// Sixteen pairs of bf16 in one register.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs(__m512i);
 
 /// Sixteen integers in one register.
 #[derive(Clone, Copy)]

@@ -5,7 +5,10 @@ use crate::config::Isa;
 
 /// Every tier that this machine has.
 fn tiers() -> Vec<Kernels> {
-    [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter_map(|isa| Kernels::new(Some(isa)).ok()).collect()
+    [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16]
+        .into_iter()
+        .filter_map(|isa| Kernels::new(Some(isa)).ok())
+        .collect()
 }
 
 /// A row of any length up to a few vectors, small and large values mixed.

@@ -71,9 +71,9 @@ fn read(kernels: Kernels, words: &[u64]) -> u64 {
         Isa::Scalar => read_portable(words),
         // SAFETY: `Kernels` of this tier exist only on machines that have it.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 => unsafe { super::x86::read(words) },
+        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => unsafe { super::x86::read(words) },
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => read_portable(words),
+        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => read_portable(words),
     }
 }
 

@@ -44,10 +44,10 @@ pub fn chains(isa: Isa, arithmetic: Arithmetic) -> Option<fn(u64) -> u64> {
         // SAFETY: as above.
         (Isa::Avx2, Arithmetic::F32) => Some(|n| unsafe { f32_avx2(n) }),
         // SAFETY: as above.
-        (Isa::Avx512, Arithmetic::Int8 | Arithmetic::Int4) => Some(|n| unsafe { int8_avx512(n) }),
+        (Isa::Avx512 | Isa::Avx512Bf16, Arithmetic::Int8 | Arithmetic::Int4) => Some(|n| unsafe { int8_avx512(n) }),
         // SAFETY: as above.
-        (Isa::Avx512, Arithmetic::F32) => Some(|n| unsafe { f32_avx512(n) }),
-        (Isa::Avx512, Arithmetic::Bf16) => {
+        (Isa::Avx512 | Isa::Avx512Bf16, Arithmetic::F32) => Some(|n| unsafe { f32_avx512(n) }),
+        (Isa::Avx512 | Isa::Avx512Bf16, Arithmetic::Bf16) => {
             // SAFETY: as above.
             is_x86_feature_detected!("avx512bf16").then_some(|n| unsafe { bf16_avx512(n) })
         }

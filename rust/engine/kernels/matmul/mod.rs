@@ -101,7 +101,7 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &super::avx2::matmul::TIER,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => &super::avx512::matmul::TIER,
+            Isa::Avx512 | Isa::Avx512Bf16 => &super::avx512::matmul::TIER,
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("Kernels::new grants only what the machine has"),
         }

@@ -140,6 +140,31 @@ pub(super) trait I32x16: Copy {
     fn to_floats(self) -> Self::Floats;
 }
 
+/// Sixteen sums of products of bf16.
+pub(super) trait Bf16x16: F32x16 {
+    /// Sixteen pairs of bf16, of which the first lies in the low half.
+    type Pairs: Copy;
+
+    /// # Safety
+    /// `p` is valid for reading 64 bytes.
+    unsafe fn load_bf16_pairs(p: *const u8) -> Self::Pairs;
+
+    /// The same pair everywhere.
+    fn splat_bf16_pair(pair: u32) -> Self::Pairs;
+
+    /// Zeros in place of the second elements of pairs, or of the first.
+    fn keep_element(pairs: Self::Pairs, element: usize) -> Self::Pairs;
+
+    /// self + a.second * b.second + a.first * b.first, rounded after each.
+    fn add_bf16_products(self, a: Self::Pairs, b: Self::Pairs) -> Self;
+
+    /// Rounds to the nearest bf16, ties to even.
+    ///
+    /// # Safety
+    /// `p` is valid for writing 16 of them.
+    unsafe fn store_bf16(self, p: *mut u16);
+}
+
 /// Asks for the cache lines that `bytes` from `p` on begin in. Any address will do.
 #[inline(always)]
 pub(super) fn prefetch(p: *const u8, bytes: usize) {

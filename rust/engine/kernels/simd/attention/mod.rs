@@ -1,5 +1,6 @@
 //! Attention over one chunk, for vector tiers: scores, softmax, weighted values. A state's maximum counts in powers of two.
 
+pub(in crate::kernels) mod bf16;
 mod element;
 mod int8;
 mod scores;

@@ -1,0 +1,91 @@
+//! Attention over keys and values of bf16 where the machine multiplies pairs of them: twice as many products an instruction,
+//! and nothing is widened. Queries and weights are rounded to bf16 as well; sums are float32.
+
+use super::element::Element;
+use super::{scores, softmax, values};
+use crate::kernels::attention::{CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
+use crate::kernels::simd::{Bf16x16, WIDTH};
+
+/// Bf16 meets bf16.
+struct Bf16Pairs;
+
+impl<S: Bf16x16> Element<S> for Bf16Pairs {
+    const PAIR_BYTES: usize = 64;
+    type Factor = u16;
+    type Pair = S::Pairs;
+    type Sum = S;
+
+    #[inline(always)]
+    fn zero() -> S {
+        S::splat(0.0)
+    }
+
+    #[inline(always)]
+    unsafe fn load_sum(p: *const f32) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_sum(sum: S, p: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { sum.store(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pair(p: *const u8) -> S::Pairs {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16_pairs(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_pair(sum: S, factors: *const u16, pair: S::Pairs) -> S {
+        // SAFETY: the caller's promise.
+        let factors = unsafe { factors.cast::<u32>().read_unaligned() };
+        sum.add_bf16_products(pair, S::splat_bf16_pair(factors))
+    }
+
+    /// The other row may hold anything, NaN included.
+    #[inline(always)]
+    fn add_row(sum: S, factor: u16, pair: S::Pairs, row: usize) -> S {
+        let factor = S::splat_bf16_pair(u32::from(factor) << (16 * row));
+        sum.add_bf16_products(S::keep_element(pair, row), factor)
+    }
+}
+
+/// As `chunk_partial` of the vector tiers, for blocks of bf16.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(in crate::kernels) unsafe fn chunk_partial<S: Bf16x16>(chunk: &Chunk<'_>, scores: &mut [f32], partial: &mut [f32]) {
+    let num_rows = chunk.rows.len();
+    let stride = partial.len() / num_rows;
+    for (row, state) in partial.chunks_exact_mut(stride).enumerate() {
+        // SAFETY: the caller's promise.
+        let query = unsafe { std::slice::from_raw_parts(chunk.query(row), chunk.task.kv.shape.head_dim) };
+        // A state has its query in place of its sums until these begin.
+        let room = state[STATE_HEADER..].as_mut_ptr().cast::<u16>();
+        for (i, x) in query.chunks(WIDTH).enumerate() {
+            // SAFETY: a state has room for whole vectors of floats.
+            unsafe { S::read(x).store_bf16(room.add(i * WIDTH)) };
+        }
+    }
+    let queries = partial[STATE_HEADER..].as_ptr();
+    let query = |row: usize| queries.wrapping_add(row * stride).cast();
+    // SAFETY: the caller's promise, and the queries above.
+    unsafe { scores::compute::<S, Bf16Pairs>(chunk, query, scores) };
+    let rows = scores.chunks_exact_mut(CHUNK_LEN).zip(partial.chunks_exact_mut(stride)).take(num_rows);
+    for (row, (scores, state)) in rows.enumerate() {
+        state.fill(0.0);
+        let seen = chunk.seen(row);
+        (state[MAX], state[SUM]) = softmax::weigh::<S>(chunk, seen.clone(), chunk.task.scale, scores);
+        for at in softmax::vectors(&seen) {
+            let weights = S::read(&scores[at..]);
+            // SAFETY: sixteen bf16 end before the next sixteen floats begin.
+            unsafe { weights.store_bf16(scores.as_mut_ptr().cast::<u16>().add(at)) };
+        }
+    }
+    // SAFETY: the caller's promise, and the weights above.
+    unsafe { values::accumulate::<S, Bf16Pairs>(chunk, scores.as_ptr().cast(), partial, stride) };
+}
