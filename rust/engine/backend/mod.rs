@@ -52,6 +52,9 @@ pub trait Backend {
     /// The linear's outputs = input · Wᵀ.
     fn linear(&self, weight: &Self::Linear, input: Act);
 
+    /// `weight` is what the next product reads: whoever waits for memory may ask for its beginning already.
+    fn expect(&self, _weight: &Self::Linear) {}
+
     /// Bias, head norms and rotation on Qkv; keys and values go to the cache of `layer`.
     fn rotate_and_store(&self, layer: usize, heads: &HeadTransform<Self::Vector>);
 

@@ -90,6 +90,10 @@ impl<B: Backend<Linear: Weights>> Backend for Profiled<'_, B> {
         self.time(operation, cost, |inner| inner.linear(weight, input));
     }
 
+    fn expect(&self, weight: &B::Linear) {
+        self.inner.expect(weight);
+    }
+
     fn rotate_and_store(&self, layer: usize, heads: &HeadTransform<B::Vector>) {
         self.time(Operation::RopeAndStore, Cost::default, |inner| inner.rotate_and_store(layer, heads));
     }

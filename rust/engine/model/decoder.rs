@@ -42,31 +42,46 @@ pub enum FeedForward<L> {
 
 /// Computes one step: reads the step's tokens, extends the KV cache, writes the rows that are wanted.
 pub fn forward<B: Backend>(backend: &B, config: &ModelConfig, weights: &DecoderWeights<B::Linear, B::Vector>) {
+    let head = weights.head.as_ref().unwrap_or(&weights.embedding);
     backend.embed(&weights.embedding, config.embedding_scale);
     backend.norm(&weights.layers[0].attn_norm);
     for (i, layer) in weights.layers.iter().enumerate() {
-        let next = weights.layers.get(i + 1).map(|next| &next.attn_norm);
-        forward_layer(backend, config.activation, i, layer, next);
+        let next = weights.layers.get(i + 1);
+        let next = Next { norm: next.map(|next| &next.attn_norm), linear: next.map_or(head, |next| &next.qkv) };
+        forward_layer(backend, config.activation, i, layer, Some(next));
     }
-    let head = weights.head.as_ref().unwrap_or(&weights.embedding);
     backend.head(&weights.final_norm, head, config.final_softcap);
 }
 
-/// Layer `i`: reads Normed, adds to Residual, and leaves it in Normed through the norm `next`, if there is one.
+/// What follows a layer.
+pub struct Next<'a, L, V> {
+    /// What makes Normed of Residual. None: the head does it.
+    pub norm: Option<&'a V>,
+    /// The product after that.
+    pub linear: &'a L,
+}
+
+/// Layer `i`: reads Normed, adds to Residual, and leaves it in Normed through the next norm, if there is one.
 pub fn forward_layer<B: Backend>(
     backend: &B,
     activation: Activation,
     i: usize,
     layer: &LayerWeights<B::Linear, B::Vector>,
-    next: Option<&B::Vector>,
+    next: Option<Next<'_, B::Linear, B::Vector>>,
 ) {
     backend.linear(&layer.qkv, Act::Normed);
+    backend.expect(&layer.attn_output);
     backend.rotate_and_store(i, &layer.heads);
     backend.attend(i);
     backend.linear(&layer.attn_output, Act::Attended);
+    let FeedForward::Dense { gate_up, .. } = &layer.ffn;
+    backend.expect(gate_up);
     backend.add_and_norm(layer.attn_post_norm.as_ref(), Some(&layer.ffn_norm));
     feed_forward(backend, activation, &layer.ffn);
-    backend.add_and_norm(layer.ffn_post_norm.as_ref(), next);
+    if let Some(next) = &next {
+        backend.expect(next.linear);
+    }
+    backend.add_and_norm(layer.ffn_post_norm.as_ref(), next.and_then(|next| next.norm));
 }
 
 fn feed_forward<B: Backend>(backend: &B, activation: Activation, ffn: &FeedForward<B::Linear>) {

@@ -34,6 +34,12 @@ const GROUP_PANELS: usize = QuantizedRows::GROUP / PANEL_ROWS;
 /// Outputs of the gate, and as many of up, that a lane computes before it multiplies them: a part of its L1.
 const GATED_FLOATS: usize = 4 * BLOCK_ROWS * QuantizedRows::GROUP;
 
+/// Up to this many tokens, products wait for memory.
+const FEW_TOKENS: usize = 8;
+
+/// Of the weights that come next: what memory gives while lanes norm and meet, and a part of L2.
+const EXPECTED_BYTES: usize = 32 << 10;
+
 /// What all lanes share during a step.
 pub struct CpuStep<'a> {
     pub kernels: Kernels,
@@ -102,6 +108,19 @@ impl Backend for CpuLane<'_> {
         self.lane.barrier();
     }
 
+    fn expect(&self, weight: &CpuLinear) {
+        if self.shared.plan.num_tokens() > FEW_TOKENS {
+            return;
+        }
+        let first = match &weight.segments[..] {
+            [gate, ..] if gate.output == Act::Gate => Some((gate, self.gate_panels(gate))),
+            _ => weight.within(self.lane.share(weight.num_panels())).next(),
+        };
+        if let Some((segment, panels)) = first {
+            segment.matrix.fetch(panels.start, EXPECTED_BYTES);
+        }
+    }
+
     fn rotate_and_store(&self, layer: usize, heads: &HeadTransform<Vec<f32>>) {
         for token in self.shared.plan.store_share(self.tokens()) {
             self.transform_heads(token, heads);
@@ -125,8 +144,7 @@ impl Backend for CpuLane<'_> {
 
     fn gated_linear(&self, weight: &CpuLinear, activation: Activation) {
         let [gate, up] = &weight.segments[..] else { panic!("a gated linear has two matrices") };
-        let share = self.lane.share(gate.matrix.num_panels().div_ceil(GROUP_PANELS));
-        let panels = share.start * GROUP_PANELS..gate.matrix.num_panels().min(share.end * GROUP_PANELS);
+        let panels = self.gate_panels(gate);
         let tokens = self.shared.plan.num_tokens();
         let panels_at_once = GROUP_PANELS * (GATED_FLOATS / (tokens.min(BLOCK_ROWS) * QuantizedRows::GROUP)).max(1);
         let input = self.prepare(weight, Act::Normed, tokens);
@@ -264,6 +282,12 @@ impl CpuLane<'_> {
             unsafe { kernels.quantize(acts.attended.row(token), int8, token, 0) };
         }
         self.lane.barrier();
+    }
+
+    /// This lane's panels of the gate, and of up: whole groups of int8 activations.
+    fn gate_panels(&self, gate: &Segment) -> Range<usize> {
+        let share = self.lane.share(gate.matrix.num_panels().div_ceil(GROUP_PANELS));
+        share.start * GROUP_PANELS..gate.matrix.num_panels().min(share.end * GROUP_PANELS)
     }
 
     /// Gate = activation(gate) * up in these rows and panels, ready for the next product.

@@ -222,8 +222,9 @@ impl Bf16x16 for Vector {
 
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16) {
+        let rounded = tier!(_mm512_cvtneps_pbh(self.0));
         // SAFETY: sixteen bf16 are 32 bytes.
-        let rounded: __m256i = unsafe { std::mem::transmute(tier!(_mm512_cvtneps_pbh(self.0))) };
+        let rounded: __m256i = unsafe { std::mem::transmute(rounded) };
         tier!(_mm256_storeu_si256(p.cast(), rounded));
     }
 }

@@ -155,7 +155,7 @@ pub(super) trait Bf16x16: F32x16 {
     /// Zeros in place of the second elements of pairs, or of the first.
     fn keep_element(pairs: Self::Pairs, element: usize) -> Self::Pairs;
 
-    /// self + a.second * b.second + a.first * b.first, rounded after each.
+    /// self + a.first * b.first + a.second * b.second, rounded as the machine does it.
     fn add_bf16_products(self, a: Self::Pairs, b: Self::Pairs) -> Self;
 
     /// Rounds to the nearest bf16, ties to even.

@@ -124,6 +124,19 @@ impl PackedMatrix {
         }
     }
 
+    /// Asks memory for the panels from `panel` on, `bytes` of them at most, to come close to this core.
+    pub fn fetch(&self, panel: usize, bytes: usize) {
+        let start = panel * self.panel_bytes();
+        #[cfg(target_arch = "x86_64")]
+        for at in (start..self.num_bytes().min(start + bytes)).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            // SAFETY: a prefetch touches no memory that the program can see.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.data.as_ptr().wrapping_add(at).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (start, bytes);
+    }
+
     pub fn rows(&self) -> usize {
         self.rows
     }

@@ -1,7 +1,7 @@
 //! Weighted sums of values over the positions of a chunk.
 //!
-//! A sum is one chain of multiply-adds over a row's own positions in order, whatever the tile. Positions that
-//! only some rows of a tile see are left to single rows: a weight of zero would let NaN through.
+//! A sum is one chain of multiply-adds over a row's own positions in order, pair by pair where a row sees both, whatever the
+//! tile. Positions that only some rows of a tile see are left to single rows: a weight of zero would let NaN through.
 
 use std::ops::Range;
 
@@ -169,10 +169,17 @@ unsafe fn one_row<S: F32x16, E: Element<S>>(
         // SAFETY: the caller's promise; a state has room for whole panels.
         unsafe {
             let mut sum = E::load_sum(place);
-            for position in positions.clone() {
+            let mut position = positions.start;
+            while position < positions.end {
                 let at = (panel * BLOCK_SIZE + position % BLOCK_SIZE) / 2 * E::PAIR_BYTES;
                 let pair = E::load_pair(chunk.values[position / BLOCK_SIZE].add(at));
-                sum = E::add_row(sum, *rows.weight(row, position), pair, position % 2);
+                if position.is_multiple_of(2) && position + 1 < positions.end {
+                    sum = E::add_pair(sum, rows.weight(row, position), pair);
+                    position += 2;
+                } else {
+                    sum = E::add_row(sum, *rows.weight(row, position), pair, position % 2);
+                    position += 1;
+                }
             }
             E::store_sum(sum, place);
         }
