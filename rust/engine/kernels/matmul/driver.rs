@@ -1,15 +1,13 @@
-//! The loops around a tier's tiles. Outermost, as many rows as stay in L2; then panels, so that weights are read once
-//! for them; inside, a chunk of columns is unpacked to L1 and used for a block of rows.
+//! The loops around a tier's kernels. Outermost, as many rows as stay in L2; then panels, so that weights are read once for
+//! them. Where a tier unpacks codes, a chunk of columns is unpacked to L1 inside, and used for a block of rows.
 
 use std::iter;
 use std::ops::Range;
 
-use super::tier::{
-    self, F32Rows, F32Weights, Lanes, PACKED_PANELS, PACKED_ROWS, PANEL_KERNEL_ROWS, PackedInt8, Unpack,
-};
+use super::tier::{self, F32Rows, F32Weights, Lanes, PANEL_KERNEL_ROWS, PackedInt8, Unpack};
 use super::{
-    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, Int8Kernels, MatMut, MatmulTier, PanelChunk, PanelSums,
-    QuantizedRows,
+    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, Int8Kernels, MatMut, MatmulTier, PackedPanels, PanelChunk,
+    PanelSums, QuantizedRows,
 };
 use crate::quant::{Layout, PANEL_ROWS, PackedMatrix};
 
@@ -24,9 +22,6 @@ const STREAMS: usize = 4;
 
 /// Least length of a stream: each begins before anything was fetched ahead for it.
 const STREAM_BYTES: usize = 256 << 10;
-
-/// Panels of small matrices have fewer bytes. Their model lies in L3, which wants to be asked further ahead than DRAM.
-const SMALL_PANEL: usize = 16 << 10;
 
 /// The sums of a block of rows, for `P` panels; on cache lines, so that no vector straddles two.
 #[repr(align(64))]
@@ -89,7 +84,7 @@ pub unsafe fn int8(
     }
 }
 
-/// `int8` straight from packed panels.
+/// `int8` straight from packed panels. The last panel of a matrix may have more rows than `out` has columns.
 ///
 /// # Safety
 /// As for `int8`.
@@ -101,34 +96,32 @@ unsafe fn packed(
     rows: Range<usize>,
     out: MatMut<'_>,
 ) {
-    let panel_bytes = w.layout().panel_bytes(w.cols());
-    let mut sums = [[[0.0; PANEL_ROWS]; PACKED_PANELS]; PACKED_ROWS];
-    for rows in blocks(rows, cached_rows(w.cols())) {
-        let num_tiles = rows.len().div_ceil(PACKED_ROWS);
-        // With few rows memory limits, and one stream is read fastest. With more, the next pair of panels is fetched while
-        // the tiles of rows use one.
-        let (together, ahead) = match rows.len() {
-            ..=PACKED_ROWS => (1, if panel_bytes < SMALL_PANEL { 12 << 10 } else { 8 << 10 }),
-            _ => (PACKED_PANELS, PACKED_PANELS * panel_bytes),
-        };
-        for panels in blocks(panels.clone(), together) {
-            // A panel without a partner is its own.
-            let starts: [*const u8; PACKED_PANELS] = [w.panel_ptr(panels.start), w.panel_ptr(panels.end - 1)];
-            for rows in shares(rows.clone(), num_tiles) {
-                let view = x.view(rows.start, 0, group_of(w));
-                // SAFETY: `view` has these rows of w.cols() columns, as the panels have.
-                unsafe { kernel(w.layout(), &starts[..together], w.cols(), view, rows.len(), ahead, &mut sums) };
-                // SAFETY: the caller's promise.
-                unsafe { write(out, rows, panels.clone(), w.rows(), &sums) };
+    let whole = panels.start..panels.end.min(w.rows() / PANEL_ROWS).max(panels.start);
+    let run = |panels: &Range<usize>| PackedPanels {
+        first: w.panel_ptr(panels.start),
+        count: panels.len(),
+        panel_bytes: w.layout().panel_bytes(w.cols()),
+        cols: w.cols(),
+    };
+    let view = |row| x.view(row, 0, group_of(w));
+    if !whole.is_empty() {
+        for rows in blocks(rows.clone(), cached_rows(w.cols())) {
+            let to = out.ptr.wrapping_add(rows.start * out.stride + whole.start * PANEL_ROWS);
+            // SAFETY: the panels' columns of these rows are the caller's.
+            unsafe { kernel(w.layout(), run(&whole), view(rows.start), rows.len(), to, out.stride) };
+        }
+    }
+    let rest = whole.end..panels.end;
+    if !rest.is_empty() {
+        let mut sums = [[[0.0; PANEL_ROWS]; 1]; BLOCK_ROWS];
+        for rows in blocks(rows, BLOCK_ROWS) {
+            // SAFETY: `sums` has these rows of one panel; the caller's promise.
+            unsafe {
+                kernel(w.layout(), run(&rest), view(rows.start), rows.len(), sums.as_mut_ptr().cast(), PANEL_ROWS);
+                write(out, rows, rest.clone(), w.rows(), &sums);
             }
         }
     }
-}
-
-/// `range` in `count` parts of nearly equal length.
-fn shares(range: Range<usize>, count: usize) -> impl Iterator<Item = Range<usize>> {
-    let at = move |i: usize| range.start + i * range.len() / count;
-    (0..count).map(move |i| at(i)..at(i + 1))
 }
 
 /// Straight from the packed panels: these in as many equal parts as there are streams, one of each at a time.

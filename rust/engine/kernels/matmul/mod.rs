@@ -12,7 +12,7 @@ pub use self::quantize::QuantizedRows;
 pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, code_of, quantize_groups, scale_of};
 pub(super) use self::tier::{
     CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights, GroupShape, INT8_PANELS, Int8Kernels,
-    Int8Sums, Lanes, MatmulTier, PackedSums, PanelChunk, PanelSums,
+    Int8Sums, Lanes, MatmulTier, PackedPanels, PanelChunk, PanelSums,
 };
 use super::threads::Pool;
 use super::{Kernels, scalar};

@@ -72,17 +72,18 @@ pub type Int8Panels = unsafe fn(Layout, &[*const u8], cols: usize, Int8Rows, row
 /// The same for dense panels and float32 activations.
 pub type DensePanels = unsafe fn(Layout, &[*const u8], cols: usize, F32Rows, rows: usize, out: &mut [PanelSums]);
 
-/// Most rows and panels that a kernel of packed panels takes at once.
-pub const PACKED_ROWS: usize = 6;
-pub const PACKED_PANELS: usize = 2;
+/// Whole panels that lie side by side.
+#[derive(Clone, Copy)]
+pub struct PackedPanels {
+    pub first: *const u8,
+    pub count: usize,
+    pub panel_bytes: usize,
+    pub cols: usize,
+}
 
-/// The sums of such rows and panels.
-pub type PackedSums = [[Lanes; PACKED_PANELS]; PACKED_ROWS];
-
-/// Computes the int8 products of up to three rows with one packed panel of `cols` columns, or of three to six with two.
-/// Asks memory for what lies `ahead` bytes behind what it reads.
-pub type PackedInt8 =
-    unsafe fn(Layout, &[*const u8], cols: usize, Int8Rows, rows: usize, ahead: usize, &mut PackedSums);
+/// Computes the int8 products of `rows` rows, as many as stay in L2, with packed panels: out (rows, stride), sixteen
+/// columns for each panel.
+pub type PackedInt8 = unsafe fn(Layout, PackedPanels, Int8Rows, rows: usize, out: *mut f32, stride: usize);
 
 /// Adds `cols` columns' products to `sums` (rows, INT8_PANELS, 16); one or two chunks.
 pub type Int8Tile = unsafe fn(Layout, &[PanelChunk], cols: usize, Int8Rows, sums: &mut [Int8Sums]);

@@ -3,39 +3,69 @@
 
 use std::arch::x86_64::*;
 
-use super::store16;
 use super::unpack::{group_min, group_scale, step_codes};
-use crate::kernels::matmul::{GroupShape, Int8Rows, PackedSums};
+use crate::kernels::matmul::{GroupShape, Int8Rows, PackedPanels};
 use crate::kernels::simd::{opaque, prefetch};
-use crate::quant::{Format, Layout, with_format};
+use crate::quant::{Format, Layout, PANEL_ROWS, with_format};
+
+/// Most rows of a tile.
+const TILE_ROWS: usize = 6;
+
+/// Panels of small matrices have fewer bytes. Their model lies in L3, which wants to be asked further ahead than DRAM.
+const SMALL_PANEL: usize = 16 << 10;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn packed_int8(
     layout: Layout,
-    panels: &[*const u8],
-    cols: usize,
+    panels: PackedPanels,
     x: Int8Rows,
     rows: usize,
-    ahead: usize,
-    out: &mut PackedSums,
+    out: *mut f32,
+    stride: usize,
 ) {
     // SAFETY: the caller's promise.
-    with_format!(layout, F => unsafe {
-        match (panels, rows) {
-            (&[a], 1) => tile::<F, 1, 1>([a], cols, x, ahead, out),
-            (&[a], 2) => tile::<F, 1, 2>([a], cols, x, ahead, out),
-            (&[a], 3) => tile::<F, 1, 3>([a], cols, x, ahead, out),
-            (&[a], 4) => tile::<F, 1, 4>([a], cols, x, ahead, out),
-            (&[a], 5) => tile::<F, 1, 5>([a], cols, x, ahead, out),
-            (&[a], 6) => tile::<F, 1, 6>([a], cols, x, ahead, out),
-            (&[a, b], 3) => tile::<F, 2, 3>([a, b], cols, x, ahead, out),
-            (&[a, b], 4) => tile::<F, 2, 4>([a, b], cols, x, ahead, out),
-            (&[a, b], 5) => tile::<F, 2, 5>([a, b], cols, x, ahead, out),
-            (&[a, b], 6) => tile::<F, 2, 6>([a, b], cols, x, ahead, out),
-            _ => unreachable!("{rows} rows with {} panels", panels.len()),
+    with_format!(layout, F => unsafe { all_panels::<F>(panels, x, rows, out, stride) })
+        .expect("dense panels have no codes");
+}
+
+/// With few rows memory limits, and one stream is read fastest. With more, the next pair of panels is fetched while the tiles
+/// of rows use one.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn all_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usize, out: *mut f32, stride: usize) {
+    let PackedPanels { first, count, panel_bytes, cols } = panels;
+    let num_tiles = rows.div_ceil(TILE_ROWS);
+    let (together, ahead) = match num_tiles {
+        ..=1 => (1, if panel_bytes < SMALL_PANEL { 12 << 10 } else { 8 << 10 }),
+        _ => (2, 2 * panel_bytes),
+    };
+    let mut panel = 0;
+    while panel < count {
+        let together = together.min(count - panel);
+        let a = first.wrapping_add(panel * panel_bytes);
+        let b = a.wrapping_add(panel_bytes);
+        for i in 0..num_tiles {
+            let row = i * rows / num_tiles;
+            // SAFETY: the row and those of its tile exist, and so do the panels.
+            unsafe {
+                let (x, out) = (x.skip_rows(row), out.add(row * stride + panel * PANEL_ROWS));
+                match (together, (i + 1) * rows / num_tiles - row) {
+                    (1, 1) => tile::<F, 1, 1>([a], cols, x, ahead, out, stride),
+                    (1, 2) => tile::<F, 1, 2>([a], cols, x, ahead, out, stride),
+                    (1, 3) => tile::<F, 1, 3>([a], cols, x, ahead, out, stride),
+                    (1, 4) => tile::<F, 1, 4>([a], cols, x, ahead, out, stride),
+                    (1, 5) => tile::<F, 1, 5>([a], cols, x, ahead, out, stride),
+                    (1, 6) => tile::<F, 1, 6>([a], cols, x, ahead, out, stride),
+                    (2, 3) => tile::<F, 2, 3>([a, b], cols, x, ahead, out, stride),
+                    (2, 4) => tile::<F, 2, 4>([a, b], cols, x, ahead, out, stride),
+                    (2, 5) => tile::<F, 2, 5>([a, b], cols, x, ahead, out, stride),
+                    (2, 6) => tile::<F, 2, 6>([a, b], cols, x, ahead, out, stride),
+                    (panels, rows) => unreachable!("{rows} rows with {panels} panels"),
+                }
+            }
         }
-    })
-    .expect("dense panels have no codes");
+        panel += together;
+    }
 }
 
 /// `T` rows against `P` packed panels: twelve accumulators and as many totals are most of the registers. What goes over
@@ -46,7 +76,8 @@ unsafe fn tile<F: Format, const P: usize, const T: usize>(
     cols: usize,
     x: Int8Rows,
     ahead: usize,
-    out: &mut PackedSums,
+    out: *mut f32,
+    stride: usize,
 ) {
     let spec = const { F::SPEC };
     let mut totals = [[_mm512_setzero_ps(); P]; T];
@@ -62,7 +93,8 @@ unsafe fn tile<F: Format, const P: usize, const T: usize>(
     }
     for t in 0..T {
         for p in 0..P {
-            store16(&mut out[t][p], totals[t][p]);
+            // SAFETY: the caller's T rows of P panels.
+            unsafe { _mm512_storeu_ps(out.add(t * stride + p * PANEL_ROWS), totals[t][p]) };
         }
     }
 }
