@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::execute::{Computed, Executor, StepResult};
 use crate::ids::{RequestId, SequenceId};
 use crate::intake::{Intake, Submission};
+use crate::isolate::{isolated, panic_message};
 use crate::metrics::EngineStats;
 use crate::output::Event;
 use crate::runner::ModelRunner;
@@ -228,7 +229,11 @@ impl Engine {
             Computed::Prompt => answer.finish_empty(),
             Computed::Token(sampled) => {
                 self.counters.num_generated_tokens += 1;
-                let delta = answer.push_token(index, sampled, self.executor.eos(), now);
+                let eos = self.executor.eos();
+                let delta = match isolated(|| answer.push_token(index, sampled, eos, now)) {
+                    Ok(delta) => delta,
+                    Err(defect) => return self.end(request, Ending::Failed(defect)),
+                };
                 if delta.finish_reason.is_some() {
                     answer.release(index, &mut self.scheduler);
                 }
@@ -325,7 +330,50 @@ impl Engine {
     }
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it panicked")
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::ids::TokenId;
+    use crate::null::{NullConfig, NullModel};
+    use crate::request::{Request, SamplingParams, Task};
+
+    fn submit(intake: &Intake, id: u64, logit_bias: Vec<(TokenId, f32)>) -> Receiver<Event> {
+        let params = Arc::new(SamplingParams { logit_bias, ..SamplingParams::greedy(5) });
+        let (id, prompt) = (RequestId(id), vec![1, 2, 3]);
+        let request =
+            Request { id, prompt, params, task: Task::Generate, priority: 0, cache_salt: None, seed: 1, max_len: 8 };
+        let (sender, events) = channel();
+        let sink = Box::new(move |event| sender.send(event).map_or(ControlFlow::Break(()), ControlFlow::Continue));
+        intake.push(Submission { request, sink, submitted: Instant::now() }).unwrap();
+        events
+    }
+
+    /// The defect: a request that no check let through, with a bias for a token that is none.
+    #[test]
+    fn a_defect_in_one_requests_sampling_is_its_own() {
+        let config = EngineConfig::default();
+        let intake = Arc::new(Intake::new(config.max_queue_len));
+        let model = NullModel::new(NullConfig::default());
+        let mut engine = Engine::new(Box::new(model), None, &config, intake.clone(), Arc::default());
+        let before = submit(&intake, 1, Vec::new());
+        let broken = submit(&intake, 2, vec![(1000, 1.0)]);
+        let after = submit(&intake, 3, Vec::new());
+        engine.step();
+        while engine.scheduler.has_work() {
+            engine.step();
+        }
+        let tokens = |events: Receiver<Event>| {
+            let token = |event| match event {
+                Event::Delta(delta) => delta.token_ids,
+                _ => Vec::new(),
+            };
+            events.try_iter().flat_map(token).collect::<Vec<_>>()
+        };
+        assert!(matches!(broken.try_recv(), Ok(Event::Error(Error::Internal(why))) if why.contains("this request")));
+        let said = tokens(before);
+        assert_eq!((said.len(), said), (5, tokens(after)));
+        assert_eq!(engine.scheduler.num_used_blocks(), 0);
+    }
 }

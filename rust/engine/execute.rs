@@ -75,8 +75,10 @@ impl Executor {
             }
             let rows = row..row + scheduled.num_logit_rows();
             row = rows.end;
-            if let Some(logprobs) = self.score_prompt(rows.clone(), scheduled, sequence, answer) {
-                push(0, Computed::PromptLogprobs(logprobs));
+            match isolated(|| self.score_prompt(rows.clone(), scheduled, sequence, answer)) {
+                Ok(None) => {}
+                Ok(Some(logprobs)) => push(0, Computed::PromptLogprobs(logprobs)),
+                Err(defect) => push(0, Computed::Failed(defect)),
             }
             if scheduled.context_len() < sequence.tokens().len() {
                 continue;
@@ -85,7 +87,8 @@ impl Executor {
                 push(0, Computed::Prompt);
             } else if !rows.is_empty() {
                 for index in choices_at(sequence, answer) {
-                    push(index, self.sample(rows.end - 1, index, sequence, answer));
+                    let sampled = isolated(|| self.sample(rows.end - 1, index, sequence, answer));
+                    push(index, sampled.unwrap_or_else(Computed::Failed));
                 }
             }
         }

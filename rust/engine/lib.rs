@@ -31,6 +31,7 @@ mod hash;
 pub mod ids;
 pub mod info;
 mod intake;
+mod isolate;
 pub mod kernels;
 pub mod kv;
 mod load;

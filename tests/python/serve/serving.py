@@ -21,10 +21,10 @@ QUESTION = [{"role": "user", "content": "What is the capital of France, and what
 
 
 class Server:
-    """A `ferrule serve` process; `url` is where it listens."""
+    """A `ferrule serve` process; `url` is where it listens. `port`: any that is free, or this one."""
 
-    def __init__(self, *args, command=(BINARY,), env=None):
-        command = [*command, "serve", *args, "--port", "0", "--log", "json"]
+    def __init__(self, *args, command=(BINARY,), env=None, port=0):
+        command = [*command, "serve", *args, "--port", str(port), "--log", "json"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
         )

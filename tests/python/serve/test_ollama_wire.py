@@ -5,12 +5,11 @@ import re
 import signal
 import threading
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import ollama
 import pytest
-from serving import ROOT, full, running
+from hub import Hub, serving
+from serving import full, running
 
 GENERATE = "/api/generate"
 CHAT = "/api/chat"
@@ -286,36 +285,10 @@ def test_a_stream_that_cannot_go_on_says_why(snapshot):
     assert all(line["done"] is False for line in found[:-1])
 
 
-class Hub(BaseHTTPRequestHandler):
-    """A hub with one repository: the smallest of the golden models."""
-
-    folder = ROOT / "tests" / "golden" / "models" / "llama3"
-    files = ("config.json", "model.safetensors")
-
-    def do_GET(self):
-        answer = self.answer()
-        self.send_response(200 if answer else 404)
-        self.send_header("content-length", str(len(answer or b"")))
-        self.end_headers()
-        self.wfile.write(answer or b"")
-
-    def answer(self):
-        if self.path == "/api/models/org/tiny?blobs=true":
-            siblings = [{"rfilename": name, "size": (self.folder / name).stat().st_size} for name in self.files]
-            return json.dumps({"sha": "main", "siblings": siblings, "cardData": {"license": "mit"}}).encode()
-        name = Path(self.path).name
-        return (self.folder / name).read_bytes() if name in self.files else None
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def hub():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(Hub) as url:
+        yield url
 
 
 def test_models_are_pulled_shown_and_deleted(hub, tmp_path, snapshot):

@@ -64,8 +64,8 @@ impl PackedCache {
 
     fn write(&self, path: &Path, source: &SourceStamp, matrices: &[NamedMatrix]) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let draft = draft(path);
-        let written = File::create_new(&draft).and_then(|file| file::write(file, source, matrices));
+        let (draft, file) = create_draft(path)?;
+        let written = file::write(file, source, matrices);
         let renamed = written.and_then(|()| fs::rename(&draft, path));
         if renamed.is_err() {
             let _ = fs::remove_file(&draft);
@@ -141,11 +141,18 @@ fn key(real_path: &str) -> String {
     format!("{:016x}", checksum(real_path.as_bytes()))
 }
 
-/// A name that no other process or thread writes to.
-fn draft(path: &Path) -> PathBuf {
+/// A file that no other process or thread writes to. One that was killed may have left a file of the same name: in
+/// containers all processes have the same id.
+fn create_draft(path: &Path) -> io::Result<(PathBuf, File)> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    path.with_extension(format!("{}-{count}.draft", std::process::id()))
+    loop {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let draft = path.with_extension(format!("{}-{count}.draft", std::process::id()));
+        match File::create_new(&draft) {
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+            file => return Ok((draft, file?)),
+        }
+    }
 }
 
 /// A folder that cannot be written keeps its files in the order of their making.

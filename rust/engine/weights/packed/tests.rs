@@ -238,6 +238,23 @@ fn what_was_not_used_for_longest_goes_first() {
     assert!(!old.exists() && fresh.exists());
 }
 
+#[test]
+fn drafts_of_a_process_that_was_killed_are_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("packed");
+    let model = Model::new(&dir, "model");
+    let (cache, pool) = (PackedCache::new(folder.clone(), u64::MAX), Pool::new(1));
+    let matrices = vec![packed(DType::Q4_1, 64, 512)];
+    cache.store(&model.stamp(), &matrices);
+    let kept = folder.join(&names(&folder)[0]);
+    fs::remove_file(&kept).unwrap();
+    for count in 0..1000 {
+        File::create(kept.with_extension(format!("{}-{count}.draft", std::process::id()))).unwrap();
+    }
+    cache.store(&model.stamp(), &matrices);
+    assert!(cache.open(&model.stamp(), &pool).is_some());
+}
+
 fn cache_name_of(model: &Model, name: &str) -> bool {
     let real = fs::canonicalize(&model.path).unwrap();
     name.starts_with(&format!("{:016x}", checksum(real.to_string_lossy().as_bytes())))

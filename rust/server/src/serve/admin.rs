@@ -35,9 +35,11 @@ async fn ready(State(app): State<App>) -> Response<Body> {
     }
 }
 
-fn not_ready(app: &App) -> Option<&'static str> {
+/// Why no requests should be sent here now.
+pub fn not_ready(app: &App) -> Option<&'static str> {
     match app.drain.phase() {
         Phase::Draining | Phase::Stopping => Some("draining"),
+        Phase::Starting => Some("loading"),
         Phase::Running if app.registry.is_loading() => Some("loading"),
         Phase::Running => None,
     }

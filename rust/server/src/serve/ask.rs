@@ -34,10 +34,13 @@ impl App {
     /// The model that a request names, in memory. None: the only one that is served.
     pub async fn model(&self, visit: &Visit, name: Option<&str>, keep_alive: Option<KeepAlive>) -> Result<Lease> {
         // Refused before anything is loaded for it.
-        let _in_flight = self.drain.enter()?;
-        let lease = self.registry.acquire(name, keep_alive).await?;
+        let in_flight = self.drain.enter()?;
+        let lease = tokio::select! {
+            lease = self.registry.acquire(name, keep_alive) => lease?,
+            () = self.drain.stopping() => return Err(shutting_down()),
+        };
         visit.record.update().model = Some(lease.served.name.clone());
-        Ok(lease)
+        Ok(lease.of_request(in_flight))
     }
 
     /// Tokenizes, checks and enqueues.
@@ -52,7 +55,6 @@ impl App {
     }
 
     async fn enqueue(&self, visit: &Visit, model: &Lease, task: Task, ask: Ask) -> Result<Answer> {
-        let in_flight = self.drain.enter()?;
         let prompt = tokens(model, ask.prompt).await?;
         ask.params.validate(model.engine.model().vocab_size)?;
         check_length(model, prompt.len(), ask.params.max_tokens)?;
@@ -64,7 +66,7 @@ impl App {
 
         let (sender, receiver) = events::channel();
         let taken = Arc::<AtomicBool>::default();
-        let holds = Holds { lease: model.clone(), reservation, _in_flight: in_flight };
+        let holds = Holds { lease: model.clone(), reservation };
         let mut meter = Meter::new(holds, visit, prompt.len(), n, taken.clone());
         let sink = move |event: Event| -> ControlFlow<()> {
             meter.see(&event);

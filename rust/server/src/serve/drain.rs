@@ -9,6 +9,8 @@ use super::error::{Kind, ServeError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
+    /// The models that the server was started for are not all in memory yet; requests wait for theirs.
+    Starting,
     Running,
     /// Nothing new is taken; what runs goes on.
     Draining,
@@ -31,7 +33,7 @@ pub struct InFlight(Arc<Drain>);
 impl Drain {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            phase: watch::Sender::new(Phase::Running),
+            phase: watch::Sender::new(Phase::Starting),
             in_flight: AtomicUsize::new(0),
             idle: tokio::sync::Notify::new(),
         })
@@ -58,7 +60,7 @@ impl Drain {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let guard = InFlight(self.clone());
         match self.phase() {
-            Phase::Running => Ok(guard),
+            Phase::Starting | Phase::Running => Ok(guard),
             Phase::Draining | Phase::Stopping => Err(shutting_down()),
         }
     }

@@ -1,5 +1,6 @@
 //! Connections: taken up to a limit, read within a time, served until they end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +27,8 @@ const LAST_BYTES: Duration = Duration::from_secs(5);
 pub async fn listen(listener: TcpListener, tls: Option<TlsAcceptor>, app: App, router: Router) {
     let connections = Arc::new(Semaphore::new(app.limits.max_connections));
     loop {
-        // While all are in use, others wait in the system's backlog.
-        let permit = connections.clone().acquire_owned().await.expect("the semaphore is never closed");
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            (accepted, permit) = next(&listener, &connections) => match accepted {
                 Ok((stream, _)) => accept(stream, tls.clone(), permit, &app, &router),
                 // Out of file descriptors, or a client that left at once: neither is a reason to stop.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -39,6 +38,15 @@ pub async fn listen(listener: TcpListener, tls: Option<TlsAcceptor>, app: App, r
     }
     let all_closed = connections.acquire_many(app.limits.max_connections as u32);
     let _ = tokio::time::timeout(LAST_BYTES, all_closed).await;
+}
+
+/// While all connections are in use, others wait in the system's backlog.
+async fn next(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> (std::io::Result<(TcpStream, SocketAddr)>, OwnedSemaphorePermit) {
+    let permit = connections.clone().acquire_owned().await.expect("the semaphore is never closed");
+    (listener.accept().await, permit)
 }
 
 fn accept(stream: TcpStream, tls: Option<TlsAcceptor>, permit: OwnedSemaphorePermit, app: &App, router: &Router) {

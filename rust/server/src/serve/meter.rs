@@ -9,7 +9,6 @@ use ferrule_engine::output::Delta;
 use ferrule_engine::{Error, Event, FinishReason};
 
 use super::auth::Reservation;
-use super::drain::InFlight;
 use super::metrics::End;
 use super::models::Lease;
 use super::record::Record;
@@ -37,8 +36,6 @@ pub struct Meter {
 pub struct Holds {
     pub lease: Lease,
     pub reservation: Option<Reservation>,
-    /// Counted while it lives.
-    pub _in_flight: InFlight,
 }
 
 impl Meter {

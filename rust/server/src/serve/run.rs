@@ -48,6 +48,9 @@ pub struct ServeConfig {
 /// Longest that a request waits for its model.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// An engine that has not ended its step within this, when all must end, is left behind.
+const LAST_STEP: Duration = Duration::from_secs(10);
+
 /// Serves until a signal says stop.
 pub fn serve(config: ServeConfig) -> Result {
     let catalog = Catalog::open(&config.models)?;
@@ -98,12 +101,14 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
     tokio::spawn(app.auth.clone().keep());
     announce(&config, &app, address)?;
     tokio::select! {
-        loaded = preload(&config, &registry) => loaded?,
-        () = signals.stop.notified() => return Ok(()),
+        Err(failure) = preload(&config, &app) => return Err(failure),
+        () = signals.stop.notified() => {}
     }
-    signals.stop.notified().await;
     stop(&app, &signals, config.drain_timeout).await;
-    let _ = server.await;
+    tokio::select! {
+        _ = server => {}
+        () = signals.stop.notified() => {}
+    }
     app.auth.save();
     if let Some(file) = &app.trace_file {
         file.flush();
@@ -141,17 +146,19 @@ fn announce(config: &ServeConfig, app: &App, address: SocketAddr) -> Result {
     print::fields(&[("models", models), ("keys", keys)])
 }
 
-/// Models that were named are there before anybody asks.
-async fn preload(config: &ServeConfig, registry: &Registry) -> Result {
-    if config.models.is_empty() {
-        return print::line("ready");
-    }
+/// Models that were named are there before the server says that it is ready.
+async fn preload(config: &ServeConfig, app: &App) -> Result {
     let mut took = Duration::ZERO;
-    for model in registry.catalog().list() {
-        let lease = registry.acquire(Some(&model.name), None).await.map_err(|err| Failure::machine(err.message))?;
-        took += lease.load_time;
+    let named = if config.models.is_empty() { Vec::new() } else { app.registry.catalog().list() };
+    for model in &named {
+        let lease = app.registry.acquire(Some(&model.name), None).await;
+        took += lease.map_err(|err| Failure::machine(err.message))?.load_time;
     }
-    print::line(&format!("ready; loading took {:.0} ms", took.as_secs_f64() * 1e3))
+    app.drain.advance(Phase::Running);
+    match named.is_empty() {
+        true => print::line("ready"),
+        false => print::line(&format!("ready; loading took {:.0} ms", took.as_secs_f64() * 1e3)),
+    }
 }
 
 /// Running answers finish, or their time is over, or a second signal comes.
@@ -171,8 +178,13 @@ async fn stop(app: &App, signals: &Signals, drain_timeout: Duration) {
     }
     app.drain.advance(Phase::Stopping);
     let registry = app.registry.clone();
-    // Requests that still run get an error that says why.
-    let _ = tokio::task::spawn_blocking(move || registry.shutdown()).await;
+    // Requests that still run get an error that says why, when the step that is under way has ended.
+    let ended = tokio::task::spawn_blocking(move || registry.shutdown());
+    tokio::select! {
+        _ = ended => {}
+        () = tokio::time::sleep(LAST_STEP) => {}
+        () = signals.stop.notified() => {}
+    }
 }
 
 /// SIGINT and SIGTERM, counted.

@@ -10,9 +10,9 @@ use ferrule_engine::{EngineHandle, RequestId};
 use serde_json::{Value, json};
 
 use super::recent::Entry;
+use crate::serve::admin::not_ready;
 use crate::serve::app::App;
 use crate::serve::auth::Caller;
-use crate::serve::drain::Phase;
 use crate::serve::models::Resident;
 
 /// A step may take longer; then a report tells everything but the blocks.
@@ -33,18 +33,10 @@ pub async fn report(app: &App, caller: &Caller) -> Value {
     let now = Instant::now();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "state": state(app),
+        "state": not_ready(app).unwrap_or("ready"),
         "models": residents.iter().map(|resident| model(resident, &snapshots)).collect::<Vec<_>>(),
         "requests": app.recent.list().iter().map(|entry| request(entry, caller, &snapshots, now)).collect::<Vec<_>>(),
     })
-}
-
-fn state(app: &App) -> &'static str {
-    match app.drain.phase() {
-        Phase::Draining | Phase::Stopping => "draining",
-        Phase::Running if app.registry.is_loading() => "loading",
-        Phase::Running => "ready",
-    }
 }
 
 async fn snapshot(engine: &EngineHandle) -> Option<Snapshot> {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::catalog::Served;
 use super::keep_alive::KeepAlive;
 use super::registry::Shared;
+use crate::serve::drain::InFlight;
 use crate::serve::error::ServeError;
 use crate::serve::metrics::ModelMetrics;
 
@@ -109,18 +110,26 @@ impl Slot {
     }
 }
 
-/// The right to use a model; while it lives, the model stays.
+/// The right to use a model; while it lives, the model stays, and so does the server, if it drains.
 #[derive(Clone)]
 pub struct Lease(Arc<LeaseInner>);
 
 struct LeaseInner {
     model: Arc<LoadedModel>,
     registry: Weak<Shared>,
+    /// The request that it is for. None: it is for the server itself.
+    in_flight: Option<InFlight>,
 }
 
 impl Lease {
     pub(super) fn new(model: Arc<LoadedModel>, registry: Weak<Shared>) -> Self {
-        Self(Arc::new(LeaseInner { model, registry }))
+        Self(Arc::new(LeaseInner { model, registry, in_flight: None }))
+    }
+
+    /// For a request, which is in flight as long as the lease lives.
+    pub fn of_request(mut self, in_flight: InFlight) -> Self {
+        Arc::get_mut(&mut self.0).expect("a new lease has no copies").in_flight = Some(in_flight);
+        self
     }
 
     /// The engine is broken: the next request loads the model again.

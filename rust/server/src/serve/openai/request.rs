@@ -16,6 +16,9 @@ pub const UNBUILT: &[Unbuilt] = &[
     unbuilt("use_beam_search", is_false),
     unbuilt("logits_processors", is_empty),
     unbuilt("allowed_token_ids", is_empty),
+    unbuilt("truncate_prompt_tokens", never),
+    unbuilt("return_token_ids", is_false),
+    unbuilt("return_tokens_as_token_ids", is_false),
     unbuilt("response_format", |value| value["type"] == "text"),
 ];
 
@@ -33,9 +36,14 @@ pub const UNBUILT_IN_CHAT: &[Unbuilt] = &[
     unbuilt("chat_template", never),
     unbuilt("chat_template_kwargs", is_empty),
     unbuilt("documents", is_empty),
+    unbuilt("add_special_tokens", is_false),
 ];
 
-pub const UNBUILT_IN_COMPLETIONS: &[Unbuilt] = &[unbuilt("suffix", is_empty), unbuilt("best_of", |best| best == 1)];
+pub const UNBUILT_IN_COMPLETIONS: &[Unbuilt] = &[
+    unbuilt("suffix", is_empty),
+    unbuilt("best_of", |best| best == 1),
+    unbuilt("add_special_tokens", |add| *add == true),
+];
 
 /// What decides how an answer is sent.
 #[derive(Debug, Default, Deserialize)]
