@@ -55,48 +55,51 @@ def unread(server):
     return connection
 
 
-def test_a_killed_server_leaves_nothing_to_clean_up(tmp_path):
-    """Killed in the middle of an answer, of a download and of a write of its usage; then the same command again."""
+def kill(server):
+    server.process.send_signal(signal.SIGKILL)
+    assert server.process.wait(10) == -signal.SIGKILL
+
+
+def test_a_server_that_is_killed_while_it_answers_comes_back_at_once(tmp_path):
+    """The same command again, on the same port and with the same keys, of whose usage half was being written."""
     keys = tmp_path / "keys.json"
     auth = {"authorization": f"Bearer {add_key(keys, 'a', '--token-budget', '1000')}"}
-    home = tmp_path / "store"
+    ask = {"prompt": "hello", "max_tokens": 5, "ignore_eos": True, "temperature": 0}
+    with running("null:20", "--api-key-file", keys) as server:
+        port, expected = server.port, server.post(TEXT, ask, headers=auth).json()["choices"]
+        usage = keys.with_name("keys.json.usage")
+        server.wait_until(lambda: usage.exists() and "10" in usage.read_text())
+        streams = [first_line_of_a_stream(server, {**LONG, "max_tokens": 100, "stream": True}, auth) for _ in range(4)]
+        kill(server)
+        for connection, lines in streams:
+            with pytest.raises(httpx.HTTPError):
+                list(lines)
+            connection.close()
+    keys.with_name("keys.json.usage.new").write_text('{"tok')
+    with running("null:20", "--api-key-file", keys, port=port) as server:
+        assert server.port == port
+        assert server.post(TEXT, ask, headers=auth).json()["choices"] == expected
+        assert server.stop() == 0
+    assert json.loads(usage.read_text()) == {"tokens": {"a": 20}}
+
+
+def test_a_server_that_is_killed_while_it_pulls_goes_on_where_it_was(tmp_path):
     size = (Halting.folder / "model.safetensors").stat().st_size
     with serving(Halting) as hub:
-        env = {"FERRULE_HOME": str(home), "HF_ENDPOINT": hub, "FERRULE_PYTHON": "no-such-python", "HF_TOKEN": ""}
-        with running("--api-key-file", keys, env=env) as server:
-            pull, _ = first_line_of_a_stream(server, {"model": "hf:org/tiny"}, auth, "/api/pull")
-            half = size // 2
-            server.wait_until(lambda: [p for p in home.rglob("*.partial") if p.stat().st_size == half])
-            port = server.port
-            server.process.send_signal(signal.SIGKILL)
-            assert server.process.wait(10) == -signal.SIGKILL
-            pull.close()
-        keys.with_name("keys.json.usage.new").write_text('{"tok')
-
-        with running("--api-key-file", keys, env=env, port=port) as server:
-            assert server.port == port
-            pulled = server.post("/api/pull", {"model": "hf:org/tiny", "stream": False}, headers=auth)
+        env = {"FERRULE_HOME": str(tmp_path), "HF_ENDPOINT": hub, "FERRULE_PYTHON": "no-such-python", "HF_TOKEN": ""}
+        with running(env=env) as server:
+            connection, _ = first_line_of_a_stream(server, {"model": "hf:org/tiny"}, path="/api/pull")
+            server.wait_until(lambda: [p for p in tmp_path.rglob("*.partial") if p.stat().st_size == size // 2])
+            kill(server)
+            connection.close()
+        with running(env=env, port=server.port) as server:
+            assert server.http.get("/api/tags").json() == {"models": []}
+            pulled = server.post("/api/pull", {"model": "hf:org/tiny", "stream": False})
             assert pulled.json() == {"status": "success"}
-            assert Halting.asked_from == [half]
-            assert list(home.rglob("*.partial")) == []
-            ask = {"model": "hf:org/tiny", "prompt": [1, 2, 3], "max_tokens": 2, "temperature": 0, "ignore_eos": True}
-            answer = server.post(TEXT, ask, headers=auth).json()
-            # The window of the golden model is small: its answers are short, so several are under way.
-            many = {**ask, "max_tokens": 60, "n": 64, "stream": True}
-            stream, lines = first_line_of_a_stream(server, many, auth)
-            server.process.send_signal(signal.SIGKILL)
-            assert server.process.wait(10) == -signal.SIGKILL
-            with pytest.raises(httpx.HTTPError):
-                for _ in lines:
-                    pass
-            stream.close()
-
-        with running("--api-key-file", keys, env=env, port=port) as server:
-            again = server.post(TEXT, ask, headers=auth).json()
-            assert again["choices"] == answer["choices"]
-            server.wait_idle("hf:org/tiny")
-            assert server.stop() == 0
-    assert set(json.loads(keys.with_name("keys.json.usage").read_text())["tokens"]) == {"a"}
+            assert Halting.asked_from == [size // 2]
+            assert list(tmp_path.rglob("*.partial")) == []
+            ask = {"model": "hf:org/tiny", "prompt": [1, 2, 3], "max_tokens": 2, "ignore_eos": True}
+            assert server.post(TEXT, ask).json()["usage"]["completion_tokens"] == 2
 
 
 def test_a_server_that_is_killed_while_it_keeps_packed_weights_finds_them_whole_or_not(tmp_path):
