@@ -35,7 +35,7 @@ pub struct Answer {
 impl Answer {
     pub fn new(submission: Submission, first: SequenceId, tokenizer: Option<&Arc<Tokenizer>>) -> Self {
         let Submission { request, sink, submitted } = submission;
-        let mut choices: Vec<_> = (0..request.params.n).map(|_| ChoiceState::new(&request.params, tokenizer)).collect();
+        let mut choices = ChoiceState::all(&request.params, tokenizer);
         choices[0].sequence = Some(first);
         let prompt_logprobs = request.params.prompt_logprobs.map(|_| Vec::with_capacity(request.prompt.len()));
         let metrics =

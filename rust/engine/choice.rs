@@ -20,12 +20,15 @@ pub struct ChoiceState {
 }
 
 impl ChoiceState {
-    pub fn new(params: &SamplingParams, tokenizer: Option<&Arc<Tokenizer>>) -> Self {
-        let text = tokenizer.map(|tokenizer| ChoiceText {
+    /// All choices of a request, before their first token.
+    pub fn all(params: &SamplingParams, tokenizer: Option<&Arc<Tokenizer>>) -> Vec<Self> {
+        let stop = (!params.stop.is_empty()).then(|| StopStrings::new(&params.stop));
+        let text = |tokenizer: &Arc<Tokenizer>| ChoiceText {
             detokenizer: Detokenizer::new(tokenizer.clone(), params.skip_special_tokens),
-            stop: (!params.stop.is_empty()).then(|| StopStrings::new(&params.stop)),
-        });
-        Self { sequence: None, finished: false, num_tokens: 0, text }
+            stop: stop.clone(),
+        };
+        let new = || Self { sequence: None, finished: false, num_tokens: 0, text: tokenizer.map(text) };
+        std::iter::repeat_with(new).take(params.n).collect()
     }
 
     pub fn push(&mut self, index: usize, sampled: Sampled, request: &Request, eos: &[TokenId]) -> Delta {

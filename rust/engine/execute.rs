@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::answer::Answer;
 use crate::error::{Error, Result};
 use crate::ids::{RequestId, TokenId};
+use crate::isolate::isolated;
 use crate::output::TokenLogprob;
 use crate::runner::{ModelOutput, ModelRunner};
 use crate::sample::{SampleContext, SampleScratch, Sampled, choice_seed, sample, token_logprob};

@@ -128,6 +128,10 @@ impl Default for SamplingParams {
 /// Most log-probabilities per token that a request may ask for.
 pub const MAX_LOGPROBS: usize = 64;
 
+/// Most stop strings of a request, and most bytes of all of them: every byte of an answer goes through each.
+pub const MAX_STOP_STRINGS: usize = 256;
+pub const MAX_STOP_BYTES: usize = 16 << 10;
+
 impl SamplingParams {
     pub fn greedy(max_tokens: usize) -> Self {
         Self { temperature: 0.0, max_tokens, ..Self::default() }
@@ -155,6 +159,15 @@ impl SamplingParams {
         within("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0.0, "(0, inf)")?;
         within("presence_penalty", self.presence_penalty, self.presence_penalty.abs() <= 2.0, "[-2, 2]")?;
         within("frequency_penalty", self.frequency_penalty, self.frequency_penalty.abs() <= 2.0, "[-2, 2]")?;
+        // Every token pays for every entry, and so does who runs beside.
+        let few = |name: &str, len: usize| match len <= vocab_size {
+            true => Ok(()),
+            false => Err(Error::InvalidRequest(format!(
+                "{name} has {len} entries, but the vocabulary has {vocab_size} tokens"
+            ))),
+        };
+        few("logit_bias", self.logit_bias.len())?;
+        few("stop_token_ids", self.stop_token_ids.len())?;
         for &(id, bias) in &self.logit_bias {
             token("logit_bias", id)?;
             within("logit_bias", bias, bias.abs() <= 100.0, "[-100, 100]")?;
@@ -168,13 +181,26 @@ impl SamplingParams {
                 self.min_tokens, self.max_tokens
             )));
         }
-        if self.stop.iter().any(String::is_empty) {
-            return Err(Error::InvalidRequest("stop has an empty string".into()));
-        }
+        self.validate_stop()?;
         for (name, value) in [("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)] {
             if let Some(value) = value.filter(|&v| v > MAX_LOGPROBS) {
                 return Err(Error::InvalidRequest(format!("{name} is {value}: at most {MAX_LOGPROBS} are given")));
             }
+        }
+        Ok(())
+    }
+
+    fn validate_stop(&self) -> Result<()> {
+        let (count, bytes) = (self.stop.len(), self.stop.iter().map(String::len).sum::<usize>());
+        let invalid = |message: String| Err(Error::InvalidRequest(message));
+        if self.stop.iter().any(String::is_empty) {
+            return invalid("stop has an empty string".into());
+        }
+        if count > MAX_STOP_STRINGS {
+            return invalid(format!("stop has {count} strings: at most {MAX_STOP_STRINGS} are taken"));
+        }
+        if bytes > MAX_STOP_BYTES {
+            return invalid(format!("stop has {bytes} bytes in all: at most {MAX_STOP_BYTES} are taken"));
         }
         Ok(())
     }

@@ -1,12 +1,17 @@
 //! Stop strings, found across any split into deltas.
 
+use std::sync::Arc;
+
 /// Holds back text that may become a stop string.
 ///
 /// The stop string whose last byte comes first wins; of several that end at the same byte, the one that
 /// starts earliest, then the one that is listed first.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StopStrings {
-    patterns: Vec<Pattern>,
+    /// The choices of a request share them.
+    patterns: Arc<[Pattern]>,
+    /// By pattern: how many of its bytes the text ends with.
+    matched: Vec<usize>,
     /// Text that was pushed and not returned.
     held: String,
 }
@@ -22,7 +27,11 @@ pub struct StopHit {
 impl StopStrings {
     /// Empty strings never stop anything.
     pub fn new(stop: &[String]) -> Self {
-        Self { patterns: stop.iter().map(|s| Pattern::new(s)).collect(), held: String::new() }
+        Self {
+            patterns: stop.iter().map(|s| Pattern::new(s)).collect(),
+            matched: vec![0; stop.len()],
+            held: String::new(),
+        }
     }
 
     /// The text that is safe to emit now, or the first stop string that is complete.
@@ -34,23 +43,23 @@ impl StopStrings {
                 return Err(self.hit(index, before + at + 1));
             }
         }
-        let open = self.patterns.iter().map(|p| p.matched).max().unwrap_or(0);
+        let open = self.matched.iter().copied().max().unwrap_or(0);
         let kept = self.held.split_off(self.held.len() - open);
         Ok(std::mem::replace(&mut self.held, kept))
     }
 
     /// What was held back, at the end.
     pub fn finish(&mut self) -> String {
-        self.patterns.iter_mut().for_each(|p| p.matched = 0);
+        self.matched.fill(0);
         std::mem::take(&mut self.held)
     }
 
     /// Feeds one byte to every pattern; the longest of those that it completes.
     fn advance(&mut self, byte: u8) -> Option<usize> {
         let mut done: Option<usize> = None;
-        for index in 0..self.patterns.len() {
-            let complete = self.patterns[index].advance(byte);
-            let longer = done.is_none_or(|d| self.patterns[d].bytes.len() < self.patterns[index].bytes.len());
+        for (index, (pattern, matched)) in self.patterns.iter().zip(&mut self.matched).enumerate() {
+            let complete = pattern.advance(matched, byte);
+            let longer = done.is_none_or(|d| self.patterns[d].bytes.len() < pattern.bytes.len());
             if complete && longer {
                 done = Some(index);
             }
@@ -70,8 +79,6 @@ struct Pattern {
     bytes: Vec<u8>,
     /// `borders[n]`: length of the longest proper prefix of the first `n + 1` bytes that also ends them.
     borders: Vec<usize>,
-    /// Bytes of the pattern that the text ends with.
-    matched: usize,
 }
 
 impl Pattern {
@@ -81,13 +88,13 @@ impl Pattern {
         for n in 1..bytes.len() {
             borders[n] = extend(&bytes, &borders, borders[n - 1], bytes[n]);
         }
-        Self { bytes, borders, matched: 0 }
+        Self { bytes, borders }
     }
 
-    /// Whether `byte` completes the pattern.
-    fn advance(&mut self, byte: u8) -> bool {
-        self.matched = extend(&self.bytes, &self.borders, self.matched, byte);
-        !self.bytes.is_empty() && self.matched == self.bytes.len()
+    /// Whether `byte` completes the pattern, of which the text ended with `matched` bytes.
+    fn advance(&self, matched: &mut usize, byte: u8) -> bool {
+        *matched = extend(&self.bytes, &self.borders, *matched, byte);
+        !self.bytes.is_empty() && *matched == self.bytes.len()
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Held until it is dropped, or its process ends.
 #[derive(Debug)]
@@ -22,11 +25,15 @@ impl Lock {
         }
     }
 
-    /// Waits for the other process to end.
-    pub fn wait(folder: &Path) -> Result<Self> {
-        let (path, file) = open(folder)?;
-        file.lock().map_err(|err| Error::io(&path, err))?;
-        Ok(Self { _file: file })
+    /// Waits for the other process to end. None: `gives_up` before that.
+    pub fn wait(folder: &Path, mut gives_up: impl FnMut() -> bool) -> Result<Option<Self>> {
+        while !gives_up() {
+            if let Some(lock) = Self::try_take(folder)? {
+                return Ok(Some(lock));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(None)
     }
 }
 

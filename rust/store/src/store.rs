@@ -78,7 +78,8 @@ impl Store {
             Some(lock) => lock,
             None => {
                 progress.message(&format!("another process is fetching {canonical}; waiting for it"));
-                Lock::wait(&folder)?
+                let lock = Lock::wait(&folder, || progress.is_cancelled())?;
+                lock.ok_or_else(|| Error::Cancelled { what: canonical.clone() })?
             }
         };
         match Model::read(&folder) {

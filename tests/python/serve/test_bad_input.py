@@ -1,8 +1,11 @@
 """What no request should be: the dialect's own error, the right status, and a server as healthy as before."""
 
 import json
+import re
 import socket
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from serving import running
@@ -57,6 +60,10 @@ BAD = [
     (CHAT, {"messages": USER, "add_generation_prompt": False}, "only with continue_final_message"),
     (CHAT, {"messages": USER, "stop": 5}, "stop"),
     (CHAT, {"messages": USER, "stop": ""}, "stop has an empty string"),
+    (CHAT, {"messages": USER, "stop": ["a"] * 257}, "stop has 257 strings: at most 256"),
+    (CHAT, {"messages": USER, "stop": ["a" * 9000, "b" * 9000]}, "stop has 18000 bytes in all: at most 16384"),
+    (CHAT, {"messages": USER, "stop_token_ids": [1] * 1025}, "stop_token_ids has 1025 entries"),
+    (CHAT, {"messages": USER, "logit_bias": {"0" * at + "1": 1 for at in range(1025)}}, "logit_bias has 1025 entries"),
     (CHAT, {"messages": USER, "min_tokens": 9, "max_tokens": 1}, "min_tokens is 9"),
     (TEXT, {"prompt": 1}, "prompt"),
     (TEXT, {"prompt": []}, "prompt"),
@@ -92,6 +99,27 @@ def test_a_prompt_that_leaves_no_room_has_its_own_code(null):
     assert error["code"] == "context_length_exceeded"
     assert "5000" in error["message"]
     assert "4096" in error["message"]
+
+
+def test_many_prompts_that_are_far_too_long_take_the_memory_of_one():
+    """A megabyte without a break is the worst there is for a tokenizer. Short prompts do not wait for them."""
+    body = {"prompt": "a" * 1_000_000}
+    with running("smollm2", "--kv-cache-memory", "64MB") as server:
+
+        def peak():
+            status = Path(f"/proc/{server.process.pid}/status").read_text()
+            return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+        assert server.post(TEXT, body).json()["error"]["code"] == "context_length_exceeded"
+        alone = peak()
+        threads = [threading.Thread(target=server.post, args=(TEXT, body)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        assert server.post(TEXT, {"prompt": "hi", "max_tokens": 1}).status_code == 200
+        assert any(thread.is_alive() for thread in threads)
+        for thread in threads:
+            thread.join()
+        assert peak() - alone < 100_000_000
 
 
 @pytest.mark.parametrize(

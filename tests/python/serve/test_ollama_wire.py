@@ -4,11 +4,12 @@ import json
 import re
 import signal
 import threading
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 
 import ollama
 import pytest
-from hub import Hub, serving
+from hub import Halting, Hub, serving
 from serving import full, running
 
 GENERATE = "/api/generate"
@@ -327,6 +328,22 @@ def test_models_are_pulled_shown_and_deleted(hub, tmp_path, snapshot):
         server.wait_until(lambda: server.http.get("/api/ps").json() == {"models": []})
         gone = server.http.request("DELETE", "/api/delete", json={"model": "hf:org/tiny"})
         assert (gone.status_code, gone.json().keys()) == (404, {"error"})
+
+
+def test_pulls_at_once_are_limited(tmp_path):
+    """One that does not come, and others that wait for it: who tokenizes has its threads all the same."""
+    with serving(Halting) as hub:
+        env = {"FERRULE_HOME": str(tmp_path), "HF_ENDPOINT": hub, "FERRULE_PYTHON": "no-such-python", "HF_TOKEN": ""}
+        with running(env=env) as server, ExitStack() as streams:
+
+            def pull():
+                return streams.enter_context(server.http.stream("POST", "/api/pull", json={"model": "hf:org/tiny"}))
+
+            pulls = [pull() for _ in range(9)]
+            assert [response.status_code for response in pulls] == [200] * 8 + [503]
+            assert int(pulls[8].headers["retry-after"]) >= 1
+            pulls[1].close()
+            server.wait_until(lambda: pull().status_code == 200)
 
 
 def test_pulls_that_fail_say_why(hub, tmp_path):

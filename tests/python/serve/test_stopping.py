@@ -85,6 +85,7 @@ def test_a_server_that_is_killed_while_it_answers_comes_back_at_once(tmp_path):
 
 def test_a_server_that_is_killed_while_it_pulls_goes_on_where_it_was(tmp_path):
     size = (Halting.folder / "model.safetensors").stat().st_size
+    Halting.asked_from.clear()
     with serving(Halting) as hub:
         env = {"FERRULE_HOME": str(tmp_path), "HF_ENDPOINT": hub, "FERRULE_PYTHON": "no-such-python", "HF_TOKEN": ""}
         with running(env=env) as server:

@@ -4,6 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::access_log::AccessLog;
 use super::auth::Auth;
 use super::drain::Drain;
@@ -27,6 +29,8 @@ pub struct Shared {
     pub auth: Arc<Auth>,
     pub drain: Arc<Drain>,
     pub recent: Recent,
+    /// A pull takes one of these.
+    pub pulls: Arc<Semaphore>,
     pub limits: Limits,
     pub log: AccessLog,
     /// None: nobody traces.

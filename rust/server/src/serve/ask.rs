@@ -102,16 +102,35 @@ impl App {
 }
 
 pub async fn tokens(model: &Lease, prompt: Prompt) -> Result<Vec<TokenId>> {
-    tokenize(model, |engine| engine.tokenize(prompt)).await
+    let num_bytes = match &prompt {
+        Prompt::Text(text) => text.len(),
+        Prompt::Tokens(_) => 0,
+        Prompt::Chat(messages) | Prompt::OpenChat(messages) => messages.iter().map(|turn| turn.content.len()).sum(),
+    };
+    tokenize(model, num_bytes, |engine| engine.tokenize(prompt)).await
 }
 
-/// The tokens that `work` makes; away from the threads that serve connections, since long prompts take a while.
+/// Texts beyond this many bytes are tokenized one after the other.
+const LONG_TEXT: usize = 64 << 10;
+
+/// The tokens that `work` makes of so many bytes of text; away from the threads that serve connections, since megabytes
+/// take seconds. They may also take a gigabyte of memory.
 pub async fn tokenize(
     model: &Lease,
+    num_bytes: usize,
     work: impl FnOnce(&EngineHandle) -> ferrule_engine::Result<Vec<TokenId>> + Send + 'static,
 ) -> Result<Vec<TokenId>> {
+    let turn = match num_bytes > LONG_TEXT {
+        true => Some(model.long_texts.clone().acquire_owned().await.expect("the semaphore is never closed")),
+        false => None,
+    };
     let engine = model.engine.clone();
-    let tokens = tokio::task::spawn_blocking(move || work(&engine)).await;
+    let work = move || {
+        // Kept to the end, although the client may have left.
+        let _turn = turn;
+        work(&engine)
+    };
+    let tokens = tokio::task::spawn_blocking(work).await;
     tokens.map_err(|_| ServeError::new(Kind::Internal, "tokenizing the prompt panicked"))?.map_err(ServeError::from)
 }
 

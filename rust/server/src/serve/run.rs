@@ -8,6 +8,7 @@ use std::time::Duration;
 use ferrule_engine::EngineConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 use super::access_log::AccessLog;
 use super::app::{App, Limits, Shared};
@@ -47,6 +48,9 @@ pub struct ServeConfig {
 
 /// Longest that a request waits for its model.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Pulls at once: each holds a thread of those that tokenize, for as long as its source takes.
+const MAX_PULLS: usize = 8;
 
 /// An engine that has not ended its step within this, when all must end, is left behind.
 const LAST_STEP: Duration = Duration::from_secs(10);
@@ -90,6 +94,7 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
         auth: Arc::new(auth),
         drain: Drain::new(),
         recent: Recent::default(),
+        pulls: Arc::new(Semaphore::new(MAX_PULLS)),
         limits: config.limits.clone(),
         log: config.log,
         trace_file: config.trace_file.as_deref().map(TraceFile::open).transpose()?,

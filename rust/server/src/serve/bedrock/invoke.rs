@@ -60,7 +60,7 @@ pub fn ask(fields: &Fields) -> Result<Ask> {
 /// The prompt's tokens. Whoever writes a text for Llama writes its control tokens too.
 pub async fn tokens(model: &Lease, prompt: Prompt) -> Result<Vec<TokenId>> {
     match prompt {
-        Prompt::Text(text) => ask::tokenize(model, move |engine| ask::written(engine, &text)).await,
+        Prompt::Text(text) => ask::tokenize(model, text.len(), move |engine| ask::written(engine, &text)).await,
         prompt => ask::tokens(model, prompt).await,
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use ferrule_engine::{EngineConfig, EngineHandle, Error};
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 use super::catalog::{Served, Source};
 use super::null;
@@ -62,6 +63,7 @@ pub fn load(
         fingerprint: fingerprint(served, &engine),
         bytes: info.weight_bytes + info.kv_cache_bytes,
         load_time: began.elapsed(),
+        long_texts: Arc::new(Semaphore::new(1)),
         engine,
         metrics,
     })

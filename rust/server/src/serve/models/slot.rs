@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ferrule_engine::EngineHandle;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::catalog::Served;
 use super::keep_alive::KeepAlive;
@@ -21,6 +21,8 @@ pub struct LoadedModel {
     /// Weights and KV cache.
     pub bytes: u64,
     pub load_time: Duration,
+    /// Whose turn it is to tokenize a long text.
+    pub long_texts: Arc<Semaphore>,
     /// Names everything that may change an answer.
     pub fingerprint: String,
 }

@@ -83,7 +83,8 @@ pub async fn handle(
     let loaded = delivery.load(&app, &visit).await?;
     let reply = Reply::new(Shape::Generate, &delivery, &visit, &loaded);
     let reply = if request.is_raw() { reply } else { reply.with_context() };
-    let tokens = ask::tokenize(&loaded.model, |engine| request.tokens(engine)).await?;
+    let num_bytes = request.prompt.iter().chain(&request.system).map(String::len).sum();
+    let tokens = ask::tokenize(&loaded.model, num_bytes, |engine| request.tokens(engine)).await?;
     let ask = Ask { prompt: Prompt::Tokens(tokens), params, priority: 0, cache_salt: None };
     let answer = app.ask(&visit, &loaded.model, ask).await?;
     drop(loaded);

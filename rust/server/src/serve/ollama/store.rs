@@ -61,10 +61,15 @@ fn framed(line: Line) -> Bytes {
 /// Pulls on a thread of its own, until it is done or nobody listens.
 fn begin_pull(app: &App, store: Store, name: String) -> Result<UnboundedReceiver<Line>> {
     let in_flight = app.drain.enter()?;
+    let busy = |_| {
+        let message = "this server pulls as many models as it can at once; try again later";
+        ServeError::new(Kind::Overloaded, message).retry_after(Duration::from_secs(10))
+    };
+    let permit = app.pulls.clone().try_acquire_owned().map_err(busy)?;
     let (sender, receiver) = unbounded_channel();
     let app = app.clone();
     tokio::task::spawn_blocking(move || {
-        let _in_flight = in_flight;
+        let _held = (in_flight, permit);
         let mut reports = Reports { app, sender, file: String::new(), total: None, last: None };
         reports.say(json!({"status": "pulling manifest"}));
         match store.pull(&name, &mut reports) {
