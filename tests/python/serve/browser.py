@@ -107,6 +107,10 @@ class Page:
     def close(self):
         self._chromium.send("Target.disposeBrowserContext", browserContextId=self._context)
 
+    def before_load(self, script):
+        """Runs in every document before its own scripts."""
+        self._send("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     def open(self, url):
         self._load("Page.navigate", url=url)
 

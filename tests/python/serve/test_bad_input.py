@@ -190,6 +190,19 @@ def test_bodies_have_a_limit_whether_declared_or_not():
         assert server.post(TEXT, {"prompt": "hi", "max_tokens": 1}).status_code == 200
 
 
+def test_refused_bodies_are_read_to_their_end():
+    """Else the connection would be reset, and its client would never know why."""
+    with running("null", "--max-body-size", "10KB") as server:
+        for path, status in ((TEXT, b"413"), ("/v1/nope", b"404")):
+            head = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: 40000\r\n\r\n" % path.encode()
+            after = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            answers = raw(server, head + b" " * 100, b" " * 39_900, after, pause=0.2)
+            assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [status, b"200"]
+        waiting = raw(server, b"POST /nope HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n")
+        assert b" 404 " in waiting.split(b"\r\n")[0]
+        assert b"connection: close" in waiting
+
+
 def test_a_socket_that_is_closed_for_writing_is_a_client_that_left(null):
     """As other HTTP servers take it: who hangs up is not told from who only stops sending."""
     body = json.dumps({"prompt": "hi", "max_tokens": 4000, "ignore_eos": True, "stream": True}).encode()

@@ -105,7 +105,9 @@ def test_errors_are_the_clients_own(client):
 
 def test_a_stream_that_cannot_go_on_raises():
     with running("null:20", "--drain-timeout", "1") as server:
-        asked = ASKED | {"modelId": "null", "inferenceConfig": {"maxTokens": 4000}}
+        # Greedy: this answer does not end by itself for 800 tokens.
+        messages = [{"role": "user", "content": [{"text": "hello"}]}]
+        asked = {"modelId": "null", "messages": messages, "inferenceConfig": {"maxTokens": 4000, "temperature": 0}}
         with connect(server.url) as client, closing(client.converse_stream(**asked)["stream"]) as stream:
             next(iter(stream))
             server.process.terminate()

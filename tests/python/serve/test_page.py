@@ -10,6 +10,15 @@ LAST = "document.querySelector('article:last-child .body').innerText"
 IDLE = "document.querySelector('#stop').hidden && document.querySelector('article:last-child footer')"
 
 
+# The null model ends one answer in a thousand tokens by itself, and tests stop answers when they want.
+ENDLESS = """
+    const send = window.fetch;
+    window.fetch = (url, options) => send(url, options?.body
+        ? {...options, body: JSON.stringify({...JSON.parse(options.body), ignore_eos: true})}
+        : options);
+"""
+
+
 @pytest.fixture(scope="module")
 def chromium():
     binary = find_chromium()
@@ -31,6 +40,7 @@ def server():
 def page(chromium, server):
     """The page, ready. Whatever a test did, nothing complained, and nobody else was asked for anything."""
     page = Page(chromium)
+    page.before_load(ENDLESS)
     page.open(server.url)
     page.wait("document.querySelector('#state').innerText == 'ready'")
     yield page

@@ -17,7 +17,7 @@ use super::auth::{Caller, Identity, Signed, Standing};
 use super::error::{Kind, Result, ServeError};
 use super::trace::Trace;
 use super::visit::Visit;
-use super::{admin, anthropic, bedrock, body, dialect, live, native, ollama, openai, openapi, page};
+use super::{admin, anthropic, bedrock, body, dialect, live, native, ollama, openai, openapi, page, unread};
 
 /// All dialects' routes.
 pub fn router(app: App) -> Router {
@@ -52,6 +52,8 @@ fn visit(request: &Request) -> Option<&std::sync::Arc<Visit>> {
 
 /// Answers one request. A panic on the way is that request's alone.
 pub async fn front_door(app: App, mut router: Router, mut request: Request) -> Result<Response<Body>, Infallible> {
+    let (body, unread) = unread::lend(std::mem::take(request.body_mut()), request.headers());
+    *request.body_mut() = body;
     let identified = match is_open(request.uri().path()) {
         true => Ok(Caller::default()),
         false => identify(&app, &mut request).await,
@@ -63,7 +65,9 @@ pub async fn front_door(app: App, mut router: Router, mut request: Request) -> R
         Ok(_) => answer(&mut router, request).await,
         Err(error) => error.into_response(),
     };
+    let mut is_late = false;
     if let Some(error) = response.extensions_mut().remove::<ServeError>() {
+        is_late = error.kind == Kind::Timeout;
         // Which methods a path takes is the router's to say.
         let allow = response.headers_mut().remove(header::ALLOW);
         response = shaped(&visit, &error);
@@ -71,6 +75,9 @@ pub async fn front_door(app: App, mut router: Router, mut request: Request) -> R
     }
     if let Some(standing) = app.auth.standing(&visit.caller) {
         tell_standing(&standing, response.headers_mut());
+    }
+    if is_late || !unread.discard().await {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(visit.finish(&app, response))
 }

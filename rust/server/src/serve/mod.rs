@@ -45,6 +45,7 @@ mod timing;
 mod tls;
 mod trace;
 mod turns;
+mod unread;
 mod visit;
 
 pub use access_log::AccessLog;
