@@ -142,10 +142,28 @@ impl Plan {
     }
 
     fn open(&self, form: Form) -> Result<GroupedDir, Error> {
-        let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), &self.tensors(form));
-        GroupedDir::new(SafetensorsDir::open(dir.path())?, &self.config(form))
+        open(&self.tensors(form), &self.config(form))
     }
+}
+
+fn open(tensors: &[(String, &'static str, Vec<usize>, Vec<u8>)], config: &Value) -> Result<GroupedDir, Error> {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), tensors);
+    GroupedDir::new(SafetensorsDir::open(dir.path())?, config)
+}
+
+/// The matrix, its columns in their places.
+fn numbers(folder: &GroupedDir) -> Vec<f32> {
+    let view = folder.tensor("model.x.weight").unwrap();
+    let (rows, cols) = (view.shape[0], view.shape[1]);
+    let mut stored = vec![0.0; rows * cols];
+    dequantize(view.dtype, &view.bytes, &mut stored);
+    let Some(order) = folder.column_order("model.x.weight") else { return stored };
+    let mut numbers = vec![f32::NAN; rows * cols];
+    for (i, number) in stored.into_iter().enumerate() {
+        numbers[i / cols * cols + order[i % cols] as usize] = number;
+    }
+    numbers
 }
 
 /// One file of safetensors.
@@ -200,19 +218,8 @@ proptest! {
         prop_assert_eq!(view.shape, [plan.rows, plan.cols]);
         prop_assert!(symmetric || view.dtype.name().starts_with('U') || plan.zeros.iter().all(|&zero| zero == 8));
         prop_assert!(!symmetric || view.dtype.name().starts_with('I') || view.dtype == DType::Q8_0);
-        let mut numbers = vec![0.0; plan.rows * plan.cols];
-        dequantize(view.dtype, &view.bytes, &mut numbers);
-        let order = folder.column_order("model.x.weight").map(<[u32]>::to_vec);
-        prop_assert_eq!(order.is_none(), plan.groups.is_sorted());
-        let order = order.unwrap_or_else(|| (0..plan.cols as u32).collect());
-        let expected = plan.numbers();
-        for (i, got) in numbers.iter().enumerate() {
-            let (row, col) = (i / plan.cols, order[i % plan.cols] as usize);
-            prop_assert_eq!(*got, expected[row * plan.cols + col], "row {}, column {}", row, col);
-        }
-        let mut seen = order;
-        seen.sort_unstable();
-        prop_assert!(seen.into_iter().eq(0..plan.cols as u32));
+        prop_assert_eq!(folder.column_order("model.x.weight").is_none(), plan.groups.is_sorted());
+        prop_assert_eq!(numbers(&folder), plan.numbers());
     }
 
     /// Panels are packed from rows in any order: their blocks are those of the whole matrix.
@@ -228,6 +235,71 @@ proptest! {
         let read = source.read(&rows, &mut buffer);
         for (read, row) in read.iter().zip(rows) {
             prop_assert_eq!(*read, &view.bytes[row * source.row_bytes()..][..source.row_bytes()]);
+        }
+    }
+}
+
+fn bytes(hex: &Value) -> Vec<u8> {
+    let hex = hex.as_str().unwrap();
+    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+}
+
+/// A matrix of `layouts.json`: its form, its elements, and the tensors that a library made of it.
+type Packed = (Form, Plan, Vec<(String, &'static str, Vec<usize>, Vec<u8>)>);
+
+fn packed_by_libraries() -> Vec<(String, Packed)> {
+    let cases: Value = serde_json::from_str(include_str!("golden/quant/layouts.json")).unwrap();
+    cases.as_array().unwrap().iter().map(|case| (case["name"].to_string(), packed_by_a_library(case))).collect()
+}
+
+fn packed_by_a_library(case: &Value) -> Packed {
+    let number = |key: &str| case[key].as_u64().unwrap() as usize;
+    let form = match (case["packer"].as_str().unwrap(), number("group") == number("cols")) {
+        ("auto-gptq", _) => Form::Gptq(1),
+        ("gptqmodel", _) => Form::Gptq(2),
+        ("autoawq", _) => Form::Awq,
+        ("compressed-tensors", true) => Form::Plain,
+        ("compressed-tensors", false) => Form::Packed,
+        (other, _) => panic!("a packer called {other}"),
+    };
+    let plan = Plan {
+        rows: number("rows"),
+        cols: number("cols"),
+        group: number("group"),
+        bits: number("bits"),
+        codes: bytes(&case["codes"]).into_iter().map(u32::from).collect(),
+        zeros: bytes(&case["zeros"]).into_iter().map(u32::from).collect(),
+        scales: bytes(&case["scales"]).as_chunks::<2>().0.iter().map(|&bytes| f16::from_le_bytes(bytes)).collect(),
+        groups: bytes(&case["groups"]).into_iter().map(usize::from).collect(),
+    };
+    let dtype = |part: &str| match part {
+        "scales" | "weight_scale" => "F16",
+        "weight_shape" => "I64",
+        "weight" => "I8",
+        _ => "I32",
+    };
+    let tensor = |(part, tensor): (&String, &Value)| {
+        let shape = tensor[0].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
+        (format!("model.x.{part}"), dtype(part), shape, bytes(&tensor[1]))
+    };
+    (form, plan, case["tensors"].as_object().unwrap().iter().map(tensor).collect())
+}
+
+#[test]
+fn what_libraries_packed_reads_as_its_numbers() {
+    for (name, (form, plan, tensors)) in packed_by_libraries() {
+        let numbers = numbers(&open(&tensors, &plan.config(form)).unwrap());
+        assert_eq!(numbers, plan.numbers(), "{name}");
+    }
+}
+
+/// So that the properties above hold for these libraries' layouts.
+#[test]
+fn libraries_pack_as_the_definitions_say() {
+    for (name, (form, plan, tensors)) in packed_by_libraries() {
+        let expected = plan.tensors(form);
+        for tensor in &tensors {
+            assert!(expected.contains(tensor), "{name}: {}", tensor.0);
         }
     }
 }

@@ -174,7 +174,9 @@ fn packed_files_of_one_model_do_not_mix() {
 
 #[test]
 fn quantized_models_are_not_quantized_again() {
+    assert!(model::open(&golden("llama3")).unwrap().can_be_quantized(Quantization::Int4).unwrap());
     let source = model::open_as(&golden("llama3"), Some(Quantization::Int8)).unwrap();
+    assert!(!source.can_be_quantized(Quantization::Int4).unwrap());
     let error = source.quantized(Quantization::Int4).err().expect("it is refused").to_string();
     assert!(error.contains("nothing to round to int4"), "{error}");
 }

@@ -34,12 +34,7 @@ impl Source {
     /// a matrix that is quantized or whose rows are no whole blocks. Refuses a model with nothing to round.
     pub fn quantized(mut self, quantization: Quantization) -> Result<Self> {
         let mut types = HashMap::new();
-        for role in roles(&self.config).into_iter().filter(|role| role.is_matrix()) {
-            let name = self.part(role)?.name;
-            let TensorInfo { dtype, shape } = self.checkpoint.info(&name)?;
-            if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F8_E4M3) {
-                continue;
-            }
+        for (role, name, TensorInfo { dtype, shape }) in self.unquantized()? {
             let cols = shape.last().copied().unwrap_or(0);
             match rounded_type(quantization, role, cols) {
                 Some(dtype) => drop(types.insert(name, dtype)),
@@ -52,6 +47,27 @@ impl Source {
         }
         self.checkpoint = Box::new(RoundedCheckpoint::new(self.checkpoint, types));
         Ok(self)
+    }
+
+    /// Whether `quantized` has something to round.
+    pub fn can_be_quantized(&self, quantization: Quantization) -> Result<bool> {
+        let whole = |(role, _, info): &(Role, String, TensorInfo)| {
+            info.shape.last().is_some_and(|&cols| rounded_type(quantization, *role, cols).is_some())
+        };
+        Ok(self.unquantized()?.iter().any(whole))
+    }
+
+    /// The matrices of full precision, and of FP8.
+    fn unquantized(&self) -> Result<Vec<(Role, String, TensorInfo)>> {
+        let mut found = Vec::new();
+        for role in roles(&self.config).into_iter().filter(|role| role.is_matrix()) {
+            let name = self.part(role)?.name;
+            let info = self.checkpoint.info(&name)?;
+            if matches!(info.dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F8_E4M3) {
+                found.push((role, name, info));
+            }
+        }
+        Ok(found)
     }
 
     /// Where the rows of `role` are, checked against the configuration's shapes.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, Quantization};
 use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::handle::EngineHandle;
@@ -89,7 +89,7 @@ pub fn sequences(
     match text {
         Text::File(path) => split(path, windows(source, path, wanted.sequence_len)?, count, held_out),
         Text::Written => {
-            let engine = EngineHandle::load(source.checkpoint.path(), config(wanted.sequence_len, wanted.threads))?;
+            let engine = EngineHandle::load(source.checkpoint.path(), config(source, wanted)?)?;
             let mut written = write(&engine, count + held_out, wanted.sequence_len, on_written)?;
             let name = |part: &str| format!("{part} that the source model wrote");
             let apart = written.split_off(count);
@@ -111,8 +111,16 @@ fn windows(source: &Source, path: &Path, sequence_len: usize) -> Result<Vec<Vec<
     evaluate::windows(tokenizer.as_ref(), &read(path)?, sequence_len)
 }
 
-fn config(sequence_len: usize, threads: Option<usize>) -> EngineConfig {
-    EngineConfig { max_num_seqs: AT_ONCE, max_model_len: Some(sequence_len), threads, ..EngineConfig::default() }
+/// For writing. Full precision is rounded to eight bits: what the text says changes little, and it is there several
+/// times sooner.
+fn config(source: &Source, wanted: Wanted) -> Result<EngineConfig> {
+    Ok(EngineConfig {
+        max_num_seqs: AT_ONCE,
+        max_model_len: Some(wanted.sequence_len),
+        threads: wanted.threads,
+        quantization: source.can_be_quantized(Quantization::Int8)?.then_some(Quantization::Int8),
+        ..EngineConfig::default()
+    })
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -1,5 +1,6 @@
 //! Quantization in tiny worlds.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use half::f16;
@@ -8,7 +9,7 @@ use serde::Deserialize;
 
 use super::compute::Compute;
 use super::method::Made;
-use super::round::{Codes, Grouped};
+use super::round::{Codes, Grouped, Step};
 use super::scheme::Layout;
 use super::{Inputs, Matrix, Options, Progress, Recipe, Scheme, cholesky, gptq, output, quantize};
 use crate::error::{Error, Result};
@@ -54,6 +55,60 @@ fn bytes(hex: &str) -> Vec<u8> {
 
 fn floats(hex: &str) -> Vec<f32> {
     bytes(hex).as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}
+
+/// A matrix of `layouts.json`, and the tensors that a library made of it: shapes and bytes.
+#[derive(Deserialize)]
+struct LayoutCase {
+    name: String,
+    packer: String,
+    rows: usize,
+    cols: usize,
+    group: usize,
+    bits: u32,
+    codes: String,
+    zeros: String,
+    scales: String,
+    groups: String,
+    tensors: HashMap<String, (Vec<usize>, String)>,
+}
+
+impl LayoutCase {
+    /// None: columns in an order of their own, or version 2 of GPTQ's zero points, which are read and not written.
+    fn layout(&self) -> Option<Layout> {
+        match self.packer.as_str() {
+            "auto-gptq" => bytes(&self.groups).is_sorted().then_some(Layout::Gptq),
+            "autoawq" => Some(Layout::Awq),
+            "compressed-tensors" if self.group == self.cols => Some(Layout::Plain),
+            "compressed-tensors" => (!self.tensors.contains_key("weight_zero_point")).then_some(Layout::Packed),
+            _ => None,
+        }
+    }
+
+    fn grouped(&self) -> Grouped {
+        let scales = bytes(&self.scales).as_chunks::<2>().0.iter().map(|&scale| f16::from_le_bytes(scale)).collect();
+        let steps = Vec::into_iter(scales).zip(bytes(&self.zeros)).map(|(scale, zero)| Step { scale, zero }).collect();
+        let codes_of = Codes { bits: self.bits, zero_point: true };
+        Grouped { rows: self.rows, cols: self.cols, group: self.group, codes_of, codes: bytes(&self.codes), steps }
+    }
+}
+
+#[test]
+fn tensors_are_packed_bit_for_bit_as_the_formats_libraries_do() {
+    let text = std::fs::read_to_string(golden("quant/layouts.json")).unwrap();
+    let cases: Vec<LayoutCase> = serde_json::from_str(&text).unwrap();
+    let mut compared = 0;
+    for case in &cases {
+        let Some(layout) = case.layout() else { continue };
+        let made = output::packing::tensors("x", &case.grouped(), layout);
+        assert_eq!(made.len(), case.tensors.len(), "{}", case.name);
+        for tensor in made {
+            let (shape, expected) = &case.tensors[tensor.name.strip_prefix("x.").unwrap()];
+            assert_eq!((&tensor.shape, &tensor.bytes), (shape, &bytes(expected)), "{}: {}", case.name, tensor.name);
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 9);
 }
 
 #[test]

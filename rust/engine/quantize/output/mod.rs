@@ -3,7 +3,7 @@
 mod config;
 mod folder;
 mod layer;
-mod packing;
+pub(super) mod packing;
 mod tensor;
 
 pub use config::config;
