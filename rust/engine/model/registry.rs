@@ -94,6 +94,24 @@ impl Source {
         naming.place(role, &self.config, self.family)
     }
 
+    /// Where a GGUF file of this model has a role.
+    pub(crate) fn gguf_place(&self, role: Role) -> Place {
+        Naming::Gguf.place(role, &self.config, self.family)
+    }
+
+    /// The row of a GGUF file's tensor, below the role's first one, that is row `row` of the role.
+    pub(crate) fn gguf_row(&self, role: Role, row: usize) -> usize {
+        match self.family.gguf_row_order {
+            RowOrder::Interleaved if rotates(role) => interleaved_row(row, self.config.head_dim),
+            _ => row,
+        }
+    }
+
+    pub(crate) fn gguf_arch(&self) -> &'static str {
+        // Families without a name of their own there differ from llama by nothing that such a file says.
+        self.family.gguf_arch.unwrap_or("llama")
+    }
+
     pub(crate) fn family(&self) -> &'static Family {
         self.family
     }
@@ -107,9 +125,8 @@ impl Source {
     }
 
     fn row_order(&self, role: Role) -> RowOrder {
-        let rotates = matches!(role, Role::Query(_) | Role::Key(_) | Role::QueryBias(_) | Role::KeyBias(_));
         match self.naming {
-            Naming::Gguf if rotates => self.family.gguf_row_order,
+            Naming::Gguf if rotates(role) => self.family.gguf_row_order,
             _ => RowOrder::HalfSplit,
         }
     }
@@ -186,6 +203,10 @@ pub fn roles(config: &ModelConfig) -> Vec<Role> {
 /// Tables that old files carry though they follow from the configuration.
 fn is_derived(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq") || name.ends_with("attn_rot_embd")
+}
+
+fn rotates(role: Role) -> bool {
+    matches!(role, Role::Query(_) | Role::Key(_) | Role::QueryBias(_) | Role::KeyBias(_))
 }
 
 /// The row with interleaved pairs that holds row `row` of the half-split order.

@@ -1,4 +1,5 @@
-//! Makes a GGUF file of another one: calibration, encoding, comparison, and the file with what was found.
+//! Makes a GGUF file: of a folder first one of the same numbers; calibration, encoding, comparison, and the file with
+//! what was found.
 
 use std::cell::RefCell;
 
@@ -6,25 +7,29 @@ use super::calibration::Named;
 use super::kquants::{self, Importance, Plan, mixture::Mixture};
 use super::maker::{Maker, NUM_STEPS};
 use super::partial::Partial;
-use super::{Certificate, Inputs, Job, Matrix, Progress, certificate};
+use super::{Certificate, Inputs, Job, Matrix, Progress, certificate, convert};
 use crate::backend::{Act, Backend};
 use crate::error::{Error, Result};
 use crate::kernels::threads::Pool;
-use crate::model::{Role, Source};
+use crate::model::{self, Role, Source};
 use crate::weights::Gguf;
 
 const IMPORTANCE: &str = "importance.json";
+/// What a folder became.
+const CONVERTED: &str = "converted.gguf";
 /// The file before it is measured.
 const UNMEASURED: &str = "unmeasured.gguf";
 
 pub fn make(job: &Job<'_>, mixture: &'static Mixture, progress: &mut dyn Progress) -> Result<Certificate> {
-    let gguf = gguf_of(job.source)?;
     if job.options.group_size.is_some() {
         let what = format!("{} has blocks of its own: a group size does not apply", mixture.name);
         return Err(Error::InvalidConfig(what));
     }
     let partial = job.partial()?;
     let texts = job.texts(&partial, progress)?;
+    let converted = converted(job, &partial, progress)?;
+    let job = &Job { source: converted.as_ref().unwrap_or(job.source), ..*job };
+    let gguf = job.source.checkpoint.gguf().expect("the model is a GGUF file by now");
     let importance = importance(job, &partial, &texts.calibration, progress)?;
     let plan = Plan::new(gguf, mixture, true)?;
     tell_fallbacks(&plan, progress);
@@ -38,13 +43,17 @@ pub fn make(job: &Job<'_>, mixture: &'static Mixture, progress: &mut dyn Progres
     Ok(certificate)
 }
 
-fn gguf_of(source: &Source) -> Result<&Gguf> {
-    source.checkpoint.gguf().ok_or_else(|| {
-        Error::unsupported(
-            source.checkpoint.path(),
-            "GGUF files are made of GGUF files; convert this model to one first",
-        )
-    })
+/// The folder as a GGUF file, an earlier run's if there was one. None: the source is a file.
+fn converted(job: &Job<'_>, partial: &Partial, progress: &mut dyn Progress) -> Result<Option<Source>> {
+    if job.source.checkpoint.gguf().is_some() {
+        return Ok(None);
+    }
+    let path = partial.dir.join(CONVERTED);
+    match path.exists() {
+        true => model::open(&path),
+        false => convert::to_gguf(job.source, &path, progress),
+    }
+    .map(Some)
 }
 
 fn tell_fallbacks(plan: &Plan, progress: &mut dyn Progress) {

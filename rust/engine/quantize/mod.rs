@@ -5,7 +5,8 @@
 //!    GPTQ, AWQ, SmoothQuant) when the text has come to it, behind matrices that are quantized already.
 //! 3. [`partial`]: a finished layer is on disk, with all that the next one needs. A run that ended goes on from there.
 //! 4. [`output`]: the folder in the layout of AutoGPTQ, AutoAWQ or compressed-tensors.
-//!    Or, for GGUF files, [`gguf_file`]: the text tells only which columns are important, and [`kquants`] encodes.
+//!    Or, for GGUF files, [`gguf_file`]: the text tells only which columns are important, and [`kquants`] encodes. A
+//!    folder becomes such a file first ([`convert`]).
 //! 5. [`certificate`]: it is compared with its source, and what is found goes into the file's metadata.
 
 mod awq;
@@ -14,6 +15,7 @@ pub mod certificate;
 mod cholesky;
 mod clip;
 mod compute;
+mod convert;
 mod folder;
 mod gguf_file;
 mod gptq;

@@ -39,6 +39,17 @@ impl TokenType {
         }
     }
 
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Normal => 1,
+            Self::Unknown => 2,
+            Self::Control => 3,
+            Self::UserDefined => 4,
+            Self::Unused => 5,
+            Self::Byte => 6,
+        }
+    }
+
     /// Never part of what a user writes.
     pub(super) fn is_special(self) -> bool {
         matches!(self, Self::Unknown | Self::Control)

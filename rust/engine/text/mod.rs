@@ -4,6 +4,7 @@ mod bpe;
 mod chat_template;
 mod clock;
 mod detokenize;
+pub(crate) mod gguf_export;
 mod gguf_tokenizer;
 pub(crate) mod hf_export;
 mod hf_tokenizer;

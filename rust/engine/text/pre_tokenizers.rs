@@ -41,7 +41,24 @@ const fn plain(patterns: &'static [&'static str]) -> PreTokenizerKind {
     PreTokenizerKind { patterns, nfc: false, ignore_merges: false, add_bos: false }
 }
 
+/// One name for each kind that differs from the others, as llama.cpp has it.
+const NAMES: &[&str] = &[
+    "gpt-2", "llama-bpe", "qwen2", "smollm", "tekken", "gpt-4o", "olmo", "stablelm2", "dbrx", "qwen35", "seed-coder",
+    "deepseek-v3", "deepseek-coder", "deepseek-llm", "falcon", "bailingmoe",
+];
+
 impl PreTokenizerKind {
+    /// What cuts a text where nothing else is said.
+    pub(super) const GPT2: &str = GPT2;
+
+    /// The name of the kind with these patterns.
+    pub(super) fn name_of(patterns: &[String], nfc: bool, ignore_merges: bool) -> Option<&'static str> {
+        NAMES.iter().copied().find(|name| {
+            let kind = Self::named(name).expect("the names are of kinds");
+            kind.patterns == patterns && kind.nfc == nfc && kind.ignore_merges == ignore_merges
+        })
+    }
+
     const fn composed(self) -> Self {
         Self { nfc: true, ..self }
     }

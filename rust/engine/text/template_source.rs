@@ -23,17 +23,26 @@ impl ChatTemplate {
     /// From `chat_template.jinja`, or from `tokenizer_config.json` (where a list of templates may stand, of
     /// which "default" is meant). None: a base model.
     pub fn from_dir(dir: &Path) -> Result<Option<Self>> {
-        let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Json::Null);
-        let file = dir.join("chat_template.jinja");
-        let source = match std::fs::read_to_string(&file) {
-            Ok(source) => Some(source),
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => default_template(&config["chat_template"]),
-            Err(err) => return Err(Error::io(&file, err)),
-        };
+        let config = config(dir)?;
         let special: Vec<_> =
             SPECIAL.iter().filter_map(|name| Some((name.to_string(), token_text(&config[*name])?))).collect();
-        source.map(|source| Self::new(&source, &special)).transpose()
+        of_dir(dir)?.map(|source| Self::new(&source, &special)).transpose()
     }
+}
+
+/// The template of a Hugging Face folder as it is written there.
+pub(super) fn of_dir(dir: &Path) -> Result<Option<String>> {
+    let file = dir.join("chat_template.jinja");
+    match std::fs::read_to_string(&file) {
+        Ok(source) => Ok(Some(source)),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(default_template(&config(dir)?["chat_template"])),
+        Err(err) => Err(Error::io(&file, err)),
+    }
+}
+
+/// tokenizer_config.json, or null.
+fn config(dir: &Path) -> Result<Json> {
+    Ok(read_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Json::Null))
 }
 
 /// "bos_token" → the text of the token with the id `tokenizer.ggml.bos_token_id`.
@@ -70,7 +79,7 @@ fn token_text(value: &Json) -> Option<String> {
     value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
 }
 
-fn read_json(path: &Path) -> Result<Option<Json>> {
+pub(super) fn read_json(path: &Path) -> Result<Option<Json>> {
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
