@@ -32,6 +32,16 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The same model as a Hugging Face folder."""
+    from harness import hf_folder
+
+    path = tmp_path_factory.mktemp("source") / "tiny"
+    hf_folder.write(SHAPE, path)
+    return path
+
+
+@pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "letters.txt"
     letters = np.random.default_rng(5).integers(97, 123, 20_000, dtype=np.uint8)
@@ -126,3 +136,39 @@ def test_llama_cpp_computes_the_same_and_generates(made, llama_cpp):
     assert np.std(theirs - exact) < 2 * np.std(rounded - exact)
     generated = model.create_completion(prompt, max_tokens=8, temperature=0)
     assert generated["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.fixture(scope="module")
+def made_both_ways(source, folder, text, tmp_path_factory):
+    """Files that the folder became, and that the file of the same model became."""
+    out = tmp_path_factory.mktemp("both")
+    settings = {"scheme": "q4_k_m", "calibration": text, "calibration_tokens": 1024}
+    for path in (folder, source):
+        ferrule.quantize(path, out / f"{path.suffix[1:] or 'folder'}.gguf", **settings)
+    return out / "folder.gguf", out / "gguf.gguf"
+
+
+def test_a_folder_becomes_what_its_file_becomes(made_both_ways):
+    ours, theirs = (gguf.GGUFReader(path) for path in made_both_ways)
+    expected = {tensor.name: tensor for tensor in theirs.tensors}
+    assert {tensor.name for tensor in ours.tensors} == set(expected)
+    for tensor in ours.tensors:
+        assert tensor.tensor_type == expected[tensor.name].tensor_type
+        np.testing.assert_array_equal(tensor.data, expected[tensor.name].data, err_msg=tensor.name)
+    # A folder does not tell which of its tokens no text contains, and the certificate names the source.
+    other = {"tokenizer.ggml.token_type", "ferrule.certificate"}
+    for key, field in theirs.fields.items():
+        if key not in other and not key.startswith("GGUF."):
+            assert ours.fields[key].contents() == field.contents(), key
+
+
+def test_llama_cpp_reads_a_folders_file_as_the_other(made_both_ways, llama_cpp):
+    def read(path):
+        model = llama_cpp.Llama(str(path), n_ctx=64, n_threads=1, verbose=False, logits_all=True)
+        tokens = model.tokenize(b"some Letters, 12 numbers\n and others: \xc3\xa9", add_bos=True)
+        model.eval(tokens)
+        return tokens, model.eval_logits
+
+    ours, theirs = map(read, made_both_ways)
+    assert ours[0] == theirs[0]
+    np.testing.assert_array_equal(ours[1], theirs[1])

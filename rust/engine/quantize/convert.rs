@@ -149,9 +149,7 @@ fn metadata(source: &Source) -> Result<Pairs> {
     if let Some(local) = c.ropes.get(1) {
         number("rope.freq_base_swa", local.theta);
     }
-    for (name, cap) in
-        [("attn_logit_softcapping", c.attention_softcap), ("final_logit_softcapping", c.final_softcap)]
-    {
+    for (name, cap) in [("attn_logit_softcapping", c.attention_softcap), ("final_logit_softcapping", c.final_softcap)] {
         cap.into_iter().for_each(|cap| number(name, cap));
     }
     scaling(&c.ropes[0].scaling, arch, &mut pairs);
@@ -200,7 +198,9 @@ fn same_model(folder: &ModelConfig, file: &ModelConfig) -> bool {
     };
     *folder == said_elsewhere
         && folder.ropes.len() == file.ropes.len()
-        && folder.ropes.iter().zip(&file.ropes).all(|(a, b)| {
-            a.dim == b.dim && same_angles(&RopeTable::new(a), &RopeTable::new(b))
-        })
+        && folder
+            .ropes
+            .iter()
+            .zip(&file.ropes)
+            .all(|(a, b)| a.dim == b.dim && same_angles(&RopeTable::new(a), &RopeTable::new(b)))
 }

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use proptest::prelude::*;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::compute::Compute;
 use super::method::Made;
 use super::round::{Codes, Grouped, Step};
 use super::scheme::Layout;
-use super::{Inputs, Matrix, Options, Progress, Recipe, Scheme, cholesky, gptq, output, quantize};
+use super::{Inputs, Matrix, Options, Progress, Recipe, Scheme, cholesky, convert, gptq, output, quantize};
 use crate::error::{Error, Result};
 use crate::evaluate::compare;
 use crate::kernels::Kernels;
@@ -363,4 +364,48 @@ fn scales_are_float16_and_codes_reach_both_ends() {
     assert_eq!(made.steps[0].scale, f16::from_f32(31.0 / 15.0));
     let zeros = Matrix { rows: 1, cols: 32, data: vec![0.0; 32] };
     assert_eq!(Grouped::nearest(&zeros, 32, INT4).dequantize(), zeros);
+}
+
+/// A copy of a golden model that has a tokenizer, of bytes only, which a GGUF file must carry.
+fn with_tokenizer(name: &str, dir: &Path) -> PathBuf {
+    let folder = dir.join(name);
+    std::fs::create_dir(&folder).unwrap();
+    for entry in std::fs::read_dir(golden("models").join(name)).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+    }
+    let step = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let tokenizer = json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": step, "decoder": step,
+        "post_processor": null, "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]},
+    });
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    folder
+}
+
+/// Rows in the order of llama.cpp's files, norms with their offset, frequencies as divisors: the same logits.
+#[test]
+fn a_folder_computes_the_same_as_a_gguf_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let text: Vec<Vec<u32>> = vec![(3..40).collect(), (5..60).rev().collect()];
+    for name in ["llama3", "llama-sharded", "mistral", "qwen2", "qwen3", "qwen3-yarn", "gemma2", "gemma3", "phi3"] {
+        let (folder, file) = (with_tokenizer(name, dir.path()), dir.path().join(format!("{name}.gguf")));
+        convert::to_gguf(&model::open(&folder).unwrap(), &file, &mut Silent).unwrap();
+        let compared = compare([&folder, &file], &text, Some(2), || Ok(())).unwrap();
+        assert!(compared.mean_kl() < 1e-9 && compared.same_top() == 1.0, "{name}: {compared:?}");
+        assert!(compared.loss().abs() < 1e-6, "{name}: {compared:?}");
+    }
+}
+
+#[test]
+fn what_no_gguf_file_can_say_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |folder: &Path| {
+        let source = model::open(folder).unwrap();
+        convert::to_gguf(&source, &dir.path().join("x.gguf"), &mut Silent).err().expect("it is refused").to_string()
+    };
+    let error = refused(&with_tokenizer("phi3-longrope", dir.path()));
+    assert!(error.contains("cannot say how this model computes"), "{error}");
+    let error = refused(&golden("models/llama3"));
+    assert!(error.contains("no tokenizer"), "{error}");
 }

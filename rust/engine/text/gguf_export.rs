@@ -168,8 +168,7 @@ impl Export {
         };
         let bos = self.tokenizer.bos.map(|id| id as usize);
         let eos = named("eos_token").or_else(|| self.tokenizer.eos.first().map(|&id| id as usize));
-        for (key, id) in
-            [("bos", bos), ("eos", eos), ("unknown", named("unk_token")), ("padding", named("pad_token"))]
+        for (key, id) in [("bos", bos), ("eos", eos), ("unknown", named("unk_token")), ("padding", named("pad_token"))]
         {
             if let Some(id) = id {
                 pairs.u32(&format!("tokenizer.ggml.{key}_token_id"), id as u32);
@@ -210,4 +209,107 @@ fn scores(entries: &[Entry], merges: &[[&str; 2]]) -> Vec<f32> {
         _ => 0.0,
     };
     entries.iter().map(score).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::text::hf_export;
+    use crate::weights::{Gguf, GgufWriter};
+
+    fn golden() -> Value {
+        serde_json::from_str(include_str!("../../../tests/golden/text/tokenizers.json")).unwrap()
+    }
+
+    /// A file with this metadata, and no tensors.
+    fn file(dir: &Path, pairs: &Pairs) -> Gguf {
+        let path = dir.join("tokenizer.gguf");
+        GgufWriter::create(&path, pairs, &[]).unwrap().finish().unwrap();
+        Gguf::open(&path).unwrap()
+    }
+
+    fn pairs(metadata: &Value) -> Pairs {
+        let mut pairs = Pairs::default();
+        for (key, value) in metadata.as_object().unwrap() {
+            match value {
+                Value::String(text) => {
+                    pairs.text(key, text);
+                }
+                Value::Bool(flag) => {
+                    pairs.flag(key, *flag);
+                }
+                Value::Number(number) => {
+                    pairs.u32(key, number.as_u64().unwrap() as u32);
+                }
+                Value::Array(items) if items[0].is_string() => {
+                    pairs.texts(key, items.iter().map(|item| item.as_str().unwrap()));
+                }
+                Value::Array(items) if items[0].is_f64() => {
+                    pairs.f32s(key, &items.iter().map(|item| item.as_f64().unwrap() as f32).collect::<Vec<_>>());
+                }
+                Value::Array(items) => {
+                    pairs.i32s(key, &items.iter().map(|item| item.as_i64().unwrap() as i32).collect::<Vec<_>>());
+                }
+                other => panic!("{key} is {other}"),
+            }
+        }
+        pairs
+    }
+
+    /// The tokenizer of the GGUF file that a folder becomes, with ids up to `vocab_size`.
+    fn exported(folder: &Path, vocab_size: usize) -> Tokenizer {
+        let mut pairs = Pairs::default();
+        write(folder, vocab_size, &mut pairs).unwrap();
+        Tokenizer::from_gguf(&file(folder, &pairs)).unwrap()
+    }
+
+    fn check(name: &Value, tokenizer: &Tokenizer, cases: &Value) {
+        let encode = |text: &str, special| json!(tokenizer.encode(text, special, special).unwrap());
+        for case in cases.as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(encode(text, false), case["ids"], "{name}: {text:?}");
+            if let Some(around) = case.get("around") {
+                assert_eq!(encode(text, true), *around, "{name}: {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_level_folder_tokenizes_as_before() {
+        let (golden, dir) = (&golden()["byte_level"], tempfile::tempdir().unwrap());
+        let save = |name: &str, json: &Value| std::fs::write(dir.path().join(name), json.to_string()).unwrap();
+        save("tokenizer.json", &golden["tokenizer_json"]);
+        save("tokenizer_config.json", &json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}}));
+        let kinds = golden["kinds"].as_array().unwrap();
+        let kind = kinds.iter().find(|kind| kind["pre"] == golden["folder_kind"]).unwrap();
+        let tokenizer = exported(dir.path(), 1000);
+        check(&kind["pre"], &tokenizer, &kind["cases"]);
+        assert_eq!((tokenizer.vocab_size(), tokenizer.bos(), tokenizer.eos()[0]), (1000, Some(3), 4));
+    }
+
+    /// From a file's own metadata to a folder and back.
+    #[test]
+    fn vocabularies_of_files_come_back() {
+        let golden = golden();
+        let mut cases: Vec<(Value, Value, Value)> = Vec::new();
+        for case in golden["sentence_piece"].as_array().unwrap() {
+            cases.push((case["name"].clone(), case["metadata"].clone(), case["cases"].clone()));
+        }
+        for kind in golden["byte_level"]["kinds"].as_array().unwrap() {
+            let mut metadata = golden["byte_level"]["metadata"].clone();
+            metadata["tokenizer.ggml.pre"] = kind["pre"].clone();
+            cases.push((kind["pre"].clone(), metadata, kind["cases"].clone()));
+        }
+        for (name, metadata, cases) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let source = file(dir.path(), &pairs(&metadata));
+            for (name, content) in hf_export::files(&source).unwrap() {
+                std::fs::write(dir.path().join(name), content.to_string()).unwrap();
+            }
+            let num_tokens = metadata["tokenizer.ggml.tokens"].as_array().unwrap().len();
+            check(&name, &exported(dir.path(), num_tokens), &cases);
+        }
+    }
 }

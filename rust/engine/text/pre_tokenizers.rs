@@ -43,8 +43,22 @@ const fn plain(patterns: &'static [&'static str]) -> PreTokenizerKind {
 
 /// One name for each kind that differs from the others, as llama.cpp has it.
 const NAMES: &[&str] = &[
-    "gpt-2", "llama-bpe", "qwen2", "smollm", "tekken", "gpt-4o", "olmo", "stablelm2", "dbrx", "qwen35", "seed-coder",
-    "deepseek-v3", "deepseek-coder", "deepseek-llm", "falcon", "bailingmoe",
+    "gpt-2",
+    "llama-bpe",
+    "qwen2",
+    "smollm",
+    "tekken",
+    "gpt-4o",
+    "olmo",
+    "stablelm2",
+    "dbrx",
+    "qwen35",
+    "seed-coder",
+    "deepseek-v3",
+    "deepseek-coder",
+    "deepseek-llm",
+    "falcon",
+    "bailingmoe",
 ];
 
 impl PreTokenizerKind {
