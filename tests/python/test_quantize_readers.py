@@ -1,4 +1,4 @@
-"""`ferrule.quantize`'s folders read by Transformers: GPTQModel decodes GPTQ and AWQ, compressed-tensors its own formats."""
+"""`ferrule.quantize`'s folders read by Transformers: GPTQModel decodes GPTQ and AWQ, compressed-tensors its own."""
 
 import importlib
 

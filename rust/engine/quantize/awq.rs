@@ -90,7 +90,7 @@ impl Search<'_> {
         self.compute.rows(&mut errors, matrix.cols, |_, row| {
             row.iter_mut().zip(factors).for_each(|(weight, factor)| *weight *= factor);
             for (weights, factors) in row.chunks_exact_mut(self.group).zip(factors.chunks_exact(self.group)) {
-                let rounder = self.codes.step(weights, 1.0).rounder(self.codes);
+                let rounder = self.codes.step(weights).rounder(self.codes);
                 for (weight, factor) in weights.iter_mut().zip(factors) {
                     *weight = (rounder.value(rounder.code(*weight)) - *weight) / factor;
                 }

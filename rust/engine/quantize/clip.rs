@@ -2,7 +2,7 @@
 
 use super::Matrix;
 use super::compute::Compute;
-use super::round::{Codes, Rounder, Step};
+use super::round::{Codes, Rounder, Step, range};
 
 /// Scales that are tried: from the one that reaches the largest weight downwards, in these steps.
 const SHRINKS: usize = 24;
@@ -19,7 +19,9 @@ pub fn steps(compute: &Compute<'_>, weights: &Matrix, importance: &[f32], group:
 }
 
 fn best_step(weights: &[f32], importance: &[f32], codes: Codes) -> Step {
-    let tried = (0..SHRINKS).map(|i| codes.step(weights, 1.0 - SHRINK_STEP * i as f32));
+    let (low, high) = range(weights);
+    let shrinks = (0..SHRINKS).map(|i| 1.0 - SHRINK_STEP * i as f32);
+    let tried = shrinks.map(|shrink| codes.step_over((shrink * low, shrink * high)));
     let with_error = tried.map(|step| (error(weights, importance, step.rounder(codes)), step));
     with_error.min_by(|(a, _), (b, _)| a.total_cmp(b)).expect("at least one scale is tried").1
 }

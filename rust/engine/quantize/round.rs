@@ -47,10 +47,13 @@ impl Codes {
         1 << (self.bits - 1)
     }
 
-    /// The factors whose codes reach from the lowest to the highest of `weights`, each times `shrink`.
-    pub fn step(self, weights: &[f32], shrink: f32) -> Step {
-        let (low, high) =
-            weights.iter().fold((0.0f32, 0.0f32), |(low, high), &w| (low.min(shrink * w), high.max(shrink * w)));
+    /// The factors whose codes reach from the lowest to the highest of `weights`.
+    pub fn step(self, weights: &[f32]) -> Step {
+        self.step_over(range(weights))
+    }
+
+    /// The factors whose codes reach from `low`, at most zero, to `high`, at least zero.
+    pub fn step_over(self, (low, high): (f32, f32)) -> Step {
         if self.zero_point {
             let scale = usable((high - low) / self.most());
             let zero = (-low / scale.to_f32()).round().clamp(0.0, self.most());
@@ -61,6 +64,18 @@ impl Codes {
         let reach = if self.bits == 8 { f32::from(self.middle()) - 1.0 } else { self.most() / 2.0 };
         Step { scale: usable(most / reach), zero: self.middle() }
     }
+}
+
+/// The lowest and the highest of `weights` and zero.
+pub fn range(weights: &[f32]) -> (f32, f32) {
+    // Eight of each, so that they run side by side.
+    let (mut low, mut high) = ([0.0f32; 8], [0.0f32; 8]);
+    for weights in weights.chunks(8) {
+        for ((low, high), &weight) in low.iter_mut().zip(&mut high).zip(weights) {
+            (*low, *high) = (low.min(weight), high.max(weight));
+        }
+    }
+    (low.into_iter().fold(0.0, f32::min), high.into_iter().fold(0.0, f32::max))
 }
 
 /// As a float16 that can divide.
@@ -106,7 +121,7 @@ impl Rounder {
 impl Grouped {
     /// Every weight to its nearest code.
     pub fn nearest(weights: &Matrix, group: usize, codes_of: Codes) -> Self {
-        let steps = weights.data.chunks_exact(group).map(|weights| codes_of.step(weights, 1.0)).collect();
+        let steps = weights.data.chunks_exact(group).map(|weights| codes_of.step(weights)).collect();
         Self::with_steps(weights, group, codes_of, steps)
     }
 

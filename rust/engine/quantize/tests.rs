@@ -366,7 +366,8 @@ fn scales_are_float16_and_codes_reach_both_ends() {
     assert_eq!(Grouped::nearest(&zeros, 32, INT4).dequantize(), zeros);
 }
 
-/// A copy of a golden model that has a tokenizer, of bytes only, which a GGUF file must carry.
+/// A copy of a golden model that has a tokenizer, which a GGUF file must carry, and of Gemma the attention scale and the
+/// kinds of layers that llama.cpp takes for granted.
 fn with_tokenizer(name: &str, dir: &Path) -> PathBuf {
     let folder = dir.join(name);
     std::fs::create_dir(&folder).unwrap();
@@ -374,6 +375,13 @@ fn with_tokenizer(name: &str, dir: &Path) -> PathBuf {
         let path = entry.unwrap().path();
         std::fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
     }
+    let path = folder.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["query_pre_attn_scalar"] = config["head_dim"].clone();
+    if name == "gemma3" {
+        config["layer_types"] = json!(["sliding_attention"; 4]);
+    }
+    std::fs::write(&path, config.to_string()).unwrap();
     let step = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let tokenizer = json!({
         "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": step, "decoder": step,

@@ -76,7 +76,7 @@ impl RowSource for Rounded<'_> {
 fn round_row(dtype: DType, numbers: &[f32], out: &mut [u8]) {
     let codes = codes_of(dtype);
     for (numbers, block) in numbers.chunks_exact(dtype.block_len()).zip(out.chunks_exact_mut(dtype.block_bytes())) {
-        let step = codes.step(numbers, 1.0);
+        let step = codes.step(numbers);
         let rounder = step.rounder(codes);
         let code = |number: f32| rounder.code(number) as u8;
         let (factors, packed) = block.split_at_mut(2 + usize::from(codes.zero_point));
