@@ -180,19 +180,22 @@ def test_llama_cpp_reads_a_folders_file_as_the_other(made_both_ways, llama_cpp):
 
 
 def golden_folder(family, out):
-    """A tiny model with a tokenizer, and of Gemma the choices that llama.cpp takes for granted."""
+    """A tiny model with a tokenizer, of Gemma with the choices that llama.cpp takes for granted, of others without the
+    windows that it does not know."""
     shutil.copytree(GOLDEN / family, out)
     config = json.loads((out / "config.json").read_text())
     if "query_pre_attn_scalar" in config:
         config["query_pre_attn_scalar"] = config["head_dim"]
     if family == "gemma3":
         config["layer_types"] = ["sliding_attention"] * config["num_hidden_layers"]
+    if family in ("mistral", "phi3"):
+        config["sliding_window"] = None
     (out / "config.json").write_text(json.dumps(config))
     write_tokenizer(out / "tokenizer.json", config["vocab_size"])
     return config["vocab_size"]
 
 
-@pytest.mark.parametrize("family", ["llama3", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"])
+@pytest.mark.parametrize("family", ["llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"])
 def test_llama_cpp_computes_the_same_of_every_familys_folder(family, llama_cpp, tmp_path):
     # Not by the family's name: llama.cpp expects certain tokens in files that are called phi3.
     vocab_size = golden_folder(family, tmp_path / "tiny")
