@@ -9,9 +9,12 @@ use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::handle::EngineHandle;
 use crate::ids::TokenId;
+use crate::kernels::BLOCK_ROWS;
 use crate::load::load_text;
 use crate::model::Source;
+use crate::output::Event;
 use crate::request::{GenerateRequest, Prompt, SamplingParams};
+use crate::stream::EventStream;
 
 /// Tokens of a sequence, of a model that was trained for as many.
 pub const SEQUENCE_LEN: usize = 512;
@@ -19,8 +22,8 @@ pub const SEQUENCE_LEN: usize = 512;
 const HELD_OUT: usize = 8;
 /// A text with fewer says too little.
 const LEAST_TOKENS: usize = 256;
-/// Sequences that are written at once.
-const AT_ONCE: usize = 16;
+/// Sequences that are written at once: as many rows as share a block of weights that was unpacked for them.
+const AT_ONCE: usize = BLOCK_ROWS;
 
 /// Where a text comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,11 +173,37 @@ fn write(
     let mut written = Vec::with_capacity(count);
     while written.len() < count {
         let seeds = written.len()..count.min(written.len() + AT_ONCE);
-        let requests = seeds.map(|seed| GenerateRequest::new(Prompt::Tokens(vec![start]), params(seed))).collect();
-        for output in engine.generate_all(requests)? {
-            written.push([&[start], &output.outputs[0].token_ids[..]].concat());
-            on_written()?;
+        let request = |seed| GenerateRequest::new(Prompt::Tokens(vec![start]), params(seed));
+        let streams = seeds.map(|seed| engine.stream(request(seed))).collect::<Result<Vec<_>>>()?;
+        written.extend(side_by_side(streams, start, len, on_written)?);
+    }
+    Ok(written)
+}
+
+/// What streams write behind `start`. They grow in step, so that the first one tells how far all are: `on_written` hears of
+/// as many sequences as there are tokens for.
+fn side_by_side(
+    streams: Vec<EventStream>,
+    start: TokenId,
+    len: usize,
+    on_written: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<Vec<TokenId>>> {
+    let (count, mut told) = (streams.len(), 0);
+    let mut written = Vec::with_capacity(count);
+    for stream in streams {
+        let mut tokens = vec![start];
+        for event in stream {
+            match event {
+                Event::Delta(delta) => tokens.extend(delta.token_ids),
+                Event::Error(err) => return Err(err),
+                _ => {}
+            }
+            while told < count * tokens.len() / len {
+                on_written()?;
+                told += 1;
+            }
         }
+        written.push(tokens);
     }
     Ok(written)
 }
