@@ -379,7 +379,7 @@ fn with_tokenizer(name: &str, dir: &Path) -> PathBuf {
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     config["query_pre_attn_scalar"] = config["head_dim"].clone();
     if name == "gemma3" {
-        config["layer_types"] = json!(["sliding_attention"; 4]);
+        config["layer_types"] = json!(vec!["sliding_attention"; 4]);
     }
     std::fs::write(&path, config.to_string()).unwrap();
     let step = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
