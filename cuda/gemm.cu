@@ -1,39 +1,160 @@
 // out (m, n) = x (m, k) . weight (n, k)^T for many rows. A block makes a tile of 128 x 128 with 8 warps (2 x 4, each
-// 64 x 32), over stages of 32 in k that cp.async fills ahead.
+// 64 x 32), over stages of 64 in k that cp.async fills ahead. Sums are in the order that simt.cuh says (PARTS).
+//
+// With few tiles, blocks share the parts of k among them (the grid's z): each part's sum goes to partials, which
+// ferrule_sum_parts adds in the same order.
 #include "simt.cuh"
 
-constexpr int TILE = 128, STAGE_K = 32, STAGES = 4, THREADS = 256;
-constexpr int TILE_ELEMENTS = TILE * STAGE_K;
+constexpr int TILE = 128, STAGE_K = 64, STAGES = 3, THREADS = 256;
+constexpr int X_BYTES = TILE * STAGE_K * 2;
 
-// Where 8 elements (chunk 0..3 of a row of 32) lie: rotated by the row, so that 8 rows of a chunk meet all banks.
-DEVICE int swizzled(int row, int chunk) { return row * STAGE_K + (chunk ^ (row / 2 & 3)) * 8; }
-
-// Starts the copy of rows first .. first + 128, columns at .. at + 32 of a matrix (rows, k); zeros outside.
-DEVICE void fetch_tile(bf16* tile, const bf16* matrix, int first, int rows, int at, int k) {
+// Starts the copy of rows first .. first + 128, columns at .. at + 64 of a matrix (rows, k); zeros outside. The tile is
+// (2, 128, 32): a lane's 16 bytes, 8 neighbours in k, lie such that 8 lanes read 128 bytes in a line.
+DEVICE void fetch_tile(unsigned char* tile, const bf16* matrix, int first, int rows, int at, int k) {
 #pragma unroll
-    for (int i = threadIdx.x; i < TILE * 4; i += THREADS) {
-        const int row = i / 4, chunk = i % 4, column = at + chunk * 8;
+    for (int i = threadIdx.x; i < TILE * 8; i += THREADS) {
+        const int row = i / 8, chunk = i % 8, column = at + chunk * 8;
         const bool inside = first + row < rows && column < k;
-        cp_async16(tile + swizzled(row, chunk), matrix + (inside ? (int64_t)(first + row) * k + column : 0), inside);
+        unsigned char* to = tile + ((chunk / 4 * TILE + row) * 4 + chunk % 4) * 16;
+        cp_async16(to, matrix + (inside ? (int64_t)(first + row) * k + column : 0), inside);
     }
 }
+// Of row `row`, the lane's 8 numbers of step `step`, as pairs.
+DEVICE uint4 read_tile(const unsigned char* tile, int step, int row) {
+    return load16(tile + ((step * TILE + row) * 4 + threadIdx.x % 4) * 16);
+}
+
+// A warp's second operands for 32 in k: pairs[j][i] of column 8 j + g.
+struct Columns {
+    uint32_t pairs[4][4];
+};
+
+struct Bf16Weights {
+    static constexpr int BYTES = TILE * STAGE_K * 2;
+    const bf16* weight;  // (n, k)
+    int n, k;
+
+    DEVICE void fetch(const Bf16Weights& w, unsigned char* stage, int n0, int at) {
+        fetch_tile(stage, w.weight, n0, w.n, at, w.k);
+    }
+    DEVICE Columns read(const Bf16Weights&, const unsigned char* stage, int column, int step) {
+        Columns c;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            const uint4 v = read_tile(stage, step, column + j * 8 + threadIdx.x % 32 / 4);
+            c.pairs[j][0] = v.x, c.pairs[j][1] = v.y, c.pairs[j][2] = v.z, c.pairs[j][3] = v.w;
+        }
+        return c;
+    }
+};
+
+// Scales and zero points of the groups of both steps of a stage, 8 panels of 16 rows each.
+constexpr int PANELS = TILE / 16, SCALE_BYTES = 2 * PANELS * 32, ZERO_BYTES = 2 * PANELS * 16;
+
+// Copies the factors, `bytes` a panel and group; `threads` threads from `first` on do it.
+DEVICE void fetch_factors(unsigned char* to, const void* factors, int bytes, int first, int n0, int n, int at, int groups,
+                          int group_shift) {
+    const int i = (int)threadIdx.x - first, per_panel = bytes / 16;
+    if (i < 0 || i >= 2 * PANELS * per_panel) return;
+    const int step = i / per_panel / PANELS, panel = n0 / 16 + i / per_panel % PANELS;
+    const int group = min((at + step * 32) >> group_shift, groups - 1);
+    const bool inside = panel < (n + 15) / 16;
+    const int64_t from = ((int64_t)panel * groups + group) * bytes + i % per_panel * 16;
+    cp_async16(to + i * 16, static_cast<const unsigned char*>(factors) + (inside ? from : 0), inside);
+}
+
+struct Int4Weights {
+    static constexpr int CODE_BYTES = PANELS * 512, BYTES = CODE_BYTES + SCALE_BYTES + ZERO_BYTES;
+    const uint32_t* codes;   // (panels, ceil(k / 64), 32 lanes, 4)
+    const uint32_t* scales;  // (panels, groups, 8): f16 of rows g and g + 8
+    const uint16_t* zeros;   // (panels, groups, 8): bytes of rows g and g + 8; null: 8
+    int n, blocks, groups, group_shift;
+
+    DEVICE void fetch(const Int4Weights& w, unsigned char* stage, int n0, int at) {
+        const int panel = n0 / 16 + threadIdx.x / 32;
+        const bool inside = panel < (w.n + 15) / 16;
+        const int64_t from = (((int64_t)panel * w.blocks + at / 64) * 32 + threadIdx.x % 32) * 4;
+        cp_async16(stage + threadIdx.x * 16, w.codes + (inside ? from : 0), inside);
+        fetch_factors(stage + CODE_BYTES, w.scales, 32, 0, n0, w.n, at, w.groups, w.group_shift);
+        if (w.zeros)
+            fetch_factors(stage + CODE_BYTES + SCALE_BYTES, w.zeros, 16, 32, n0, w.n, at, w.groups, w.group_shift);
+    }
+    DEVICE Columns read(const Int4Weights& w, const unsigned char* stage, int column, int step) {
+        const int lane = threadIdx.x % 32, g = lane / 4;
+        const uint32_t* scales = reinterpret_cast<const uint32_t*>(stage + CODE_BYTES);
+        const uint16_t* zeros = reinterpret_cast<const uint16_t*>(stage + CODE_BYTES + SCALE_BYTES);
+        Columns c;
+#pragma unroll
+        for (int p = 0; p < 2; ++p) {
+            const int panel = column / 16 + p, place = (step * PANELS + panel) * 8 + g;
+            const uint32_t* codes = reinterpret_cast<const uint32_t*>(stage) + (panel * 32 + lane) * 4 + step * 2;
+            const uint32_t scale = scales[place], zero = w.zeros ? zeros[place] : 0x0808u;
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+                dequantize_int4(c.pairs[2 * p + half], codes[half], minus_zero_int4(zero >> 8 * half & 255),
+                                split_scale((uint16_t)(scale >> 16 * half)));
+        }
+        return c;
+    }
+};
+
+struct Int8Weights {
+    static constexpr int CODE_BYTES = PANELS * 1024, BYTES = CODE_BYTES + SCALE_BYTES;
+    const uint32_t* codes;   // (panels, ceil(k / 32), 32 lanes, 4)
+    const uint32_t* scales;  // (panels, groups, 8): f16 of rows g and g + 8
+    int n, blocks, groups, group_shift;
+
+    DEVICE void fetch(const Int8Weights& w, unsigned char* stage, int n0, int at) {
+#pragma unroll
+        for (int step = 0; step < 2; ++step) {
+            const int panel = n0 / 16 + threadIdx.x / 32, block = at / 32 + step;
+            const bool inside = panel < (w.n + 15) / 16 && block < w.blocks;
+            const int64_t from = (((int64_t)panel * w.blocks + block) * 32 + threadIdx.x % 32) * 4;
+            cp_async16(stage + (step * THREADS + threadIdx.x) * 16, w.codes + (inside ? from : 0), inside);
+        }
+        fetch_factors(stage + CODE_BYTES, w.scales, 32, 0, n0, w.n, at, w.groups, w.group_shift);
+    }
+    DEVICE Columns read(const Int8Weights&, const unsigned char* stage, int column, int step) {
+        const int lane = threadIdx.x % 32, g = lane / 4;
+        const uint32_t* scales = reinterpret_cast<const uint32_t*>(stage + CODE_BYTES);
+        Columns c;
+#pragma unroll
+        for (int p = 0; p < 2; ++p) {
+            const int panel = column / 16 + p;
+            const uint4 v = load16(stage + (step * THREADS + panel * 32 + lane) * 16);
+            const uint32_t codes[2][2] = {{v.x, v.y}, {v.z, v.w}};
+            const uint32_t factors = scales[(step * PANELS + panel) * 8 + g];
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const SplitScale scale = split_scale((uint16_t)(factors >> 16 * half));
+                uint32_t(&pairs)[4] = c.pairs[2 * p + half];
+                dequantize_int8(pairs[0], pairs[1], codes[half][0], scale);
+                dequantize_int8(pairs[2], pairs[3], codes[half][1], scale);
+            }
+        }
+        return c;
+    }
+};
 
 // A warp's products of one stage: acc[i][j] is the tile of 16 rows at 16 i and 8 columns at 8 j.
-DEVICE void multiply_stage(float (&acc)[4][4][4], const bf16* x, const bf16* weight, int warp_row, int warp_column) {
-    const int lane = threadIdx.x % 32, matrix = lane / 8, row = lane % 8;
+template <class Weights>
+DEVICE void multiply_stage(float (&acc)[4][4][4], const Weights& weights, const unsigned char* stage, int warp_row,
+                           int warp_column) {
+    const int g = threadIdx.x % 32 / 4;
 #pragma unroll
-    for (int step = 0; step < STAGE_K / 16; ++step) {
-        uint32_t a[4][4], b[2][4];
+    for (int step = 0; step < 2; ++step) {
+        const Columns b = Weights::read(weights, stage + X_BYTES, warp_column, step);
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-            ldmatrix_x4(a[i], x + swizzled(warp_row + i * 16 + matrix % 2 * 8 + row, step * 2 + matrix / 2));
+        for (int i = 0; i < 4; ++i) {
+            const uint4 lo = read_tile(stage, step, warp_row + i * 16 + g);
+            const uint4 hi = read_tile(stage, step, warp_row + i * 16 + 8 + g);
+            const uint32_t a0[4] = {lo.x, hi.x, lo.y, hi.y}, a1[4] = {lo.z, hi.z, lo.w, hi.w};
 #pragma unroll
-        for (int j = 0; j < 2; ++j)
-            ldmatrix_x4(b[j], weight + swizzled(warp_column + j * 16 + matrix / 2 * 8 + row, step * 2 + matrix % 2));
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-            for (int j = 0; j < 4; ++j) mma_bf16(acc[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+            for (int j = 0; j < 4; ++j) {
+                mma_bf16(acc[i][j], a0, b.pairs[j][0], b.pairs[j][1]);
+                mma_bf16(acc[i][j], a1, b.pairs[j][2], b.pairs[j][3]);
+            }
+        }
     }
 }
 
@@ -46,48 +167,98 @@ DEVICE void store_pair(bf16* out, float a, float b, bool both) {
     if (both) out[1] = to_bf16(b);
 }
 
+// The warp's tile to out (m, n).
 template <class Out>
-DEVICE void gemm(const bf16* x, const bf16* weight, Out* out, int m, int n, int k) {
-    SHARED_DYNAMIC(bf16, stages);  // (STAGES, 2, TILE_ELEMENTS): x, then weight
-    const int m0 = blockIdx.x * TILE, n0 = blockIdx.y * TILE, num_stages = (k + STAGE_K - 1) / STAGE_K;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int warp_row = warp / 4 * 64, warp_column = warp % 4 * 32;
-    auto fetch = [&](int stage) {
-        bf16* tile = stages + stage % STAGES * 2 * TILE_ELEMENTS;
-        if (stage < num_stages) {
-            fetch_tile(tile, x, m0, m, stage * STAGE_K, k);
-            fetch_tile(tile + TILE_ELEMENTS, weight, n0, n, stage * STAGE_K, k);
-        }
-        cp_async_commit();
-    };
-    float acc[4][4][4] = {};
-    for (int stage = 0; stage < STAGES - 1; ++stage) fetch(stage);
-    for (int stage = 0; stage < num_stages; ++stage) {
-        cp_async_wait<STAGES - 2>();
-        // This stage has come for all, and all are done with the one that is fetched over.
-        __syncthreads();
-        fetch(stage + STAGES - 1);
-        const bf16* tile = stages + stage % STAGES * 2 * TILE_ELEMENTS;
-        multiply_stage(acc, tile, tile + TILE_ELEMENTS, warp_row, warp_column);
-    }
+DEVICE void store_tile(Out* out, const float (&acc)[4][4][4], int row0, int column0, int m, int n) {
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int row = m0 + warp_row + i * 16 + half * 8 + g;
+            const int row = row0 + i * 16 + half * 8 + g;
             if (row >= m) continue;
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                const int column = n0 + warp_column + j * 8 + 2 * t;
-                const float *pair = acc[i][j] + 2 * half;
+                const int column = column0 + j * 8 + 2 * t;
+                const float* pair = acc[i][j] + 2 * half;
                 if (column < n) store_pair(out + (int64_t)row * n + column, pair[0], pair[1], column + 1 < n);
             }
         }
 }
 
-KERNEL(ferrule_gemm, (256, 1), const bf16* x, const bf16* weight, bf16* out, int m, int n, int k) {
-    gemm(x, weight, out, m, n, k);
+template <class Weights, class Out>
+DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partials, int m, int n, int k) {
+    constexpr int STAGE_BYTES = X_BYTES + Weights::BYTES;
+    SHARED_DYNAMIC(unsigned char, stages);  // (STAGES, STAGE_BYTES): x, then weights
+    const int m0 = blockIdx.x * TILE, n0 = blockIdx.y * TILE, warp = threadIdx.x / 32;
+    const int warp_row = warp / 4 * 64, warp_column = warp % 4 * 32;
+    const int parts = PARTS / gridDim.z, first_part = blockIdx.z * parts, stages_of_part = part_len(k) / STAGE_K;
+    const int first = first_part * stages_of_part;
+    const int last = min(first + parts * stages_of_part, (k + STAGE_K - 1) / STAGE_K);
+    const auto fetch = [&](int stage) {
+        unsigned char* to = stages + stage % STAGES * STAGE_BYTES;
+        if (stage < last) {
+            fetch_tile(to, x, m0, m, stage * STAGE_K, k);
+            Weights::fetch(weights, to + X_BYTES, n0, stage * STAGE_K);
+        }
+        cp_async_commit();
+    };
+    float total[4][4][4] = {};
+    for (int stage = first; stage < first + STAGES - 1; ++stage) fetch(stage);
+    for (int part = first_part, stage = first; part < first_part + parts; ++part) {
+        float acc[4][4][4] = {};
+        for (const int end = min((part + 1) * stages_of_part, last); stage < end; ++stage) {
+            cp_async_wait<STAGES - 2>();
+            // This stage has come for all, and all are done with the one that is fetched over.
+            __syncthreads();
+            fetch(stage + STAGES - 1);
+            multiply_stage(acc, weights, stages + stage % STAGES * STAGE_BYTES, warp_row, warp_column);
+        }
+        if (gridDim.z > 1) {
+            store_tile(partials + (int64_t)part * m * n, acc, m0 + warp_row, n0 + warp_column, m, n);
+            continue;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+#pragma unroll
+                for (int c = 0; c < 4; ++c) total[i][j][c] += acc[i][j][c];
+    }
+    cp_async_wait<0>();
+    if (gridDim.z == 1) store_tile(out, total, m0 + warp_row, n0 + warp_column, m, n);
 }
-KERNEL(ferrule_gemm_f32, (256, 1), const bf16* x, const bf16* weight, float* out, int m, int n, int k) {
-    gemm(x, weight, out, m, n, k);
+
+// partials (PARTS, m, n) or null with one block per tile
+#define GEMM(kind, Out)                                                                                               \
+    KERNEL(ferrule_gemm##kind, (256, 1), const bf16* x, const bf16* weight, Out* out, float* partials, int m, int n,  \
+           int k) {                                                                                                   \
+        gemm(x, Bf16Weights{weight, n, k}, out, partials, m, n, k);                                                   \
+    }                                                                                                                 \
+    KERNEL(ferrule_gemm_int4##kind, (256, 1), const bf16* x, const uint32_t* codes, const uint32_t* scales,           \
+           const uint16_t* zeros, Out* out, float* partials, int m, int n, int k, int group_shift) {                  \
+        const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                               \
+        gemm(x, Int4Weights{codes, scales, zeros, n, (k + 63) / 64, groups, group_shift}, out, partials, m, n, k);    \
+    }                                                                                                                 \
+    KERNEL(ferrule_gemm_int8##kind, (256, 1), const bf16* x, const uint32_t* codes, const uint32_t* scales, Out* out, \
+           float* partials, int m, int n, int k, int group_shift) {                                                   \
+        const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                               \
+        gemm(x, Int8Weights{codes, scales, n, (k + 31) / 32, groups, group_shift}, out, partials, m, n, k);           \
+    }
+GEMM(, bf16)
+GEMM(_f32, float)
+
+// out[i] = the parts' sums of element i, in order.
+template <class Out>
+DEVICE void sum_parts(const float* partials, Out* out, int64_t count) {
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    float sum = 0.f;
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) sum += partials[part * count + i];
+    store_one(out + i, sum);
 }
+
+// partials (PARTS, count)
+KERNEL(ferrule_sum_parts, (256), const float* partials, bf16* out, int64_t count) { sum_parts(partials, out, count); }
+KERNEL(ferrule_sum_parts_f32, (256), const float* partials, float* out, int64_t count) { sum_parts(partials, out, count); }

@@ -44,6 +44,19 @@ DEVICE uint32_t pack_bf16x2(float lo, float hi) {
     return r;
 }
 
+// a * b + c of two pairs of bf16, rounded once.
+DEVICE uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
+// An f16, by its bits.
+DEVICE float f16_to_float(uint16_t bits) {
+    float r;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(bits));
+    return r;
+}
+
 // 2^x within 2 ulp; 2^-inf is 0.
 DEVICE float fast_exp2(float x) {
     float r;
@@ -102,6 +115,12 @@ DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Each rounded by itself: the compiler makes no fma of them.
+DEVICE float add_rounded(float a, float b) { return __fadd_rn(a, b); }
+DEVICE float mul_rounded(float a, float b) { return __fmul_rn(a, b); }
+
+DEVICE void atomic_add(uint64_t* p, uint64_t x) { atomicAdd(p, x); }
+
 // (a & b) | c in one instruction.
 DEVICE uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
     uint32_t r;
@@ -141,6 +160,54 @@ DEVICE void load_floats8(float (&x)[8], const float* p) {
 }
 DEVICE void store_floats4(float* p, float a, float b, float c, float d) {
     store16(p, uint4{__float_as_uint(a), __float_as_uint(b), __float_as_uint(c), __float_as_uint(d)});
+}
+
+// The order of every sum over k in a product, so that an element's bits depend on no tile and no company: k is cut into
+// PARTS parts of part_len (the last ones may be short or empty); a part takes 32 at a time, first those with k % 8 < 4 in
+// one mma, then the others; parts are added in order.
+constexpr int PARTS = 8;
+DEVICE int part_len(int k) { return (k + 64 * PARTS - 1) / (64 * PARTS) * 64; }
+
+// A quantized weight is the bf16 nearest to scale * (code - zero). A scale of 11 bits is two bf16, and a product with the
+// low one of them and a code of 4 bits is exact, so one rounding remains.
+constexpr uint32_t BF16_ONES = 0x3f803f80u, BF16_MINUS_ONES = 0xbf80bf80u, BF16_MINUS_ZEROS = 0x80008000u;
+
+DEVICE uint32_t twice(float x) { return pack_bf16x2(x, x); }
+
+struct SplitScale {
+    uint32_t high, low;
+};
+DEVICE SplitScale split_scale(uint16_t f16) {
+    const float scale = f16_to_float(f16);
+    const uint32_t high = twice(scale);
+    return SplitScale{high, twice(scale - bf16_lo(high))};
+}
+DEVICE uint32_t scaled(uint32_t codes, const SplitScale& scale) {
+    return fma_bf16x2(codes, scale.high, fma_bf16x2(codes, scale.low, BF16_MINUS_ZEROS));
+}
+
+// Eight codes of 4 bits: pair i is bits 4 i and 4 i + 16 onwards. A code in the low bits of 128 is 128 + code.
+DEVICE void dequantize_int4(uint32_t (&pairs)[4], uint32_t codes, uint32_t minus_zero, const SplitScale& scale) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t raised = and_or(codes >> 4 * i, 0x000f000fu, 0x43004300u);
+        pairs[i] = scaled(fma_bf16x2(raised, BF16_ONES, minus_zero), scale);
+    }
+}
+// What dequantize_int4 adds to 128 + code.
+DEVICE uint32_t minus_zero_int4(int zero) { return twice(-128.f - zero); }
+
+// Four codes of 8 bits, two's complement: bytes 0 and 2, then 1 and 3. The low 7 bits are as above, and the sign makes 128
+// to 256.
+DEVICE void dequantize_int8(uint32_t& pair0, uint32_t& pair1, uint32_t codes, const SplitScale& scale) {
+    uint32_t pairs[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const uint32_t low = and_or(codes >> 8 * i, 0x007f007fu, 0x43004300u);
+        const uint32_t sign = and_or(codes >> 8 * i, 0x00800080u, 0x43004300u);
+        pairs[i] = scaled(fma_bf16x2(sign, BF16_MINUS_ONES, low), scale);
+    }
+    pair0 = pairs[0], pair1 = pairs[1];
 }
 
 DEVICE float warp_sum(float x) {

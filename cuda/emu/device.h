@@ -54,6 +54,8 @@ void* dynamic_shared();
 void* static_shared(const void* key, size_t bytes);
 void load16(void* value, const void* p, Site site);
 void store16(void* p, const void* value, Site site);
+// Before a read and write at once, which such others do not race with.
+void atomic_access(void* p, size_t bytes, Site site);
 void cp_async16(void* dst, const void* src, bool pred, Site site);
 void cp_async_commit();
 void cp_async_wait(int groups_under_way);
@@ -125,6 +127,27 @@ DEVICE uint32_t emu_round_bf16(float x) {
 DEVICE float to_float(bf16 x) { return __uint_as_float((uint32_t)x.bits << 16); }
 DEVICE bf16 to_bf16(float x) { return bf16{(uint16_t)emu_round_bf16(x)}; }
 DEVICE uint32_t pack_bf16x2(float lo, float hi) { return emu_round_bf16(lo) | emu_round_bf16(hi) << 16; }
+// The nearest bf16 to a * b + c, which a double holds but for bits far below a bf16's.
+DEVICE uint32_t emu_fma_bf16(uint32_t a, uint32_t b, uint32_t c) {
+    const double exact = (double)__uint_as_float(a << 16) * __uint_as_float(b << 16) + __uint_as_float(c << 16);
+    float x = (float)exact;
+    if (x != exact && std::isfinite(x)) {
+        // Rounded to odd first, so that the second rounding is the only one.
+        if (std::fabs(x) > std::fabs(exact)) x = std::nextafterf(x, 0.f);
+        x = __uint_as_float(__float_as_uint(x) | 1);
+    }
+    return emu_round_bf16(x);
+}
+DEVICE uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+    return emu_fma_bf16(a & 0xffff, b & 0xffff, c & 0xffff) | emu_fma_bf16(a >> 16, b >> 16, c >> 16) << 16;
+}
+DEVICE float f16_to_float(uint16_t bits) {
+    const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+    const float size = exponent == 31 ? (mantissa ? NAN : INFINITY)
+                     : exponent == 0  ? std::ldexp((float)mantissa, -24)
+                                      : std::ldexp((float)(mantissa + 1024), exponent - 25);
+    return bits >> 15 ? -size : size;
+}
 DEVICE float fast_exp2(float x) { return emu::approximate(exp2f(x)); }
 DEVICE float fast_rcp(float x) { return emu::approximate(1.f / x); }
 DEVICE float rsqrtf(float x) { return emu::approximate(1.f / sqrtf(x)); }
@@ -186,6 +209,16 @@ DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
     const uint32_t operands[6] = {a[0], a[1], a[2], a[3], b0, b1};
     emu::collective(emu::Op::Mma, ~0u, operands, d, 0, site_);
 }
+
+DEVICE float add_rounded(float a, float b) { return a + b; }
+DEVICE float mul_rounded(float a, float b) { return a * b; }
+__attribute__((no_sanitize("thread"))) DEVICE void atomic_add(uint64_t* p, uint64_t x, EMU_SITE) {
+    emu::atomic_access(p, 8, site_);
+    *p += x;
+}
+DEVICE int __popc(uint32_t x) { return __builtin_popcount(x); }
+DEVICE int __ffs(uint32_t x) { return __builtin_ffs(x); }
+DEVICE uint64_t __umul64hi(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
 
 DEVICE uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
 DEVICE uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {

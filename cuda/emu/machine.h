@@ -127,7 +127,8 @@ struct Where {
     Site site;
     const void* pc;
 };
-void check_access(const void* p, size_t bytes, bool write, Where where);
-void check_site(const void* p, size_t bytes, bool write, Site site);
+enum class Kind { Read, Write, Atomic };
+void check_access(const void* p, size_t bytes, Kind kind, Where where);
+void check_site(const void* p, size_t bytes, Kind kind, Site site);
 void invalidate_shared(const void* p, size_t bytes);
 }  // namespace emu

@@ -121,17 +121,19 @@ bool shared_valid(size_t offset, size_t bytes) {
 }
 
 void load16(void* value, const void* p, Site site) {
-    check_site(p, 16, false, site);
+    check_site(p, 16, Kind::Read, site);
     memcpy(value, p, 16);
 }
 
 void store16(void* p, const void* value, Site site) {
-    check_site(p, 16, true, site);
+    check_site(p, 16, Kind::Write, site);
     memcpy(p, value, 16);
 }
 
+void atomic_access(void* p, size_t bytes, Site site) { check_site(p, bytes, Kind::Atomic, site); }
+
 static void finish(const AsyncCopy& copy) {
-    check_site(copy.dst, 16, true, copy.site);
+    check_site(copy.dst, 16, Kind::Write, copy.site);
     if (copy.pred)
         memcpy(copy.dst, copy.src, 16);
     else
@@ -140,9 +142,9 @@ static void finish(const AsyncCopy& copy) {
 
 void cp_async16(void* dst, const void* src, bool pred, Site site) {
     if (!in_shared(dst)) fail("cp.async to %p, which is not shared memory: %s:%d", dst, site.file, site.line);
-    if (pred) check_site(src, 16, false, site);
+    if (pred) check_site(src, 16, Kind::Read, site);
     // Until the wait, the destination belongs to the copy.
-    check_site(dst, 16, true, site);
+    check_site(dst, 16, Kind::Write, site);
     const AsyncCopy copy{dst, src, pred, site};
     const bool early = config.cp_async == CopyTime::Random ? random_bits() & 1 : config.cp_async == CopyTime::Early;
     if (early)

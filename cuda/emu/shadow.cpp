@@ -16,8 +16,8 @@ namespace emu {
 void init_shadow() {}
 void forget(uint64_t, uint64_t) {}
 void mark_written(const void*, size_t) {}
-void check_access(const void*, size_t, bool, Where) {}
-void check_site(const void*, size_t, bool, Site) {}
+void check_access(const void*, size_t, Kind, Where) {}
+void check_site(const void*, size_t, Kind, Site) {}
 void invalidate_shared(const void*, size_t) {}
 
 #else
@@ -25,7 +25,7 @@ void invalidate_shared(const void*, size_t) {}
 struct Access {
     uint32_t block, epoch, warp_epoch;
     uint16_t thread;
-    bool made;
+    bool made, atomic;
 };
 
 // How far apart the threads are that have read a cell unordered.
@@ -99,7 +99,7 @@ static bool ordered_before_now(const Access& past, Readers apart) {
 static bool conflicts(const Access& past) { return past.made && !ordered_before_now(past, distance(past)); }
 
 static Access this_access() {
-    return {linear_block(), block_epoch, current->warp->epoch, static_cast<uint16_t>(current->linear), true};
+    return {linear_block(), block_epoch, current->warp->epoch, static_cast<uint16_t>(current->linear), true, false};
 }
 
 [[noreturn]] static void fail_race(const char* memory, const Access& past, const char* did, const char* now,
@@ -108,10 +108,12 @@ static Access this_access() {
          whereabouts().c_str(), describe(where).c_str(), did, past.block, past.thread);
 }
 
-static void record(Cell& cell, uint32_t stamp, bool write, const char* memory, Where where) {
+static void record(Cell& cell, uint32_t stamp, Kind kind, const char* memory, Where where) {
     if (cell.stamp != stamp) cell = Cell{stamp, {}, {}, ONE};
-    if (conflicts(cell.write)) fail_race(memory, cell.write, "written", write ? "write" : "read", where);
-    if (!write) {
+    const bool together = kind == Kind::Atomic && cell.write.atomic;
+    if (!together && conflicts(cell.write))
+        fail_race(memory, cell.write, "written", kind == Kind::Read ? "read" : "write", where);
+    if (kind == Kind::Read) {
         const Readers apart = cell.read.made && conflicts(cell.read) ? distance(cell.read) : ONE;
         const bool keep = cell.readers == OTHER_BLOCKS || (cell.read.made && cell.read.epoch == block_epoch);
         cell.readers = max(apart, keep ? cell.readers : ONE);
@@ -124,31 +126,34 @@ static void record(Cell& cell, uint32_t stamp, bool write, const char* memory, W
                                                          cell.read.warp_epoch == current->warp->epoch));
     if (cell.read.made && (many || conflicts(cell.read))) fail_race(memory, cell.read, "read", "write", where);
     cell.write = this_access();
+    cell.write.atomic = kind == Kind::Atomic;
     cell.read = {};
     cell.readers = ONE;
 }
 
-static void check_shared(size_t offset, size_t bytes, bool write, Where where) {
+static const char* name_of(Kind kind) { return kind == Kind::Read ? "read" : "write"; }
+
+static void check_shared(size_t offset, size_t bytes, Kind kind, Where where) {
     if (!shared_valid(offset, bytes))
-        fail("OUT OF BOUNDS %s of %zu bytes at shared offset %zu: %s at %s", write ? "write" : "read", bytes, offset,
+        fail("OUT OF BOUNDS %s of %zu bytes at shared offset %zu: %s at %s", name_of(kind), bytes, offset,
              whereabouts().c_str(), describe(where).c_str());
     for (size_t i = offset / CELL_BYTES; i <= (offset + bytes - 1) / CELL_BYTES; ++i) {
         const bool fresh = shared_cells[i].stamp != block_serial;
         if (fresh) shared_written[i] = 0;
-        record(shared_cells[i], block_serial, write, "shared", where);
-        if (write) shared_written[i] = 1;
+        record(shared_cells[i], block_serial, kind, "shared", where);
+        if (kind == Kind::Write) shared_written[i] = 1;
         if (!shared_written[i])
             fail("NEVER WRITTEN: read of shared offset %zu: %s at %s", i * CELL_BYTES, whereabouts().c_str(), describe(where).c_str());
     }
 }
 
-static void check_heap(uint64_t offset, size_t bytes, bool write, Where where) {
+static void check_heap(uint64_t offset, size_t bytes, Kind kind, Where where) {
     if (!allocated(offset, bytes))
-        fail("OUT OF BOUNDS %s of %zu bytes, %lld behind the end of an allocation: %s at %s", write ? "write" : "read",
+        fail("OUT OF BOUNDS %s of %zu bytes, %lld behind the end of an allocation: %s at %s", name_of(kind),
              bytes, (long long)(offset + bytes - allocation_end(offset)), whereabouts().c_str(), describe(where).c_str());
     for (uint64_t i = offset / CELL_BYTES; i <= (offset + bytes - 1) / CELL_BYTES; ++i)
-        record(heap_cells[i], launch_serial, write, "global", where);
-    if (write) return (void)memset(written + offset, 1, bytes);
+        record(heap_cells[i], launch_serial, kind, "global", where);
+    if (kind == Kind::Write) return (void)memset(written + offset, 1, bytes);
     for (size_t i = 0; i < bytes; ++i)
         if (!written[offset + i])
             fail("NEVER WRITTEN: read of global memory: %s at %s", whereabouts().c_str(), describe(where).c_str());
@@ -166,22 +171,22 @@ static bool is_machine(const void* p) {
     return dladdr(p, &info);
 }
 
-void check_access(const void* p, size_t bytes, bool write, Where where) {
+void check_access(const void* p, size_t bytes, Kind kind, Where where) {
     const bool global = on_heap(p);
     if (!global && !in_shared(p)) {
         if (is_machine(p)) return;
-        fail("WILD %s of %p: %s at %s", write ? "write" : "read", p, whereabouts().c_str(), describe(where).c_str());
+        fail("WILD %s of %p: %s at %s", name_of(kind), p, whereabouts().c_str(), describe(where).c_str());
     }
     if (reinterpret_cast<uintptr_t>(p) % bytes)
-        fail("MISALIGNED %s of %zu bytes: %s at %s", write ? "write" : "read", bytes, whereabouts().c_str(), describe(where).c_str());
+        fail("MISALIGNED %s of %zu bytes: %s at %s", name_of(kind), bytes, whereabouts().c_str(), describe(where).c_str());
     if (global)
-        check_heap(static_cast<const uint8_t*>(p) - heap, bytes, write, where);
+        check_heap(static_cast<const uint8_t*>(p) - heap, bytes, kind, where);
     else
-        check_shared(static_cast<const uint8_t*>(p) - shared, bytes, write, where);
+        check_shared(static_cast<const uint8_t*>(p) - shared, bytes, kind, where);
 }
 
-void check_site(const void* p, size_t bytes, bool write, Site site) {
-    check_access(p, bytes, write, Where{site, nullptr});
+void check_site(const void* p, size_t bytes, Kind kind, Site site) {
+    check_access(p, bytes, kind, Where{site, nullptr});
 }
 
 void invalidate_shared(const void* p, size_t bytes) {

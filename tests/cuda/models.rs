@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 
-use ferrule_engine::config::{Activations, Device, KvDtype};
+use ferrule_engine::config::{Activations, Device, KvDtype, Quantization};
 use ferrule_engine::output::TokenLogprob;
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateOutput, GenerateRequest, Prompt, SamplingParams, TokenId};
 
@@ -99,6 +99,24 @@ fn families_agree_with_the_exact_mode() {
     }
 }
 
+/// Matrices of 4 and 8 bits stay so on the device.
+#[test]
+fn quantized_matrices_agree_with_the_exact_mode() {
+    let Some(_device) = emulated_device() else { return };
+    for model in models() {
+        let ids = expected(&model).input_ids;
+        let mut sizes = vec![load(&model, emulated()).model().weight_bytes];
+        for quantization in [Quantization::Int8, Quantization::Int4].map(Some) {
+            let what = format!("{} as {quantization:?}", model.display());
+            let reference = score(&load(&model, EngineConfig { quantization, ..exact() }), &ids);
+            let device = load(&model, EngineConfig { quantization, ..emulated() });
+            agree(&score(&device, &ids), &reference, spread(&model), &what);
+            sizes.push(device.model().weight_bytes);
+        }
+        assert!(sizes.is_sorted_by(|larger, smaller| larger > smaller), "{} takes {sizes:?}", model.display());
+    }
+}
+
 fn greedy_request(prompt: &[TokenId], n: usize) -> GenerateRequest {
     let params = SamplingParams { ignore_eos: true, logprobs: Some(0), ..SamplingParams::greedy(n) };
     GenerateRequest::new(Prompt::Tokens(prompt.to_vec()), params)
@@ -158,6 +176,28 @@ fn generation_agrees_with_the_exact_mode_whatever_the_company() {
                 prompts.iter().map(|prompt| engine.generate(greedy_request(prompt, 4)).unwrap()).collect();
             assert!(engine.stats().prefix_cache_hits > 0, "{what}");
             generated_as_exact(&model, &prompts, &cached, &what);
+        }
+    }
+}
+
+/// Whatever the number of rows in a step is: it decides which kernels run and how they share the work.
+#[test]
+fn a_request_gives_the_same_bits_alone_and_in_company() {
+    let Some(_device) = emulated_device() else { return };
+    let bits = |output: &GenerateOutput| -> Vec<(TokenId, u32)> {
+        let tokens = output.outputs[0].logprobs.iter();
+        tokens.map(|token| (token.token_id, token.logprob.to_bits())).collect()
+    };
+    for model in models() {
+        let prompts = prompts(&model);
+        for quantization in [None, Some(Quantization::Int8), Some(Quantization::Int4)] {
+            let config = EngineConfig { quantization, enable_prefix_caching: false, ..emulated() };
+            let engine = load(&model, config);
+            let together = generate_together(&engine, &prompts, 6);
+            for (prompt, together) in prompts.iter().zip(&together) {
+                let alone = engine.generate(greedy_request(prompt, 6)).expect("the request runs");
+                assert_eq!(bits(&alone), bits(together), "{} {quantization:?}", model.display());
+            }
         }
     }
 }

@@ -8,8 +8,9 @@ use super::driver::{DeviceBuffer, DeviceSlice, Stream};
 use super::heads::HeadPadding;
 use super::launch::{
     AddRmsNorm, AttentionShape, Batch, Call, CopyBlocks, DecodeAttention, Embed, GatedActivation, Gemm, GemmOutput,
-    Kernels, MergeSplits, PrefillAttention, RmsNorm, RopeAndStore, Softcap,
+    Kernels, MergeSplits, PrefillAttention, RmsNorm, RopeAndStore, Softcap, SumParts,
 };
+use super::matrix::CudaMatrix;
 use super::memory::{Activations, KvCache, Rotations};
 use super::step::{Section, StepSize};
 use super::weights::CudaLinear;
@@ -35,7 +36,9 @@ pub struct CudaStep<'a> {
     /// With padded heads.
     pub config: &'a ModelConfig,
     pub padding: HeadPadding,
+    /// Pieces of a sequence that decodes.
     pub num_splits: usize,
+    pub num_multiprocessors: usize,
     pub acts: &'a Activations,
     pub kv: &'a KvCache,
     /// By `ModelConfig::ropes`.
@@ -89,7 +92,13 @@ impl CudaStep<'_> {
     }
 
     fn multiply(&self, weight: &CudaLinear, x: DeviceSlice<'_, bf16>, out: GemmOutput<'_>) {
-        self.launch(&Gemm { x, weight: weight.weight.all(), out, k: weight.cols });
+        let &CudaLinear { ref matrix, rows: n, cols: k, .. } = weight;
+        let splits = Gemm::num_splits(x.len() / k, n, self.num_multiprocessors);
+        let partials = self.acts.partials.all();
+        self.launch(&Gemm { x, weight: matrix.as_weight(), out, n, k, splits, partials });
+        if splits > 1 {
+            self.launch(&SumParts { partials, out });
+        }
     }
 
     fn batch(&self, layer: usize) -> Batch<'_> {
@@ -149,9 +158,10 @@ impl Backend for CudaStep<'_> {
     type Vector = DeviceBuffer<f32>;
 
     fn embed(&self, table: &CudaLinear, scale: Option<f32>) {
+        let CudaMatrix::Bf16(table) = &table.matrix else { panic!("the embedding is bf16") };
         self.launch(&Embed {
             tokens: self.array(Section::Tokens),
-            table: table.weight.all(),
+            table: table.all(),
             residual: self.residual(),
             scale: scale.unwrap_or(1.0),
             hidden_size: self.config.hidden_size,
@@ -166,7 +176,7 @@ impl Backend for CudaStep<'_> {
 
     fn linear(&self, weight: &CudaLinear, input: Act) {
         let (out, width) = self.activations(weight.output);
-        assert_eq!(width, weight.rows(), "the outputs fill {:?}", weight.output);
+        assert_eq!(width, weight.rows, "the outputs fill {:?}", weight.output);
         self.multiply(weight, self.activations(input).0, GemmOutput::Bf16(out));
     }
 

@@ -33,6 +33,11 @@ impl HeadPadding {
         (dim < self.real).then_some(head * self.real + dim)
     }
 
+    /// Whether groups of `group` columns stay together, and in line with groups of the padded columns.
+    pub fn keeps_groups(&self, group: usize) -> bool {
+        self.real == self.padded || (self.real.is_multiple_of(group) && self.padded.is_multiple_of(group))
+    }
+
     /// Numbers of heads, with zeros between.
     pub fn pad(&self, values: &[f32]) -> Vec<f32> {
         let len = values.len() / self.real * self.padded;

@@ -33,7 +33,8 @@ pub(crate) fn load(source: &Source, config: &EngineConfig) -> Result<LoadedModel
     let kernels = load_kernels(&driver, &context, config)?;
     let padded = padding.apply(&source.config);
     let weight_bytes = weights::weight_bytes(source, padding)?;
-    let (kv, capacity) = plan(&padded, config, weight_bytes, context.free_bytes()?)?;
+    let num_multiprocessors = context.info().num_multiprocessors;
+    let (kv, capacity) = plan(&padded, config, num_multiprocessors, weight_bytes, context.free_bytes()?)?;
     let threads = config.threads.unwrap_or_else(Pool::default_threads);
     let backend = describe(&context, config.device, padding);
     let runner = CudaRunner::new(CudaParts {
@@ -81,13 +82,20 @@ fn load_kernels(driver: &Driver, context: &Arc<Context>, config: &EngineConfig) 
 }
 
 /// The KV cache, and the most that a step may hold, from what is free beside the weights.
-fn plan(model: &ModelConfig, config: &EngineConfig, weight_bytes: u64, free: u64) -> Result<(KvPlan, Capacity)> {
+fn plan(
+    model: &ModelConfig,
+    config: &EngineConfig,
+    num_multiprocessors: usize,
+    weight_bytes: u64,
+    free: u64,
+) -> Result<(KvPlan, Capacity)> {
     let num_logit_rows = max_logit_rows(config, model.vocab_size).min(config.max_num_batched_tokens);
     let capacity = |max_len| Capacity {
         num_tokens: config.max_num_batched_tokens,
         num_seqs: config.max_num_seqs.min(config.max_num_batched_tokens),
         num_logit_rows,
         max_len,
+        num_multiprocessors,
     };
     let longest = capacity(config.max_model_len.unwrap_or(model.max_position));
     let taken = weight_bytes + Activations::num_bytes(model, &longest);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::bf16;
 
 use super::driver::{Context, DeviceBuffer, DeviceSlice};
-use super::launch::AttentionShape;
+use super::launch::{AttentionShape, Gemm};
 use crate::error::Result;
 use crate::kv::KvGeometry;
 use crate::model::{ModelConfig, RopeConfig, RopeTable};
@@ -61,6 +61,7 @@ pub struct Capacity {
     pub num_logit_rows: usize,
     /// Longest prompt plus output.
     pub max_len: usize,
+    pub num_multiprocessors: usize,
 }
 
 impl Capacity {
@@ -79,6 +80,8 @@ pub struct Activations {
     pub gate_up: DeviceBuffer<bf16>,
     pub gate: DeviceBuffer<bf16>,
     pub projected: DeviceBuffer<bf16>,
+    /// Of products whose tiles several blocks share.
+    pub partials: DeviceBuffer<f32>,
     /// (num_seqs, num_heads, num_splits, head_dim)
     pub partial_out: DeviceBuffer<f32>,
     /// (num_seqs, num_heads, num_splits, 2)
@@ -102,6 +105,7 @@ impl Activations {
             gate_up: DeviceBuffer::new(context, tokens * 2 * ffn)?,
             gate: DeviceBuffer::new(context, tokens * ffn)?,
             projected: DeviceBuffer::new(context, tokens * hidden)?,
+            partials: DeviceBuffer::new(context, most_partials(config, capacity))?,
             partial_out: DeviceBuffer::new(context, pieces * config.head_dim)?,
             partial_stats: DeviceBuffer::new(context, pieces * 2)?,
             logits: DeviceBuffer::new(context, capacity.num_logit_rows * config.vocab_size)?,
@@ -115,8 +119,16 @@ impl Activations {
             + 2 * (2 * config.hidden_size + 2 * config.q_dim() + 2 * config.kv_dim() + 3 * config.intermediate_size);
         let pieces = capacity.num_seqs * config.num_heads * capacity.num_splits();
         let ends = 4 * capacity.num_logit_rows * config.vocab_size + 2 * capacity.num_seqs * config.hidden_size;
-        (capacity.num_tokens * per_token + 4 * pieces * (config.head_dim + 2) + ends) as u64
+        let partials = 4 * (pieces * (config.head_dim + 2) + most_partials(config, capacity));
+        (capacity.num_tokens * per_token + partials + ends) as u64
     }
+}
+
+/// Numbers in the partials of the largest product.
+fn most_partials(config: &ModelConfig, capacity: &Capacity) -> usize {
+    let widest = config.hidden_size.max(config.q_dim() + 2 * config.kv_dim()).max(2 * config.intermediate_size);
+    let product = |rows, cols| Gemm::most_partials(rows, cols, capacity.num_multiprocessors);
+    product(capacity.num_tokens, widest).max(product(capacity.num_logit_rows, config.vocab_size))
 }
 
 /// The rotations of every position: (max_len, 2, dim / 2), cosines, then sines.

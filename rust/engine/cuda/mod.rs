@@ -12,6 +12,7 @@ pub mod heads;
 pub mod image;
 pub mod launch;
 mod load;
+pub mod matrix;
 pub mod memory;
 pub mod nvrtc;
 mod open;

@@ -1,4 +1,4 @@
-//! From a checkpoint to bf16 matrices on the device, tensor by tensor.
+//! From a checkpoint to matrices on the device, tensor by tensor.
 
 use std::sync::Arc;
 
@@ -6,12 +6,13 @@ use half::bf16;
 
 use super::driver::{Context, DeviceBuffer};
 use super::heads::HeadPadding;
+use super::matrix::{CodesPanel, CudaMatrix, HostCodes, Storage};
 use crate::backend::profiled::Weights;
 use crate::backend::{Act, HeadTransform};
 use crate::error::{Error, Result};
-use crate::model::{DecoderWeights, FeedForward, LayerWeights, Role, Source, roles};
-use crate::quant::{PANEL_ROWS, dequantize};
-use crate::runner::{MatrixPlace, down, gate_up, layer_weights};
+use crate::model::{DecoderWeights, FeedForward, LayerWeights, ModelConfig, Role, Source};
+use crate::quant::{BlockParts, PANEL_ROWS, dequantize};
+use crate::runner::{MatrixPlace, attn_output, down, gate_up, layer_weights, qkv};
 use crate::weights::RowSource;
 
 type Vector = DeviceBuffer<f32>;
@@ -22,35 +23,75 @@ pub type CudaWeights = DecoderWeights<CudaLinear, Vector>;
 /// Matrices that read one input, below each other: (rows, cols).
 #[derive(Debug)]
 pub struct CudaLinear {
-    pub weight: DeviceBuffer<bf16>,
+    pub matrix: CudaMatrix,
+    pub rows: usize,
     pub cols: usize,
     pub output: Act,
 }
 
-impl CudaLinear {
-    pub fn rows(&self) -> usize {
-        self.weight.len() / self.cols
-    }
-}
-
 impl Weights for CudaLinear {
     fn num_bytes(&self) -> usize {
-        self.weight.num_bytes()
+        self.matrix.num_bytes()
     }
 
     fn num_weights(&self) -> usize {
-        self.weight.len()
+        self.rows * self.cols
     }
+}
+
+/// The matrices that read one input, for all of the model.
+fn linears(config: &ModelConfig) -> Vec<Vec<MatrixPlace>> {
+    let mut linears = vec![embedding().to_vec()];
+    linears.extend((!config.tie_embeddings).then(|| head().to_vec()));
+    for layer in 0..config.num_layers() {
+        linears.extend([qkv(config, layer).to_vec(), attn_output(layer).to_vec()]);
+        linears.extend([gate_up(layer).to_vec(), down(layer).to_vec()]);
+    }
+    linears
+}
+
+fn embedding() -> [MatrixPlace; 1] {
+    [(Role::Embedding, Act::Normed, 0)]
+}
+
+fn head() -> [MatrixPlace; 1] {
+    [(Role::Head, Act::Normed, 0)]
 }
 
 /// Bytes that the matrices take on the device.
 pub fn weight_bytes(source: &Source, padding: HeadPadding) -> Result<u64> {
-    let matrices = roles(&source.config).into_iter().filter(|role| role.is_matrix());
-    let sizes = matrices.map(|role| matrix_shape(source, padding, role).map(|(rows, cols)| (2 * rows * cols) as u64));
-    sizes.sum()
+    let mut bytes = 0;
+    for parts in linears(&source.config) {
+        let storage = storage(source, padding, &parts)?;
+        for &(role, ..) in &parts {
+            let (rows, cols) = matrix_shape(source, padding, role)?;
+            bytes += storage.num_bytes(rows, cols) as u64;
+        }
+    }
+    Ok(bytes)
 }
 
-/// Takes every matrix from the source as bf16, whatever it is there. Its pages are given back as soon as they are copied.
+/// Codes where all of the matrices have codes of one kind and whole panels, and where their groups of columns stay together;
+/// else bf16. So is the embedding, whose rows are looked up.
+fn storage(source: &Source, padding: HeadPadding, parts: &[MatrixPlace]) -> Result<Storage> {
+    let mut common = None;
+    for &(role, ..) in parts {
+        let name = source.part(role)?.name;
+        let storage = Storage::of(source.checkpoint.info(&name)?.dtype);
+        let (rows, _) = matrix_shape(source, padding, role)?;
+        let whole_panels = parts.len() == 1 || rows.is_multiple_of(PANEL_ROWS);
+        let whole_groups = !has_head_columns(role) || padding.keeps_groups(storage.group());
+        let in_order = source.checkpoint.column_order(&name).is_none();
+        let differs = common.is_some_and(|common| common != storage);
+        if role == Role::Embedding || differs || !(whole_panels && whole_groups && in_order) {
+            return Ok(Storage::Bf16);
+        }
+        common = Some(storage);
+    }
+    Ok(common.unwrap_or(Storage::Bf16))
+}
+
+/// Takes every matrix from the source. Its pages are given back as soon as they are copied.
 pub fn load(source: &Source, context: &Arc<Context>, padding: HeadPadding, threads: usize) -> Result<CudaWeights> {
     Loader { source, context, padding, threads }.decoder()
 }
@@ -65,9 +106,9 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn decoder(&self) -> Result<CudaWeights> {
         let config = &self.source.config;
-        let head = (!config.tie_embeddings).then(|| self.linear(&[(Role::Head, Act::Normed, 0)])).transpose()?;
+        let head = (!config.tie_embeddings).then(|| self.linear(&head())).transpose()?;
         Ok(DecoderWeights {
-            embedding: self.linear(&[(Role::Embedding, Act::Normed, 0)])?,
+            embedding: self.linear(&embedding())?,
             layers: (0..config.num_layers()).map(|layer| self.layer(layer)).collect::<Result<_>>()?,
             final_norm: self.vector(&self.source.vector(Role::FinalNorm)?)?,
             head,
@@ -108,35 +149,67 @@ impl Loader<'_> {
 
     /// Matrices that read one input, each with its output. Their places in it follow from the order.
     fn linear(&self, parts: &[MatrixPlace]) -> Result<CudaLinear> {
-        let mut weight = Vec::new();
+        let (mut rows, mut cols) = (0, 0);
         for &(role, ..) in parts {
-            self.append(role, &mut weight)?;
+            let shape = matrix_shape(self.source, self.padding, role)?;
+            (rows, cols) = (rows + shape.0, shape.1);
         }
-        let (_, cols) = matrix_shape(self.source, self.padding, parts[0].0)?;
-        Ok(CudaLinear { weight: DeviceBuffer::from_slice(self.context, &weight)?, cols, output: parts[0].1 })
+        let matrix = match storage(self.source, self.padding, parts)? {
+            Storage::Bf16 => CudaMatrix::Bf16(self.bf16(parts, rows * cols)?),
+            codes => self.codes(parts, HostCodes::new(codes, rows, cols))?,
+        };
+        Ok(CudaLinear { matrix, rows, cols, output: parts[0].1 })
     }
 
-    /// Appends the matrix, (rows, cols), its columns in the model's order.
-    fn append(&self, role: Role, out: &mut Vec<bf16>) -> Result<()> {
+    /// The matrices as bf16, whatever they are in the checkpoint.
+    fn bf16(&self, parts: &[MatrixPlace], len: usize) -> Result<DeviceBuffer<bf16>> {
+        let mut weight = vec![bf16::ZERO; len];
+        let mut rest = &mut weight[..];
+        for &(role, ..) in parts {
+            let (rows, cols) = matrix_shape(self.source, self.padding, role)?;
+            let (out, after) = rest.split_at_mut(rows * cols);
+            rest = after;
+            let panels = out.chunks_mut(PANEL_ROWS * cols).enumerate().collect();
+            self.read(role, panels, |reader, panel, out: &mut [bf16]| reader.read_bf16(panel, cols, out))?;
+        }
+        DeviceBuffer::from_slice(self.context, &weight)
+    }
+
+    fn codes(&self, parts: &[MatrixPlace], mut host: HostCodes) -> Result<CudaMatrix> {
+        let mut panels = host.panels().into_iter();
+        for &(role, ..) in parts {
+            let (rows, _) = matrix_shape(self.source, self.padding, role)?;
+            let panels = panels.by_ref().take(rows.div_ceil(PANEL_ROWS)).enumerate().collect();
+            self.read(role, panels, |reader, panel, mut out| reader.read_codes(panel, rows, &mut out))?;
+        }
+        drop(panels);
+        host.upload(self.context)
+    }
+
+    /// Has `read` called for every panel of a matrix, by several threads.
+    fn read<P: Send>(
+        &self,
+        role: Role,
+        panels: Vec<(usize, P)>,
+        read: impl Fn(&MatrixReader<'_>, usize, P) + Sync,
+    ) -> Result<()> {
         let part = self.source.part(role)?;
         let checkpoint = &self.source.checkpoint;
-        let (rows, cols) = matrix_shape(self.source, self.padding, role)?;
-        let start = out.len();
-        out.resize(start + rows * cols, bf16::ZERO);
         let source = checkpoint.rows(&part.name)?;
         let order = checkpoint.column_order(&part.name);
-        let columns: Vec<usize> =
-            (0..source.cols()).map(|col| order.map_or(col, |order| order[col] as usize)).collect();
+        let columns = (0..source.cols()).map(|col| order.map_or(col, |order| order[col] as usize));
         let reader = MatrixReader {
             source: &*source,
             row_of: &|row| self.source_row(role, row).map(|row| (part.row_of)(row)),
-            columns: columns.into_iter().map(|col| self.padded_column(role, col)).collect(),
+            columns: columns.map(|col| self.padded_column(role, col)).collect(),
         };
-        let share = rows.div_ceil(self.threads).next_multiple_of(PANEL_ROWS);
+        let share = panels.len().div_ceil(self.threads).max(1);
+        let mut panels = panels.into_iter().peekable();
         std::thread::scope(|scope| {
-            for (i, out) in out[start..].chunks_mut(share * cols).enumerate() {
-                let reader = &reader;
-                scope.spawn(move || reader.read(i * share, cols, out));
+            while panels.peek().is_some() {
+                let panels: Vec<_> = panels.by_ref().take(share).collect();
+                let (reader, read) = (&reader, &read);
+                scope.spawn(move || panels.into_iter().for_each(|(panel, out)| read(reader, panel, out)));
             }
         });
         checkpoint.release(&part.name);
@@ -151,7 +224,7 @@ impl Loader<'_> {
     /// Where column `col` of the role is on the device.
     fn padded_column(&self, role: Role, col: usize) -> usize {
         let HeadPadding { real, padded } = self.padding;
-        if matches!(role, Role::AttnOutput(_)) { col / real * padded + col % real } else { col }
+        if has_head_columns(role) { col / real * padded + col % real } else { col }
     }
 }
 
@@ -161,11 +234,15 @@ fn matrix_shape(source: &Source, padding: HeadPadding, role: Role) -> Result<(us
     let info = source.checkpoint.info(&part.name)?;
     let cols = info.shape.last().copied().unwrap_or(0);
     let pad = |side: usize, has_heads: bool| if has_heads { side / padding.real * padding.padded } else { side };
-    Ok((pad(part.rows, has_head_rows(role)), pad(cols, matches!(role, Role::AttnOutput(_)))))
+    Ok((pad(part.rows, has_head_rows(role)), pad(cols, has_head_columns(role))))
 }
 
 fn has_head_rows(role: Role) -> bool {
     matches!(role, Role::Query(_) | Role::Key(_) | Role::Value(_))
+}
+
+fn has_head_columns(role: Role) -> bool {
+    matches!(role, Role::AttnOutput(_))
 }
 
 /// Rows of a checkpoint's matrix, as they lie on the device.
@@ -178,20 +255,35 @@ struct MatrixReader<'a> {
 }
 
 impl MatrixReader<'_> {
-    /// Rows from `first` on to `out`, (rows, cols), which is zeros.
-    fn read(&self, first: usize, cols: usize, out: &mut [bf16]) {
+    /// The rows of a panel of `num_rows` that are no padding: place in the panel, and number in the checkpoint.
+    fn rows(&self, panel: usize, num_rows: usize) -> (Vec<usize>, Vec<usize>) {
+        let first = panel * PANEL_ROWS;
+        (0..num_rows).filter_map(|place| Some((place, (self.row_of)(first + place)?))).unzip()
+    }
+
+    /// To `out`, (rows, cols), which is zeros.
+    fn read_bf16(&self, panel: usize, cols: usize, out: &mut [bf16]) {
         let (mut buffer, mut values) = (Vec::new(), vec![0.0; self.source.cols()]);
-        for (i, panel) in out.chunks_mut(PANEL_ROWS * cols).enumerate() {
-            let rows = first + i * PANEL_ROWS..first + i * PANEL_ROWS + panel.len() / cols;
-            let (places, rows): (Vec<usize>, Vec<usize>) =
-                rows.enumerate().filter_map(|(place, row)| Some((place, (self.row_of)(row)?))).unzip();
-            let bytes = self.source.read(&rows, &mut buffer);
-            for (&place, bytes) in places.iter().zip(bytes) {
-                dequantize(self.source.dtype(), bytes, &mut values);
-                let row = &mut panel[place * cols..][..cols];
-                for (&col, &value) in self.columns.iter().zip(&values) {
-                    row[col] = bf16::from_f32(value);
-                }
+        let (places, rows) = self.rows(panel, out.len() / cols);
+        let bytes = self.source.read(&rows, &mut buffer);
+        for (&place, bytes) in places.iter().zip(bytes) {
+            dequantize(self.source.dtype(), bytes, &mut values);
+            let row = &mut out[place * cols..][..cols];
+            for (&col, &value) in self.columns.iter().zip(&values) {
+                row[col] = bf16::from_f32(value);
+            }
+        }
+    }
+
+    /// To a panel of zeros, of a matrix of `num_rows`.
+    fn read_codes(&self, panel: usize, num_rows: usize, out: &mut CodesPanel<'_>) {
+        let (mut buffer, mut block_parts) = (Vec::new(), BlockParts::new());
+        let (places, rows) = self.rows(panel, PANEL_ROWS.min(num_rows - panel * PANEL_ROWS));
+        let (bytes, dtype) = (self.source.read(&rows, &mut buffer), self.source.dtype());
+        for (&place, bytes) in places.iter().zip(bytes) {
+            let blocks = self.columns.iter().step_by(dtype.block_len()).zip(bytes.chunks_exact(dtype.block_bytes()));
+            for (&col, block) in blocks {
+                out.write(place, col, dtype, block, &mut block_parts);
             }
         }
     }

@@ -109,6 +109,7 @@ impl CudaRunner {
             config: &self.config,
             padding: self.padding,
             num_splits: self.capacity.num_splits(),
+            num_multiprocessors: self.context.info().num_multiprocessors,
             acts: &self.acts,
             kv: &self.kv,
             rotations: &self.rotations,

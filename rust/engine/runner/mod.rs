@@ -6,7 +6,9 @@ mod weights;
 
 pub use cpu::{CpuParts, CpuRunner};
 pub use cuda::{CudaParts, CudaRunner};
-pub use weights::{CpuWeights, LoadedWeights, MatrixPlace, down, gate_up, layer_weights, load_weights, num_bytes};
+pub use weights::{
+    CpuWeights, LoadedWeights, MatrixPlace, attn_output, down, gate_up, layer_weights, load_weights, num_bytes, qkv,
+};
 
 use crate::error::Result;
 use crate::kv::KvGeometry;

@@ -122,6 +122,21 @@ impl Loader<'_> {
     }
 }
 
+/// The matrices that read an attention's input.
+pub fn qkv(config: &ModelConfig, layer: usize) -> [MatrixPlace; 3] {
+    let key = config.q_dim();
+    [
+        (Role::Query(layer), Act::Qkv, 0),
+        (Role::Key(layer), Act::Qkv, key),
+        (Role::Value(layer), Act::Qkv, key + config.kv_dim()),
+    ]
+}
+
+/// The matrix that reads what the heads attended to.
+pub fn attn_output(layer: usize) -> [MatrixPlace; 1] {
+    [(Role::AttnOutput(layer), Act::Projected, 0)]
+}
+
 /// The matrices that read a feed-forward's input.
 pub fn gate_up(layer: usize) -> [MatrixPlace; 2] {
     [(Role::Gate(layer), Act::Gate, 0), (Role::Up(layer), Act::Gate, 0)]
@@ -143,13 +158,9 @@ pub fn layer_weights<L>(
     let post = |role| c.post_norms.then(|| source.vector(role)).transpose();
     Ok(LayerWeights {
         attn_norm: source.vector(Role::AttnNorm(layer))?,
-        qkv: linear(&[
-            (Role::Query(layer), Act::Qkv, 0),
-            (Role::Key(layer), Act::Qkv, c.q_dim()),
-            (Role::Value(layer), Act::Qkv, c.q_dim() + c.kv_dim()),
-        ])?,
+        qkv: linear(&qkv(c, layer))?,
         heads: heads(source, layer)?,
-        attn_output: linear(&[(Role::AttnOutput(layer), Act::Projected, 0)])?,
+        attn_output: linear(&attn_output(layer))?,
         attn_post_norm: post(Role::AttnPostNorm(layer))?,
         ffn_norm: source.vector(Role::FfnNorm(layer))?,
         ffn,

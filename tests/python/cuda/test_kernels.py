@@ -222,29 +222,156 @@ def test_blocks_beyond_four_gib(gpu, rng):
     assert_close(floats(gpu.download(out, (1, 4, head_dim), np.uint16)), expected)
 
 
-@pytest.mark.parametrize("kind", ["", "_f32"])
-def test_gemm(gpu, rng, kind):
-    m, n, k = int(rng.integers(1, 140)), int(rng.integers(1, 140)), 8 * int(rng.integers(1, 30))
-    name, grid = f"ferrule_gemm{kind}", (-(-m // 128), -(-n // 128))
-    check_product(gpu, rng, name, grid, 256, (m, n, k), kind, 65536)
+def padded(x, rows, cols):
+    return np.pad(x, [(0, -len(x) % rows), (0, -x.shape[1] % cols)])
+
+
+def factors_by_panel(x):
+    """(n, groups) to (panels, groups, 8, 2): rows g and g + 8 of a panel side by side."""
+    x = padded(x, 16, 1)
+    return x.reshape(-1, 2, 8, x.shape[1]).transpose(0, 3, 2, 1)
+
+
+class Bf16Weights:
+    name, shared = "", 98304
+
+    def __init__(self, rng, n, k):
+        self.bits = normal(rng, n, k)
+
+    def args(self, gpu):
+        return (gpu.upload(self.bits),)
+
+    def sizes(self):
+        return ()
+
+
+class Int4Weights:
+    name, shared = "_int4", 63744
+
+    def __init__(self, rng, n, k):
+        self.group = next(group for group in rng.permutation([32, 64, 128]) if k % group == 0)
+        self.codes = rng.integers(0, 16, (n, k))
+        self.scales = (rng.standard_normal((n, k // self.group)) / 4).astype(np.float16)
+        self.zeros = rng.integers(0, 17, self.scales.shape) if rng.integers(2) else None
+        zeros = 8 if self.zeros is None else np.repeat(self.zeros, self.group, 1)
+        self.bits = bf16((self.codes - zeros) * np.repeat(self.scales, self.group, 1).astype(np.float32))
+
+    def args(self, gpu):
+        codes = padded(self.codes, 16, 64).astype(np.uint32)
+        # (panel, half, g, block, step, t, i)
+        codes = codes.reshape(-1, 2, 8, codes.shape[1] // 64, 2, 4, 8)
+        shifts = np.array([0, 16, 4, 20, 8, 24, 12, 28], np.uint32)
+        words = (codes << shifts).sum(-1, dtype=np.uint32).transpose(0, 3, 2, 5, 4, 1)
+        zeros = self.zeros if self.zeros is None else gpu.upload(factors_by_panel(self.zeros).astype(np.uint8))
+        return gpu.upload(words), gpu.upload(factors_by_panel(self.scales)), zeros
+
+    def sizes(self):
+        return (i32(int(self.group).bit_length() - 1),)
+
+
+class Int8Weights:
+    name, shared = "_int8", 75264
+
+    def __init__(self, rng, n, k):
+        self.codes = rng.integers(-128, 128, (n, k))
+        self.scales = (rng.standard_normal((n, k // 32)) / 64).astype(np.float16)
+        scales = np.repeat(self.scales, 32, 1).astype(np.float32)
+        high = floats(bf16(scales))
+        low = floats(bf16(self.codes * (scales - high)))
+        # The exact sum of two numbers fits a float64, and its bf16 is found by way of a float32 rounded to odd.
+        exact = self.codes * high.astype(np.float64) + low
+        odd = exact.astype(np.float32)
+        inexact = odd != exact
+        odd = np.where(inexact & (np.abs(odd) > np.abs(exact)), np.nextafter(odd, np.float32(0)), odd)
+        self.bits = bf16((odd.view(np.uint32) | inexact).view(np.float32))
+
+    def args(self, gpu):
+        codes = padded(self.codes, 16, 32).astype(np.int8).view(np.uint8)
+        # (panel, half, g, block, t, word, byte): pairs of k are two bytes apart
+        codes = codes.reshape(-1, 2, 8, codes.shape[1] // 32, 4, 2, 4)[..., [0, 2, 1, 3]]
+        return gpu.upload(codes.transpose(0, 3, 2, 4, 1, 5, 6)), gpu.upload(factors_by_panel(self.scales))
+
+    def sizes(self):
+        return (i32(5),)
+
+
+def product(gpu, kernel, weights, x, n, out_type, splits=None):
+    """The kernel's out: skinny, or in tiles with `splits` blocks each."""
+    m, k = x.shape
+    out = gpu.allocate(m * n * 4)
+    sizes = i32(m), i32(n), i32(k), *weights.sizes()
+    if splits is None:
+        gpu.launch(kernel, (-(-n // 16),), 256, gpu.upload(x), *weights.args(gpu), out, *sizes)
+        return gpu.download(out, (m, n), out_type)
+    partials = gpu.allocate(8 * m * n * 4) if splits > 1 else None
+    grid, args = (-(-m // 128), -(-n // 128), splits), (gpu.upload(x), *weights.args(gpu), out, partials)
+    gpu.launch(kernel, grid, 256, *args, *sizes, shared=weights.shared)
+    if splits > 1:
+        kind = "_f32" if out_type == np.float32 else ""
+        gpu.launch(f"ferrule_sum_parts{kind}", (-(-m * n // 256),), 256, partials, out, np.int64(m * n))
+    return gpu.download(out, (m, n), out_type)
+
+
+def check_product(weights, x, found):
+    expected = floats(x) @ floats(weights.bits).T
+    if found.dtype == np.float32:
+        assert_close(found, expected, 1e-5)
+    else:
+        assert_close(floats(found), expected, 0.005)
+
+
+WEIGHTS = [Bf16Weights, Int4Weights, Int8Weights]
+
+
+def some_k(rng, weights, most):
+    """k in multiples of 8, or for quantized weights of 32."""
+    unit = 8 if weights is Bf16Weights else 32
+    return unit * int(rng.integers(1, most // unit))
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("out", [np.uint16, np.float32])
+def test_gemm(gpu, rng, kind, out):
+    m, n, k = int(rng.integers(1, 140)), int(rng.integers(1, 140)), some_k(rng, kind, 700)
+    weights, x = kind(rng, n, k), normal(rng, m, k)
+    name = f"ferrule_gemm{kind.name}{'_f32' if out is np.float32 else ''}"
+    check_product(weights, x, product(gpu, name, weights, x, n, out, splits=int(rng.choice([1, 2, 4, 8]))))
 
 
 @pytest.mark.parametrize("rows", [8, 16, 32])
-@pytest.mark.parametrize("kind", ["", "_f32"])
-def test_skinny_gemm(gpu, rng, rows, kind):
-    m, n, k = int(rng.integers(1, rows + 1)), int(rng.integers(1, 60)), 8 * int(rng.integers(1, 60))
-    check_product(gpu, rng, f"ferrule_skinny_gemm{kind}_m{rows}", (-(-n // 16),), 128, (m, n, k), kind, 0)
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("out", [np.uint16, np.float32])
+def test_skinny_gemm(gpu, rng, rows, kind, out):
+    m, n, k = int(rng.integers(1, rows + 1)), int(rng.integers(1, 60)), some_k(rng, kind, 1500)
+    weights, x = kind(rng, n, k), normal(rng, m, k)
+    name = f"ferrule_skinny_gemm{kind.name}{'_f32' if out is np.float32 else ''}_m{rows}"
+    check_product(weights, x, product(gpu, name, weights, x, n, out))
 
 
-def check_product(gpu, rng, name, grid, block, sizes, kind, shared):
-    m, n, k = sizes
-    x, weight = normal(rng, m, k), normal(rng, n, k)
-    out, dtype = gpu.allocate(m * n * 4), np.float32 if kind else np.uint16
-    args = gpu.upload(x), gpu.upload(weight), out, i32(m), i32(n), i32(k)
-    gpu.launch(name, grid, block, *args, shared=shared)
-    found = gpu.download(out, (m, n), dtype)
-    expected = floats(x) @ floats(weight).T
-    assert_close(found if kind else floats(found), expected, 1e-5 if kind else 0.005)
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_a_products_bits_do_not_depend_on_the_kernel(gpu, rng, kind):
+    """Alone or in company, in tiles or not, in codes or as bf16: each element is one sum in one order."""
+    n, k = int(rng.integers(1, 60)), some_k(rng, kind, 1500)
+    weights, x = kind(rng, n, k), normal(rng, 32, k)
+    whole = product(gpu, f"ferrule_skinny_gemm{kind.name}_f32_m32", weights, x, n, np.float32)
+    for rows in (8, 16):
+        some = product(gpu, f"ferrule_skinny_gemm{kind.name}_f32_m{rows}", weights, x[5 : 5 + rows - 3], n, np.float32)
+        assert (some == whole[5 : 5 + rows - 3]).all()
+    for splits in (1, 2):
+        tiles = product(gpu, f"ferrule_gemm{kind.name}_f32", weights, x, n, np.float32, splits)
+        assert (tiles == whole).all()
+    plain = Bf16Weights(rng, n, k)
+    plain.bits = weights.bits
+    assert (product(gpu, "ferrule_gemm_f32", plain, x, n, np.float32, 1) == whole).all()
+
+
+@pytest.mark.parametrize("kind", [Int4Weights, Int8Weights])
+def test_codes_become_the_nearest_bf16(gpu, rng, kind):
+    weights = kind(rng, 20, 256)
+    for at in range(0, 256, 32):
+        one_hot = bf16(np.eye(32, 256, at))
+        found = product(gpu, f"ferrule_skinny_gemm{kind.name}_f32_m32", weights, one_hot, 20, np.float32)
+        assert (found.T == floats(weights.bits[:, at : at + 32])).all()
 
 
 def silu(x):
@@ -278,6 +405,114 @@ def test_argmax_takes_the_first_of_the_largest(gpu, rng):
     out = gpu.allocate(16)
     gpu.launch("ferrule_argmax", (4,), 1024, gpu.upload(logits), out, i32(logits.shape[1]))
     assert (gpu.download(out, 4, i32) == logits.argmax(1)).all()
+
+
+def edited(logits, allowed, edits, penalties):
+    """One row, in float32 as the kernel."""
+    x, (repetition, frequency, presence) = np.where(allowed, logits, np.float32(-np.inf)), penalties
+    for token, bias, count, flags in edits:
+        y = np.float32(-np.inf) if flags & 1 else x[token] + np.float32(bias)
+        if flags & 2:
+            y = y / repetition if y > 0 else y * repetition
+            y = y - frequency * np.float32(count)
+            y = y - (presence if count else np.float32(0))
+        x[token] = y
+    return x
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_edit_logits(gpu, rng, masked):
+    vocab, rows = int(rng.integers(40, 3000)), 3
+    logits = rng.standard_normal((rows, vocab)).astype(np.float32) * 4
+    allowed = rng.random((rows, vocab)) < (0.5 if masked else 2)
+    bits = np.packbits(np.pad(allowed, [(0, 0), (0, -vocab % 32)]), axis=1, bitorder="little")
+    penalties = rng.random((rows, 3)).astype(np.float32) + np.float32(0.5)
+    edits = [
+        [(t, rng.standard_normal(), int(rng.integers(0, 4)), int(rng.integers(0, 4))) for t in tokens]
+        for tokens in (rng.permutation(vocab)[:n] for n in (0, 5, 37))
+    ]
+    table = np.array([e for row in edits for e in row], [("t", i32), ("b", np.float32), ("c", i32), ("f", i32)])
+    starts = np.cumsum([0, *map(len, edits)]).astype(i32)
+    on_gpu = gpu.upload(logits)
+    args = gpu.upload(bits) if masked else None, gpu.upload(starts), gpu.upload(table), gpu.upload(penalties)
+    gpu.launch("ferrule_edit_logits", (-(-vocab // 1024), rows), 256, on_gpu, *args, i32(vocab))
+    expected = [edited(*row) for row in zip(logits, allowed, edits, penalties, strict=True)]
+    assert (gpu.download(on_gpu, logits.shape, np.float32) == np.array(expected)).all()
+
+
+def philox(seed, position):
+    counter, key = [position & 0xFFFFFFFF, position >> 32, 0, 0], [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(10):
+        a, b = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        low = 0xFFFFFFFF
+        counter = [b >> 32 ^ counter[1] ^ key[0], b & low, a >> 32 ^ counter[3] ^ key[1], a & low]
+        key = [(key[0] + 0x9E3779B9) & low, (key[1] + 0xBB67AE85) & low]
+    return counter[0] | counter[1] << 32
+
+
+def may_be_drawn(logits, temperature, top_k, top_p, min_p):
+    """Tokens by id with their probabilities, in float64; None where rounding decides."""
+    order = np.argsort(-logits, kind="stable")
+    order = order[np.isfinite(logits[order])]
+    weights = np.exp((logits[order].astype(np.float64) - logits[order[0]]) / temperature)
+    if top_k:
+        order, weights = order[:top_k], weights[:top_k]
+    if top_p < 1:
+        sums = np.cumsum(weights) / weights.sum()
+        if np.abs(sums - top_p).min() < 1e-5:
+            return None
+        count = int((sums < top_p).sum()) + 1
+        order, weights = order[:count], weights[:count]
+    if np.abs(weights - min_p).min() < 1e-5:
+        return None
+    order, weights = order[weights >= min_p], weights[weights >= min_p]
+    by_id = np.argsort(order)
+    return order[by_id], weights[by_id] / weights.sum()
+
+
+def sampling_rows(rng, vocab):
+    """Rows with many equals, and with masked tokens."""
+    rows = [rng.standard_normal(vocab) * 3, rng.integers(-3, 3, vocab), np.full(vocab, -np.inf)]
+    rows[2][rng.permutation(vocab)[:3]] = [1.5, 1.5, np.inf]
+    return np.array(rows, np.float32)
+
+
+def sample_on(gpu, logits, requests):
+    words = np.zeros((len(requests), 8), np.uint32)
+    for row, (temperature, top_k, top_p, min_p, seed, position) in zip(words, requests, strict=True):
+        row[:3] = np.array([temperature, top_p, min_p], np.float32).view(np.uint32)
+        row[3:] = [top_k, seed & 0xFFFFFFFF, seed >> 32, position & 0xFFFFFFFF, position >> 32]
+    out = gpu.allocate(4 * len(requests))
+    args = gpu.upload(logits), gpu.upload(words), out, i32(logits.shape[1])
+    gpu.launch("ferrule_sample", (len(requests),), 1024, *args)
+    return gpu.download(out, len(requests), i32)
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 4])
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+@pytest.mark.parametrize("min_p", [0.0, 0.07])
+def test_sample(gpu, rng, top_k, top_p, min_p):
+    logits = sampling_rows(rng, int(rng.integers(5, 2600)))
+    requests = [
+        (float(rng.random() + 0.3), top_k, top_p, min_p, int(rng.integers(2**63)), int(rng.integers(2**40)))
+        for _ in logits
+    ]
+    for row, request, token in zip(logits, requests, sample_on(gpu, logits, requests), strict=True):
+        if (kept := may_be_drawn(row, *request[:4])) is None:
+            continue
+        ids, shares = kept
+        share = (philox(*request[4:]) >> 11) / 2**53
+        sums = np.cumsum(shares)
+        if np.abs(sums - share).min() > 1e-5:
+            assert token == ids[(sums <= share).sum()]
+
+
+def test_sampling_at_temperature_0_takes_the_first_of_the_best(gpu, rng):
+    logits = sampling_rows(rng, 300)
+    nothing = np.full((1, 300), np.nan, np.float32)
+    finite = np.where(np.isfinite(logits), logits, -np.inf)
+    expected = [*finite.argmax(1), -1]
+    assert (sample_on(gpu, np.concatenate([logits, nothing]), [(0.0, 0, 1.0, 0.0, 1, 2)] * 4) == expected).all()
 
 
 def test_copy_blocks(gpu, rng):

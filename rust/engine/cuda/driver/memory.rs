@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::api::DevicePtr;
 use super::{Context, Event, Stream};
@@ -22,7 +22,7 @@ macro_rules! device_numbers {
     ($($type:ty),+) => { $(impl private::Sealed for $type {} impl DeviceNumber for $type {})+ };
 }
 
-device_numbers!(f32, bf16, i32);
+device_numbers!(f32, f16, bf16, i32, u32, u8);
 
 /// Memory on the device, freed when it is dropped (which waits for the work that uses it).
 #[derive(Debug)]

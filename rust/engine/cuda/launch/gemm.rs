@@ -1,14 +1,18 @@
 //! Products with weight matrices.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{Args, Call, KernelId, blocks, halves, words};
-use crate::cuda::driver::{DeviceSlice, LaunchShape};
+use crate::cuda::driver::{Arg, DeviceSlice, LaunchShape};
 
-/// Side of the large kernel's tile.
+/// Side of the large kernels' tile.
 const TILE: usize = 128;
-/// Rows of weights that a block of the skinny kernels takes.
-const SKINNY_ROWS: usize = 16;
+/// Rows of weights that a block of the skinny kernels takes, and that a panel of codes has.
+const PANEL: usize = 16;
+/// Parts that k is cut into: their sums are added in order, whoever makes them.
+const PARTS: usize = 8;
+/// Most rows of x that the skinny kernels take.
+const SKINNY: usize = 32;
 
 /// Where a product goes.
 #[derive(Clone, Copy)]
@@ -19,60 +23,209 @@ pub enum GemmOutput<'a> {
     F32(DeviceSlice<'a, f32>),
 }
 
-/// out = x · weightᵀ. Few rows are multiplied by kernels that read the weights once.
+impl GemmOutput<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bf16(out) => out.len(),
+            Self::F32(out) => out.len(),
+        }
+    }
+
+    fn num_bytes(&self) -> u64 {
+        match self {
+            Self::Bf16(out) => halves(out.len()),
+            Self::F32(out) => words(out.len()),
+        }
+    }
+}
+
+impl From<GemmOutput<'_>> for Arg {
+    fn from(out: GemmOutput<'_>) -> Self {
+        match out {
+            GemmOutput::Bf16(out) => out.into(),
+            GemmOutput::F32(out) => out.into(),
+        }
+    }
+}
+
+/// A matrix (n, k) in one of the forms of [`crate::cuda::matrix`].
+#[derive(Clone, Copy)]
+pub enum GemmWeight<'a> {
+    /// (n, k)
+    Bf16(DeviceSlice<'a, bf16>),
+    Int4 {
+        /// (panels, ceil(k / 64), 32, 4)
+        codes: DeviceSlice<'a, u32>,
+        /// (panels, k / group, 16)
+        scales: DeviceSlice<'a, f16>,
+        /// As the scales. None: all are 8.
+        zeros: Option<DeviceSlice<'a, u8>>,
+        group: usize,
+    },
+    Int8 {
+        /// (panels, ceil(k / 32), 32, 4)
+        codes: DeviceSlice<'a, u32>,
+        /// (panels, k / group, 16)
+        scales: DeviceSlice<'a, f16>,
+        group: usize,
+    },
+}
+
+impl GemmWeight<'_> {
+    /// Panics where the buffers are not those of a matrix (n, k).
+    fn check(&self, n: usize, k: usize) {
+        let panels = n.div_ceil(PANEL);
+        let check = |codes: usize, block: usize, scales: usize, group: usize| {
+            assert!(group.is_power_of_two() && group >= 32 && k.is_multiple_of(group), "{k} columns in groups of {group}");
+            assert_eq!(codes, panels * k.div_ceil(block) * 128);
+            assert_eq!(scales, panels * PANEL * (k / group));
+        };
+        match *self {
+            Self::Bf16(weight) => assert_eq!(weight.len(), n * k),
+            Self::Int4 { codes, scales, zeros, group } => {
+                check(codes.len(), 64, scales.len(), group);
+                assert!(zeros.is_none_or(|zeros| zeros.len() == scales.len()));
+            }
+            Self::Int8 { codes, scales, group } => check(codes.len(), 32, scales.len(), group),
+        }
+    }
+
+    fn num_bytes(&self) -> u64 {
+        match self {
+            Self::Bf16(weight) => halves(weight.len()),
+            Self::Int4 { codes, scales, zeros, .. } => {
+                words(codes.len()) + halves(scales.len()) + zeros.map_or(0, |zeros| zeros.len() as u64)
+            }
+            Self::Int8 { codes, scales, .. } => words(codes.len()) + halves(scales.len()),
+        }
+    }
+
+    /// The kernel's arguments: x, the weight's own, `between`, and the group behind them.
+    fn args(&self, x: DeviceSlice<'_, bf16>, between: &[Arg]) -> Args {
+        let group_shift = |group: usize| Arg::I32(group.trailing_zeros() as i32);
+        let mut args = Args::from([x.into()]);
+        match *self {
+            Self::Bf16(weight) => args.extend(&[weight.into()]).extend(between),
+            Self::Int4 { codes, scales, zeros, group } => args
+                .extend(&[codes.into(), scales.into(), zeros.into()])
+                .extend(between)
+                .extend(&[group_shift(group)]),
+            Self::Int8 { codes, scales, group } => {
+                args.extend(&[codes.into(), scales.into()]).extend(between).extend(&[group_shift(group)])
+            }
+        };
+        args
+    }
+}
+
+/// out = x · weightᵀ. Few rows are multiplied by kernels that read the weights once. An element's bits depend neither on
+/// the kernel nor on the other rows.
 pub struct Gemm<'a> {
     /// (m, k)
     pub x: DeviceSlice<'a, bf16>,
-    /// (n, k)
-    pub weight: DeviceSlice<'a, bf16>,
+    pub weight: GemmWeight<'a>,
     pub out: GemmOutput<'a>,
+    pub n: usize,
     pub k: usize,
+    /// Blocks that share a tile's sum over k: see [`Gemm::num_splits`].
+    pub splits: usize,
+    /// Room for (8, m, n), read only by [`SumParts`].
+    pub partials: DeviceSlice<'a, f32>,
 }
 
 impl Gemm<'_> {
+    /// How many blocks take a tile, so that few tiles make use of many multiprocessors. Above 1, [`SumParts`] follows.
+    pub fn num_splits(m: usize, n: usize, num_multiprocessors: usize) -> usize {
+        let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
+        let fits = |splits: &usize| m > SKINNY && tiles * splits <= num_multiprocessors;
+        [8, 4, 2].into_iter().find(fits).unwrap_or(1)
+    }
+
+    /// Numbers in the partials of any product of up to `m` rows with up to `n` columns.
+    pub fn most_partials(m: usize, n: usize, num_multiprocessors: usize) -> usize {
+        PARTS * (m * n).min(num_multiprocessors / 2 * TILE * TILE)
+    }
+
     fn m(&self) -> usize {
         self.x.len() / self.k
     }
 
-    fn n(&self) -> usize {
-        self.weight.len() / self.k
+    fn is_skinny(&self) -> bool {
+        self.m() <= SKINNY
     }
 }
 
 impl Call for Gemm<'_> {
     fn kernel(&self) -> KernelId {
         use KernelId::*;
-        let kernels = match self.out {
-            GemmOutput::Bf16(_) => [SkinnyGemm8, SkinnyGemm16, SkinnyGemm32, Gemm],
-            GemmOutput::F32(_) => [SkinnyGemmF32M8, SkinnyGemmF32M16, SkinnyGemmF32M32, GemmF32],
+        let kernels = match (self.weight, self.out) {
+            (GemmWeight::Bf16(_), GemmOutput::Bf16(_)) => [SkinnyGemm8, SkinnyGemm16, SkinnyGemm32, Gemm],
+            (GemmWeight::Bf16(_), GemmOutput::F32(_)) => [SkinnyGemmF32M8, SkinnyGemmF32M16, SkinnyGemmF32M32, GemmF32],
+            (GemmWeight::Int4 { .. }, GemmOutput::Bf16(_)) => [SkinnyInt4M8, SkinnyInt4M16, SkinnyInt4M32, GemmInt4],
+            (GemmWeight::Int4 { .. }, GemmOutput::F32(_)) => {
+                [SkinnyInt4F32M8, SkinnyInt4F32M16, SkinnyInt4F32M32, GemmInt4F32]
+            }
+            (GemmWeight::Int8 { .. }, GemmOutput::Bf16(_)) => [SkinnyInt8M8, SkinnyInt8M16, SkinnyInt8M32, GemmInt8],
+            (GemmWeight::Int8 { .. }, GemmOutput::F32(_)) => {
+                [SkinnyInt8F32M8, SkinnyInt8F32M16, SkinnyInt8F32M32, GemmInt8F32]
+            }
         };
-        kernels[[8, 16, 32].partition_point(|&most| most < self.m())]
+        kernels[[8, 16, SKINNY].partition_point(|&most| most < self.m())]
     }
 
     fn shape(&self) -> LaunchShape {
-        match self.m() <= 32 {
-            true => blocks([self.n().div_ceil(SKINNY_ROWS), 1, 1], 128),
-            false => blocks([self.m().div_ceil(TILE), self.n().div_ceil(TILE), 1], 256),
+        match self.is_skinny() {
+            true => blocks([self.n.div_ceil(PANEL), 1, 1], 256),
+            false => blocks([self.m().div_ceil(TILE), self.n.div_ceil(TILE), self.splits], 256),
         }
     }
 
     fn args(&self) -> Args {
-        let (m, n) = (self.m(), self.n());
-        assert!(self.k.is_multiple_of(8), "rows of {} numbers are not aligned", self.k);
-        assert_eq!((self.x.len(), self.weight.len()), (m * self.k, n * self.k));
-        let (out, len) = match self.out {
-            GemmOutput::Bf16(out) => (out.into(), out.len()),
-            GemmOutput::F32(out) => (out.into(), out.len()),
-        };
-        assert_eq!(len, m * n);
-        [self.x.into(), self.weight.into(), out, m.into(), n.into(), self.k.into()].into()
+        let (m, n, k) = (self.m(), self.n, self.k);
+        assert!(k.is_multiple_of(8), "rows of {k} numbers are not aligned");
+        assert_eq!((self.x.len(), self.out.len()), (m * k, m * n));
+        self.weight.check(n, k);
+        let sizes = [m.into(), n.into(), k.into()];
+        let out = self.out.into();
+        if self.is_skinny() {
+            assert_eq!(self.splits, 1);
+            return self.weight.args(self.x, &[out, sizes[0], sizes[1], sizes[2]]);
+        }
+        assert!(PARTS.is_multiple_of(self.splits), "{} parts for {} blocks", PARTS, self.splits);
+        assert!(self.splits == 1 || self.partials.len() >= PARTS * m * n);
+        self.weight.args(self.x, &[out, self.partials.into(), sizes[0], sizes[1], sizes[2]])
     }
 
     fn num_bytes(&self) -> u64 {
-        let out = match self.out {
-            GemmOutput::Bf16(out) => halves(out.len()),
-            GemmOutput::F32(out) => words(out.len()),
-        };
-        halves(self.x.len() + self.weight.len()) + out
+        halves(self.x.len()) + self.weight.num_bytes() + self.out.num_bytes()
+    }
+}
+
+/// What the blocks of a [`Gemm`] that share tiles have left becomes its output.
+pub struct SumParts<'a> {
+    /// (8, m, n), or longer.
+    pub partials: DeviceSlice<'a, f32>,
+    pub out: GemmOutput<'a>,
+}
+
+impl Call for SumParts<'_> {
+    fn kernel(&self) -> KernelId {
+        match self.out {
+            GemmOutput::Bf16(_) => KernelId::SumParts,
+            GemmOutput::F32(_) => KernelId::SumPartsF32,
+        }
+    }
+
+    fn shape(&self) -> LaunchShape {
+        blocks([self.out.len().div_ceil(256), 1, 1], 256)
+    }
+
+    fn args(&self) -> Args {
+        assert!(self.partials.len() >= PARTS * self.out.len());
+        [self.partials.into(), self.out.into(), Arg::I64(self.out.len() as i64)].into()
+    }
+
+    fn num_bytes(&self) -> u64 {
+        words(PARTS * self.out.len()) + self.out.num_bytes()
     }
 }

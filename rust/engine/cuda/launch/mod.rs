@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use activation::GatedActivation;
 pub use attention::{AttentionShape, Batch, DecodeAttention, MergeSplits, PrefillAttention};
 pub use embed::Embed;
-pub use gemm::{Gemm, GemmOutput};
+pub use gemm::{Gemm, GemmOutput, GemmWeight, SumParts};
 pub use kv::CopyBlocks;
 pub use logits::Softcap;
 pub use norm::{AddRmsNorm, RmsNorm};
@@ -41,6 +41,15 @@ impl<const N: usize> From<[Arg; N]> for Args {
         let mut list = [Arg::I32(0); MAX_ARGS];
         list[..N].copy_from_slice(&args);
         Self { list, len: N }
+    }
+}
+
+impl Args {
+    /// Adds more behind them.
+    fn extend(&mut self, args: &[Arg]) -> &mut Self {
+        self.list[self.len..][..args.len()].copy_from_slice(args);
+        self.len += args.len();
+        self
     }
 }
 

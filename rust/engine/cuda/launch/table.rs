@@ -38,7 +38,16 @@ kernels! {
         PrefillAttention128: "ferrule_prefill_attention_d128" (87040),
         PrefillAttention256: "ferrule_prefill_attention_d256" (101376),
     }
-    "gemm" { Gemm: "ferrule_gemm" (65536), GemmF32: "ferrule_gemm_f32" (65536) }
+    "gemm" {
+        Gemm: "ferrule_gemm" (98304),
+        GemmF32: "ferrule_gemm_f32" (98304),
+        GemmInt4: "ferrule_gemm_int4" (63744),
+        GemmInt4F32: "ferrule_gemm_int4_f32" (63744),
+        GemmInt8: "ferrule_gemm_int8" (75264),
+        GemmInt8F32: "ferrule_gemm_int8_f32" (75264),
+        SumParts: "ferrule_sum_parts",
+        SumPartsF32: "ferrule_sum_parts_f32",
+    }
     "gemm_skinny" {
         SkinnyGemm8: "ferrule_skinny_gemm_m8",
         SkinnyGemm16: "ferrule_skinny_gemm_m16",
@@ -46,6 +55,18 @@ kernels! {
         SkinnyGemmF32M8: "ferrule_skinny_gemm_f32_m8",
         SkinnyGemmF32M16: "ferrule_skinny_gemm_f32_m16",
         SkinnyGemmF32M32: "ferrule_skinny_gemm_f32_m32",
+        SkinnyInt4M8: "ferrule_skinny_gemm_int4_m8",
+        SkinnyInt4M16: "ferrule_skinny_gemm_int4_m16",
+        SkinnyInt4M32: "ferrule_skinny_gemm_int4_m32",
+        SkinnyInt4F32M8: "ferrule_skinny_gemm_int4_f32_m8",
+        SkinnyInt4F32M16: "ferrule_skinny_gemm_int4_f32_m16",
+        SkinnyInt4F32M32: "ferrule_skinny_gemm_int4_f32_m32",
+        SkinnyInt8M8: "ferrule_skinny_gemm_int8_m8",
+        SkinnyInt8M16: "ferrule_skinny_gemm_int8_m16",
+        SkinnyInt8M32: "ferrule_skinny_gemm_int8_m32",
+        SkinnyInt8F32M8: "ferrule_skinny_gemm_int8_f32_m8",
+        SkinnyInt8F32M16: "ferrule_skinny_gemm_int8_f32_m16",
+        SkinnyInt8F32M32: "ferrule_skinny_gemm_int8_f32_m32",
     }
     "activation" { GatedSilu: "ferrule_gated_silu", GatedGeluTanh: "ferrule_gated_gelu_tanh" }
     "logits" { Softcap: "ferrule_softcap" }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use self::unpack::Parts;
 use super::{DType, e4m3};
 use crate::error::Result;
 use crate::kernels::threads::Pool;
@@ -17,6 +16,7 @@ use crate::weights::{MappedFile, RowSource, TensorView};
 
 pub(crate) use self::buffer::Region;
 pub use self::buffer::WeightArena;
+pub(crate) use self::unpack::BlockParts;
 pub(crate) use self::layout::with_format;
 pub use self::layout::{BlockSpec, Format, LAYOUT_VERSION, Layout, format};
 pub(crate) use self::layout::{F8_BYTES, F8_COLS, F8_SCALES};
@@ -114,7 +114,7 @@ impl PackedMatrix {
                 _ => place_dense::<2>(rows, panel),
             };
         };
-        let mut parts = Parts::new();
+        let mut parts = BlockParts::new();
         let size = self.dtype.block_bytes();
         for (b, out) in panel.chunks_exact_mut(spec.bytes()).enumerate() {
             for (lane, row) in rows.iter().enumerate() {
@@ -198,7 +198,7 @@ impl PackedMatrix {
 }
 
 /// Writes one row's block into its lane of the panel's block.
-fn place(parts: &Parts, spec: &BlockSpec, lane: usize, block: &mut [u8]) {
+fn place(parts: &BlockParts, spec: &BlockSpec, lane: usize, block: &mut [u8]) {
     block[2 * lane..][..2].copy_from_slice(&parts.scale);
     if spec.min {
         block[spec.min_at() + 2 * lane..][..2].copy_from_slice(&parts.min);

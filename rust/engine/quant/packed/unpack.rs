@@ -5,7 +5,7 @@ use super::super::DType;
 use super::super::blocks::{Block, BlockIq4Xs, BlockMxfp4};
 
 /// One block of one row. The file's and the panel's block have the same columns and the same scales.
-pub struct Parts {
+pub struct BlockParts {
     /// f16; bf16 for MXFP4.
     pub scale: [u8; 2],
     /// f16, or i16 where it is a zero point. Panels add their minima; k-quants subtract theirs, as all do zero points:
@@ -16,7 +16,7 @@ pub struct Parts {
     pub codes: [u8; 256],
 }
 
-impl Parts {
+impl BlockParts {
     pub const fn new() -> Self {
         Self { scale: [0; 2], min: [0; 2], sub_scales: [0; 16], sub_mins: [0; 16], codes: [0; 256] }
     }
