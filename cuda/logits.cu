@@ -10,6 +10,49 @@ KERNEL(ferrule_softcap, (256), float* logits, int vocab_size, float cap) {
     }
 }
 
+// What a request wants of a token's logit.
+struct Edit {
+    int token;
+    float bias;
+    int count;  // in the output
+    int flags;
+};
+constexpr int BANNED = 1, SEEN = 2;
+
+// In the order and the roundings of rust/engine/sample. A block has 1024 columns of a row: bits of the mask that are 0
+// forbid tokens, then come the edits of its columns.
+KERNEL(ferrule_edit_logits, (256),
+       float* logits,           // (num_rows, vocab_size)
+       const uint32_t* masks,   // (num_rows, ceil(vocab_size / 32)) or null: all is allowed
+       const int* starts,       // (num_rows + 1,): a row's edits, each token once
+       const uint4* edits,      // (num_edits,): token, bias (float32), count in the output, flags (1: banned, 2: seen)
+       const float* penalties,  // (num_rows, 3): repetition, frequency, presence
+       int vocab_size) {
+    float* row = logits + (int64_t)blockIdx.y * vocab_size;
+    const int first = blockIdx.x * 1024, end = min(first + 1024, vocab_size);
+    if (masks) {
+        const uint32_t* mask = masks + (int64_t)blockIdx.y * ((vocab_size + 31) / 32);
+        for (int column = first + threadIdx.x; column < end; column += blockDim.x)
+            if (!(mask[column / 32] >> column % 32 & 1)) row[column] = NEG_INF;
+        __syncthreads();
+    }
+    const float* p = penalties + (int64_t)blockIdx.y * 3;
+    const float repetition = p[0], frequency = p[1], presence = p[2];
+    for (int i = starts[blockIdx.y] + threadIdx.x; i < starts[blockIdx.y + 1]; i += blockDim.x) {
+        const uint4 words = load16(edits + i);
+        const Edit edit{(int)words.x, __uint_as_float(words.y), (int)words.z, (int)words.w};
+        if (edit.token < first || edit.token >= end) continue;
+        float x = add_rounded(row[edit.token], edit.bias);
+        if (edit.flags & BANNED) x = NEG_INF;
+        if (edit.flags & SEEN) {
+            const float repeated = x > 0.f ? x / repetition : mul_rounded(x, repetition);
+            x = add_rounded(repeated, -mul_rounded(frequency, (float)edit.count));
+            x = add_rounded(x, edit.count > 0 ? -presence : -0.f);
+        }
+        row[edit.token] = x;
+    }
+}
+
 // Keeps the larger value, and of equal ones the first.
 DEVICE void keep_better(float& value, int& index, float other, int other_index) {
     if (other > value || (other == value && other_index < index)) {
