@@ -36,6 +36,11 @@ emu:  ## Build the emulated GPU, which tests run CUDA kernels on
 mutants: $(BIN)/.dev emu  ## Plant bugs in CUDA kernels, and see that tests catch them
 	$(BIN)/python tests/python/cuda/mutants.py
 
+.PHONY: evidence
+evidence: $(BIN)/.dev emu  ## Write docs/cuda-evidence.md: what is known of CUDA kernels without a GPU
+	$(call install_group,evidence)
+	$(BIN)/python tests/python/cuda/evidence.py
+
 .PHONY: test
 test: $(BIN)/.dev emu  ## Run every test, Rust and Python
 	cargo test --release --workspace

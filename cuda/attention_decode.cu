@@ -43,6 +43,10 @@ DEVICE void add_dimension(float (&o)[8][4], const uint32_t (&p)[4], const uint4 
     if constexpr (i < 7) add_dimension<i + 1>(o, p, v);
 }
 
+// Where dimension d of an output's row lies in shared memory: fours of them change places, so that the stores of 8 lanes
+// meet all banks.
+DEVICE int place(int row, int d) { return ((d / 4 ^ (d / 32 & 1) ^ (row & 1) << 1) * 4) + d % 4; }
+
 template <int D>
 DEVICE void decode(const bf16* qkv, const bf16* cache, const int* block_tables, const int* query_starts,
                    const int* context_lens, bf16* attended, float* partial_out, float* partial_stats, int num_heads,
@@ -140,7 +144,7 @@ DEVICE void decode(const bf16* qkv, const bf16* cache, const int* block_tables, 
         for (int c = 0; c < 2; ++c)
 #pragma unroll
             for (int i = 0; i < 8; i += 4)
-                store_floats4(&outputs[warp][g][64 * h + 8 * (2 * t + c) + i], o[h][i][c], o[h][i + 1][c],
+                store_floats4(&outputs[warp][g][place(g, 64 * h + 8 * (2 * t + c) + i)], o[h][i][c], o[h][i + 1][c],
                               o[h][i + 2][c], o[h][i + 3][c]);
     if (t == 0) stats[warp][g][0] = top, stats[warp][g][1] = sum;
     __syncthreads();
@@ -153,7 +157,7 @@ DEVICE void decode(const bf16* qkv, const bf16* cache, const int* block_tables, 
         for (int w = 0; w < WARPS; ++w) {
             const float share = fast_exp2(stats[w][row][0] - largest);
             total += share * stats[w][row][1];
-            out += share * outputs[w][row][d];
+            out += share * outputs[w][row][place(row, d)];
         }
         if (span.num_pieces == 1) {
             attended[((int64_t)query * num_heads + head0 + row) * D + d] = to_bf16(out * fast_rcp(total));

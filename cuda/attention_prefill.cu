@@ -33,8 +33,9 @@ DEVICE void prefill(const bf16* qkv, const bf16* cache, const int* block_tables,
     const int matrix = lane / 8, row = lane % 8;
 
     auto fetch = [&](int from, int stage) {
-        for (int i = threadIdx.x; i < KEYS * CHUNKS; i += THREADS) {
-            const int key = i / CHUNKS, column = i % CHUNKS * 8;
+#pragma unroll
+        for (int turn = 0; turn < KEYS * CHUNKS / THREADS; ++turn) {
+            const int i = turn * THREADS + threadIdx.x, key = i / CHUNKS, column = i % CHUNKS * 8;
             const bool seen = from + key >= begin && from + key < end;
             const int64_t block = seen ? block_tables[(int64_t)s * max_blocks + (from + key) / 16] : 0;
             const int64_t at = ((block * 2 * num_kv_heads + kv_head) * 16 + (from + key) % 16) * D + column;

@@ -8,10 +8,11 @@ KERNEL(ferrule_embed, (128),
        float scale, int hidden_size) {
     const bf16* from = table + (int64_t)tokens[blockIdx.x] * hidden_size;
     float* to = residual + (int64_t)blockIdx.x * hidden_size;
-    for (int i = threadIdx.x * 8; i < hidden_size; i += blockDim.x * 8) {
-        float x[8];
-        unpack8(x, load16_streamed(from + i));
-        store_floats4(to + i, x[0] * scale, x[1] * scale, x[2] * scale, x[3] * scale);
-        store_floats4(to + i + 4, x[4] * scale, x[5] * scale, x[6] * scale, x[7] * scale);
+    for (int i = threadIdx.x * 4; i < hidden_size; i += blockDim.x * 4) {
+        float x[4];
+        load4(x, from + i);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) x[c] *= scale;
+        store4(to + i, x);
     }
 }

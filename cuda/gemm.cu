@@ -12,11 +12,11 @@ constexpr int X_BYTES = TILE * STAGE_K * 2;
 // (2, 128, 32): a lane's 16 bytes, 8 neighbours in k, lie such that 8 lanes read 128 bytes in a line.
 DEVICE void fetch_tile(unsigned char* tile, const bf16* matrix, int first, int rows, int at, int k) {
 #pragma unroll
-    for (int i = threadIdx.x; i < TILE * 8; i += THREADS) {
-        const int row = i / 8, chunk = i % 8, column = at + chunk * 8;
+    for (int turn = 0; turn < TILE * 8 / THREADS; ++turn) {
+        const int i = turn * THREADS + threadIdx.x;
+        const int step = i / 4 / TILE, row = i / 4 % TILE, column = at + step * 32 + i % 4 * 8;
         const bool inside = first + row < rows && column < k;
-        unsigned char* to = tile + ((chunk / 4 * TILE + row) * 4 + chunk % 4) * 16;
-        cp_async16(to, matrix + (inside ? (int64_t)(first + row) * k + column : 0), inside);
+        cp_async16(tile + i * 16, matrix + (inside ? (int64_t)(first + row) * k + column : 0), inside);
     }
 }
 // Of row `row`, the lane's 8 numbers of step `step`, as pairs.
@@ -87,7 +87,9 @@ struct Int4Weights {
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
             const int panel = column / 16 + p, place = (step * PANELS + panel) * 8 + g;
-            const uint32_t* codes = reinterpret_cast<const uint32_t*>(stage) + (panel * 32 + lane) * 4 + step * 2;
+            // The compiler reads the words of both steps once.
+            const uint4 v = load16(stage + (panel * 32 + lane) * 16);
+            const uint32_t codes[2] = {step ? v.z : v.x, step ? v.w : v.y};
             const uint32_t scale = scales[place], zero = w.zeros ? zeros[place] : 0x0808u;
 #pragma unroll
             for (int half = 0; half < 2; ++half)
@@ -158,38 +160,53 @@ DEVICE void multiply_stage(float (&acc)[4][4][4], const Weights& weights, const 
     }
 }
 
-DEVICE void store_pair(float* out, float a, float b, bool both) {
-    out[0] = a;
-    if (both) out[1] = b;
-}
-DEVICE void store_pair(bf16* out, float a, float b, bool both) {
-    out[0] = to_bf16(a);
-    if (both) out[1] = to_bf16(b);
+// Numbers that a lane stores at once, 16 bytes.
+DEVICE void store_lane(float* out, const float* from, bool) { store16(out, load16(from)); }
+// Lanes of every other row read their second half first: so they meet all banks.
+DEVICE void store_lane(bf16* out, const float* from, bool second_first) {
+    float a[4], b[4];
+    load4(a, from + (second_first ? 4 : 0));
+    load4(b, from + (second_first ? 0 : 4));
+    const uint2 x = {pack_bf16x2(a[0], a[1]), pack_bf16x2(a[2], a[3])};
+    const uint2 y = {pack_bf16x2(b[0], b[1]), pack_bf16x2(b[2], b[3])};
+    store16(out, second_first ? uint4{y.x, y.y, x.x, x.y} : uint4{x.x, x.y, y.x, y.y});
 }
 
-// The warp's tile to out (m, n).
+// The warp's tile to out (m, n), by way of its own shared memory, 16 rows at a time.
+constexpr int STAGED_STRIDE = 40, STAGED_BYTES = 16 * STAGED_STRIDE * 4;
 template <class Out>
-DEVICE void store_tile(Out* out, const float (&acc)[4][4][4], int row0, int column0, int m, int n) {
+DEVICE void store_tile(Out* out, float* staged, const float (&acc)[4][4][4], int row0, int column0, int m, int n) {
+    constexpr int AT_ONCE = 16 / sizeof(Out), LANES = 32 / AT_ONCE;
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < 4; ++i) {
+        __syncwarp();
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int row = row0 + i * 16 + half * 8 + g;
+        for (int j = 0; j < 4; ++j)
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+                store8(staged + (half * 8 + g) * STAGED_STRIDE + j * 8 + 2 * t,
+                       uint2{__float_as_uint(acc[i][j][2 * half]), __float_as_uint(acc[i][j][2 * half + 1])});
+        __syncwarp();
+        for (int r = lane / LANES; r < 16; r += 32 / LANES) {
+            const int row = row0 + i * 16 + r, column = column0 + lane % LANES * AT_ONCE;
+            const float* from = staged + r * STAGED_STRIDE + lane % LANES * AT_ONCE;
             if (row >= m) continue;
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const int column = column0 + j * 8 + 2 * t;
-                const float* pair = acc[i][j] + 2 * half;
-                if (column < n) store_pair(out + (int64_t)row * n + column, pair[0], pair[1], column + 1 < n);
-            }
+            Out* to = out + (int64_t)row * n + column;
+            // Rows that are not aligned have no whole 16 bytes.
+            if (n % AT_ONCE == 0 && column < n)
+                store_lane(to, from, r % 2);
+            else
+                for (int c = 0; c < min(AT_ONCE, n - column); ++c) store_one(to + c, from[c]);
         }
+    }
 }
 
 template <class Weights, class Out>
 DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partials, int m, int n, int k) {
     constexpr int STAGE_BYTES = X_BYTES + Weights::BYTES;
     SHARED_DYNAMIC(unsigned char, stages);  // (STAGES, STAGE_BYTES): x, then weights
+    static_assert(STAGE_BYTES >= 8 * STAGED_BYTES, "a stage has room for what warps stage");
     const int m0 = blockIdx.x * TILE, n0 = blockIdx.y * TILE, warp = threadIdx.x / 32;
     const int warp_row = warp / 4 * 64, warp_column = warp % 4 * 32;
     const int parts = PARTS / gridDim.z, first_part = blockIdx.z * parts, stages_of_part = part_len(k) / STAGE_K;
@@ -203,9 +220,16 @@ DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partial
         }
         cp_async_commit();
     };
+    // Sums go out by way of the stage before `stage`, which nobody reads any more and nothing is fetched to yet.
+    const auto store = [&](auto* to, const float(&sums)[4][4][4], int stage) {
+        __syncthreads();
+        unsigned char* staged = stages + (stage + STAGES - 1) % STAGES * STAGE_BYTES + warp * STAGED_BYTES;
+        store_tile(to, reinterpret_cast<float*>(staged), sums, m0 + warp_row, n0 + warp_column, m, n);
+    };
     float total[4][4][4] = {};
-    for (int stage = first; stage < first + STAGES - 1; ++stage) fetch(stage);
-    for (int part = first_part, stage = first; part < first_part + parts; ++part) {
+    for (int i = 0; i < STAGES - 1; ++i) fetch(first + i);
+    int stage = first;
+    for (int part = first_part; part < first_part + parts; ++part) {
         float acc[4][4][4] = {};
         for (const int end = min((part + 1) * stages_of_part, last); stage < end; ++stage) {
             cp_async_wait<STAGES - 2>();
@@ -215,7 +239,7 @@ DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partial
             multiply_stage(acc, weights, stages + stage % STAGES * STAGE_BYTES, warp_row, warp_column);
         }
         if (gridDim.z > 1) {
-            store_tile(partials + (int64_t)part * m * n, acc, m0 + warp_row, n0 + warp_column, m, n);
+            store(partials + (int64_t)part * m * n, acc, stage);
             continue;
         }
 #pragma unroll
@@ -226,7 +250,7 @@ DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partial
                 for (int c = 0; c < 4; ++c) total[i][j][c] += acc[i][j][c];
     }
     cp_async_wait<0>();
-    if (gridDim.z == 1) store_tile(out, total, m0 + warp_row, n0 + warp_column, m, n);
+    if (gridDim.z == 1) store(out, total, stage);
 }
 
 // partials (PARTS, m, n) or null with one block per tile

@@ -5,34 +5,56 @@
 // alike in both operands, so sums do not change. Quantized weights lie as lanes want them: see README.md.
 #include "simt.cuh"
 
-constexpr int STEP = 64;  // in k
+constexpr int BLOCK_K = 128, STEPS = BLOCK_K / 32;
 
-// Operands of the four products of a step: for 32 of k each, the pairs 8 t + 0..3 and 8 t + 4..7 of rows g and g + 8.
+// First operands of the two products of a step of 32 in k: the pairs 8 t + 0..3 and 8 t + 4..7 of rows g and g + 8.
 struct Fragments {
-    uint32_t a[4][4];
+    uint32_t first[4], second[4];
+
+    DEVICE void set_row(Fragments& f, int half, const uint32_t (&pairs)[4]) {
+        f.first[half] = pairs[0], f.first[half + 2] = pairs[1];
+        f.second[half] = pairs[2], f.second[half + 2] = pairs[3];
+    }
 };
-DEVICE void set_rows(uint32_t (&first)[4], uint32_t (&second)[4], int half, const uint32_t (&pairs)[4]) {
-    first[half] = pairs[0], first[half + 2] = pairs[1];
-    second[half] = pairs[2], second[half + 2] = pairs[3];
-}
+
+// Whether a group begins at a step: else it is the one of the step before.
+DEVICE bool begins(int step, int group_shift) { return step == 0 || (step * 32 & ((1 << group_shift) - 1)) == 0; }
+
+// Each kind of weights: where a lane's part of a panel begins (`at_panel`), what the lane loads of BLOCK_K columns, all at
+// once, and what a step makes of it. Offsets within a panel have 32 bits.
 
 struct Bf16Weights {
     const bf16* weight;  // (n, k)
-    int n, k;
+    int n, k;            // at a panel: rows and columns from the lane's first on
 
-    DEVICE Fragments load(const Bf16Weights& w, int panel, int at) {
-        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    struct Loaded {
+        uint4 rows[STEPS][2];
+    };
+    struct Factors {};
+    DEVICE Bf16Weights at_panel(Bf16Weights w, int panel) {
+        const int lane = threadIdx.x % 32, row = panel * 16 + lane / 4, column = lane % 4 * 8;
+        return Bf16Weights{w.weight + (int64_t)row * w.k + column, w.n - row, w.k - column};
+    }
+    DEVICE Loaded load(const Bf16Weights& w, int at) {
+        Loaded l;
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const bool inside = half * 8 < w.n && at + step * 32 < w.k;
+                const bf16* from = w.weight + (half ? (int64_t)8 * (w.k + threadIdx.x % 4 * 8) : 0) + at + step * 32;
+                l.rows[step][half] = inside ? load16_streamed(from) : uint4{0, 0, 0, 0};
+            }
+        return l;
+    }
+    DEVICE Fragments fragments(const Bf16Weights&, const Loaded& l, int step, Factors&) {
         Fragments f;
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int step = 0; step < 2; ++step) {
-                const int row = panel * 16 + half * 8 + g, column = at + step * 32 + t * 8;
-                uint4 v = {0, 0, 0, 0};
-                if (row < w.n && column < w.k) v = load16_streamed(w.weight + (int64_t)row * w.k + column);
-                const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
-                set_rows(f.a[2 * step], f.a[2 * step + 1], half, pairs);
-            }
+        for (int half = 0; half < 2; ++half) {
+            const uint4 v = l.rows[step][half];
+            const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
+            Fragments::set_row(f, half, pairs);
+        }
         return f;
     }
 };
@@ -43,23 +65,53 @@ struct Int4Weights {
     const uint16_t* zeros;   // (panels, groups, 8): bytes of rows g and g + 8; null: 8
     int blocks, groups, group_shift;
 
-    DEVICE Fragments load(const Int4Weights& w, int panel, int at) {
-        const int lane = threadIdx.x % 32, g = lane / 4;
-        const uint4 v = load16_streamed(w.codes + (((int64_t)panel * w.blocks + at / 64) * 32 + lane) * 4);
-        const uint32_t codes[4] = {v.x, v.y, v.z, v.w};
-        Fragments f;
+    struct Loaded {
+        uint4 codes[STEPS / 2];
+        uint32_t scales[STEPS], zeros[STEPS];
+    };
+    // Of the group at hand, by row.
+    struct Factors {
+        SplitScale scale[2];
+        uint32_t minus_zero[2];
+    };
+    DEVICE Int4Weights at_panel(Int4Weights w, int panel) {
+        const int lane = threadIdx.x % 32;
+        const int64_t factors = (int64_t)panel * w.groups * 8 + lane / 4;
+        w.codes += ((int64_t)panel * w.blocks * 32 + lane) * 4;
+        w.scales += factors;
+        if (w.zeros) w.zeros += factors;
+        return w;
+    }
+    DEVICE Loaded load(const Int4Weights& w, int at) {
+        Loaded l;
 #pragma unroll
-        for (int step = 0; step < 2; ++step) {
+        for (int i = 0; i < STEPS / 2; ++i)
+            l.codes[i] = at / 64 + i < w.blocks ? load16_streamed(w.codes + at * 2 + i * 128) : uint4{0, 0, 0, 0};
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            if (!begins(step, w.group_shift)) continue;
             const int group = min((at + step * 32) >> w.group_shift, w.groups - 1);
-            const int64_t place = ((int64_t)panel * w.groups + group) * 8 + g;
-            const uint32_t scales = w.scales[place], zeros = w.zeros ? w.zeros[place] : 0x0808u;
+            l.scales[step] = w.scales[group * 8];
+            l.zeros[step] = w.zeros ? w.zeros[group * 8] : 0x0808u;
+        }
+        return l;
+    }
+    DEVICE Fragments fragments(const Int4Weights& w, const Loaded& l, int step, Factors& factors) {
+        const uint4 v = l.codes[step / 2];
+        const uint32_t codes[2] = {step % 2 ? v.z : v.x, step % 2 ? v.w : v.y};
+        if (begins(step, w.group_shift)) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                uint32_t pairs[4];
-                dequantize_int4(pairs, codes[2 * step + half], minus_zero_int4(zeros >> 8 * half & 255),
-                                split_scale((uint16_t)(scales >> 16 * half)));
-                set_rows(f.a[2 * step], f.a[2 * step + 1], half, pairs);
+                factors.scale[half] = split_scale((uint16_t)(l.scales[step] >> 16 * half));
+                factors.minus_zero[half] = minus_zero_int4(l.zeros[step] >> 8 * half & 255);
             }
+        }
+        Fragments f;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            uint32_t pairs[4];
+            dequantize_int4(pairs, codes[half], factors.minus_zero[half], factors.scale[half]);
+            Fragments::set_row(f, half, pairs);
         }
         return f;
     }
@@ -70,24 +122,45 @@ struct Int8Weights {
     const uint32_t* scales;  // (panels, groups, 8): f16 of rows g and g + 8
     int blocks, groups, group_shift;
 
-    DEVICE Fragments load(const Int8Weights& w, int panel, int at) {
-        const int lane = threadIdx.x % 32, g = lane / 4;
+    struct Loaded {
+        uint4 codes[STEPS];
+        uint32_t scales[STEPS];
+    };
+    struct Factors {
+        SplitScale scale[2];
+    };
+    DEVICE Int8Weights at_panel(Int8Weights w, int panel) {
+        const int lane = threadIdx.x % 32;
+        w.codes += ((int64_t)panel * w.blocks * 32 + lane) * 4;
+        w.scales += (int64_t)panel * w.groups * 8 + lane / 4;
+        return w;
+    }
+    DEVICE Loaded load(const Int8Weights& w, int at) {
+        Loaded l;
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            const bool inside = at / 32 + step < w.blocks;
+            l.codes[step] = inside ? load16_streamed(w.codes + at * 4 + step * 128) : uint4{0, 0, 0, 0};
+            if (begins(step, w.group_shift))
+                l.scales[step] = w.scales[min((at + step * 32) >> w.group_shift, w.groups - 1) * 8];
+        }
+        return l;
+    }
+    DEVICE Fragments fragments(const Int8Weights& w, const Loaded& l, int step, Factors& factors) {
+        const uint4 v = l.codes[step];
+        const uint32_t codes[2][2] = {{v.x, v.y}, {v.z, v.w}};
+        if (begins(step, w.group_shift)) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+                factors.scale[half] = split_scale((uint16_t)(l.scales[step] >> 16 * half));
+        }
         Fragments f;
 #pragma unroll
-        for (int step = 0; step < 2; ++step) {
-            const int block = at / 32 + step, group = min((at + step * 32) >> w.group_shift, w.groups - 1);
-            uint4 v = {0, 0, 0, 0};
-            if (block < w.blocks) v = load16_streamed(w.codes + (((int64_t)panel * w.blocks + block) * 32 + lane) * 4);
-            const uint32_t codes[2][2] = {{v.x, v.y}, {v.z, v.w}};
-            const uint32_t scales = w.scales[((int64_t)panel * w.groups + group) * 8 + g];
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const SplitScale scale = split_scale((uint16_t)(scales >> 16 * half));
-                uint32_t pairs[4];
-                dequantize_int8(pairs[0], pairs[1], codes[half][0], scale);
-                dequantize_int8(pairs[2], pairs[3], codes[half][1], scale);
-                set_rows(f.a[2 * step], f.a[2 * step + 1], half, pairs);
-            }
+        for (int half = 0; half < 2; ++half) {
+            uint32_t pairs[4];
+            dequantize_int8(pairs[0], pairs[1], codes[half][0], factors.scale[half]);
+            dequantize_int8(pairs[2], pairs[3], codes[half][1], factors.scale[half]);
+            Fragments::set_row(f, half, pairs);
         }
         return f;
     }
@@ -95,35 +168,40 @@ struct Int8Weights {
 
 template <int TILES, class Weights, class Out>
 DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, int n, int k) {
-    SHARED(float, sums, [PARTS][16][TILES * 8 + 1]);  // (part, column of out, row of out)
+    SHARED(float, sums, [PARTS][TILES * 8][20]);  // (part, row of out, column of out); 20: the lanes of a store meet all banks
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int begin = warp * part_len(k), end = min(begin + part_len(k), k);
     const uint4 zero = {0, 0, 0, 0};
+    const Weights panel = Weights::at_panel(weights, blockIdx.x);
+    x += (int64_t)g * k + t * 8;
     float acc[TILES][4] = {};
-#pragma unroll 2
-    for (int at = begin; at < end; at += STEP) {
-        const Fragments f = Weights::load(weights, blockIdx.x, at);
+    for (int at = begin; at < end; at += BLOCK_K) {
+        const auto loaded = Weights::load(panel, at);
+        typename Weights::Factors factors;
 #pragma unroll
-        for (int step = 0; step < 2; ++step)
+        for (int step = 0; step < STEPS; ++step) {
+            const Fragments f = Weights::fragments(panel, loaded, step, factors);
 #pragma unroll
             for (int tile = 0; tile < TILES; ++tile) {
-                const int row = tile * 8 + g, column = at + step * 32 + t * 8;
-                const uint4 b = row < m && column < k ? load16(x + (int64_t)row * k + column) : zero;
-                mma_bf16(acc[tile], f.a[2 * step], b.x, b.y);
-                mma_bf16(acc[tile], f.a[2 * step + 1], b.z, b.w);
+                const bool inside = tile * 8 + g < m && at + step * 32 + t * 8 < k;
+                const uint4 b = inside ? load16(x + (int64_t)tile * 8 * k + at + step * 32) : zero;
+                mma_bf16(acc[tile], f.first, b.x, b.y);
+                mma_bf16(acc[tile], f.second, b.z, b.w);
             }
+        }
     }
 #pragma unroll
     for (int tile = 0; tile < TILES; ++tile)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sums[warp][g + i / 2 * 8][tile * 8 + 2 * t + i % 2] = acc[tile][i];
+        for (int i = 0; i < 4; ++i) sums[warp][tile * 8 + 2 * t + i % 2][g + i / 2 * 8] = acc[tile][i];
     __syncthreads();
     for (int i = threadIdx.x; i < TILES * 8 * 16; i += PARTS * 32) {
-        const int row = i / 16, column = i % 16;
+        // A warp reads rows that are 4 apart: these lie in other banks.
+        const int row = i / 128 * 8 + i / 32 % 4 + i / 16 % 2 * 4, column = i % 16;
         if (row >= m || (int)blockIdx.x * 16 + column >= n) continue;
         float sum = 0.f;
 #pragma unroll
-        for (int part = 0; part < PARTS; ++part) sum += sums[part][column][row];
+        for (int part = 0; part < PARTS; ++part) sum += sums[part][row][column];
         store_one(out + (int64_t)row * n + blockIdx.x * 16 + column, sum);
     }
 }

@@ -1,5 +1,6 @@
 // From a row of logits to a token, as rust/engine/sample does it: the same weights, bit for bit. Masses are whole numbers,
-// whose sums have no order: a weight of 1 is 2^44. One block per row.
+// whose sums have no order: a weight of 1 is 2^44. One block per
+// choice.
 #include "simt.cuh"
 
 constexpr int THREADS = 1024, WARPS = THREADS / 32;
@@ -12,7 +13,7 @@ struct Request {
     uint64_t seed, position;
 };
 
-// (num_rows, 8): temperature, top_p, min_p (as float32), top_k, seed and position (two words each, the low one first).
+// (num_choices, 8): temperature, top_p, min_p (as float32), top_k, seed and position (two words each, the low one first).
 DEVICE Request request_of(const uint32_t* requests) {
     const uint32_t* r = requests + (int64_t)blockIdx.x * 8;
     return Request{__uint_as_float(r[0]),         __uint_as_float(r[1]),       __uint_as_float(r[2]), (int)r[3],
@@ -248,13 +249,14 @@ DEVICE void draw(const Row& row, const Kept& kept, uint64_t bits, Scratch& scrat
 
 KERNEL(ferrule_sample, (1024, 1),
        const float* logits,       // (num_rows, vocab_size)
-       const uint32_t* requests,  // (num_rows, 8), see request_of
-       int* tokens,               // (num_rows,); -1 where no logit is finite
+       const int* rows,           // (num_choices,)
+       const uint32_t* requests,  // (num_choices, 8), see request_of
+       int* tokens,               // (num_choices,); -1 where no logit is finite
        int vocab_size) {
     SHARED(Scratch, shared, [1]);
     Scratch& scratch = shared[0];
     const Request request = request_of(requests);
-    Row row{logits + (int64_t)blockIdx.x * vocab_size, vocab_size, 0.f, request.temperature};
+    Row row{logits + (int64_t)rows[blockIdx.x] * vocab_size, vocab_size, 0.f, request.temperature};
     int best_id;
     find_best(row.logits, vocab_size, scratch, row.max, best_id);
     int* token = tokens + blockIdx.x;

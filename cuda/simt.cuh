@@ -79,6 +79,8 @@ DEVICE uint4 load16_streamed(const void* p) {
     return v;
 }
 DEVICE void store16(void* p, uint4 v) { *reinterpret_cast<uint4*>(p) = v; }
+DEVICE uint2 load8(const void* p) { return *reinterpret_cast<const uint2*>(p); }
+DEVICE void store8(void* p, uint2 v) { *reinterpret_cast<uint2*>(p) = v; }
 
 DEVICE uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
@@ -158,6 +160,21 @@ DEVICE void load_floats8(float (&x)[8], const float* p) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) x[i] = __uint_as_float(words[i]);
 }
+// Four numbers: 16 bytes of floats, 8 bytes of bf16. Lanes that are neighbours read and write in one line.
+DEVICE void load4(float (&x)[4], const float* p) {
+    const uint4 v = load16(p);
+    x[0] = __uint_as_float(v.x), x[1] = __uint_as_float(v.y), x[2] = __uint_as_float(v.z), x[3] = __uint_as_float(v.w);
+}
+DEVICE void load4(float (&x)[4], const bf16* p) {
+    const uint2 v = load8(p);
+    x[0] = bf16_lo(v.x), x[1] = bf16_hi(v.x), x[2] = bf16_lo(v.y), x[3] = bf16_hi(v.y);
+}
+DEVICE void store4(bf16* p, const float (&x)[4]) {
+    store8(p, uint2{pack_bf16x2(x[0], x[1]), pack_bf16x2(x[2], x[3])});
+}
+DEVICE void store4(float* p, const float (&x)[4]) {
+    store16(p, uint4{__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3])});
+}
 DEVICE void store_floats4(float* p, float a, float b, float c, float d) {
     store16(p, uint4{__float_as_uint(a), __float_as_uint(b), __float_as_uint(c), __float_as_uint(d)});
 }
@@ -166,7 +183,7 @@ DEVICE void store_floats4(float* p, float a, float b, float c, float d) {
 // PARTS parts of part_len (the last ones may be short or empty); a part takes 32 at a time, first those with k % 8 < 4 in
 // one mma, then the others; parts are added in order.
 constexpr int PARTS = 8;
-DEVICE int part_len(int k) { return (k + 64 * PARTS - 1) / (64 * PARTS) * 64; }
+DEVICE int part_len(int k) { return (k + 128 * PARTS - 1) / (128 * PARTS) * 128; }
 
 // A quantized weight is the bf16 nearest to scale * (code - zero). A scale of 11 bits is two bf16, and a product with the
 // low one of them and a code of 4 bits is exact, so one rounding remains.
@@ -194,8 +211,8 @@ DEVICE void dequantize_int4(uint32_t (&pairs)[4], uint32_t codes, uint32_t minus
         pairs[i] = scaled(fma_bf16x2(raised, BF16_ONES, minus_zero), scale);
     }
 }
-// What dequantize_int4 adds to 128 + code.
-DEVICE uint32_t minus_zero_int4(int zero) { return twice(-128.f - zero); }
+// What dequantize_int4 adds to 128 + code: the bf16 of -128 - zero.
+DEVICE uint32_t minus_zero_int4(uint32_t zero) { return 0xc300c300u | zero * 0x10001u; }
 
 // Four codes of 8 bits, two's complement: bytes 0 and 2, then 1 and 3. The low 7 bits are as above, and the sign makes 128
 // to 256.

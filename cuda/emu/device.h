@@ -21,6 +21,9 @@ struct dim3 {
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
+struct alignas(8) uint2 {
+    uint32_t x, y;
+};
 struct bf16 {
     uint16_t bits;
 };
@@ -52,8 +55,9 @@ void barrier(Site site);
 void* dynamic_shared();
 // Static shared memory is placed when a block first reaches its declaration; `key` names the declaration.
 void* static_shared(const void* key, size_t bytes);
-void load16(void* value, const void* p, Site site);
-void store16(void* p, const void* value, Site site);
+// 8 or 16 bytes.
+void load(void* value, const void* p, size_t bytes, Site site);
+void store(void* p, const void* value, size_t bytes, Site site);
 // Before a read and write at once, which such others do not race with.
 void atomic_access(void* p, size_t bytes, Site site);
 void cp_async16(void* dst, const void* src, bool pred, Site site);
@@ -154,11 +158,17 @@ DEVICE float rsqrtf(float x) { return emu::approximate(1.f / sqrtf(x)); }
 
 DEVICE uint4 load16(const void* p, EMU_SITE) {
     uint4 v;
-    emu::load16(&v, p, site_);
+    emu::load(&v, p, 16, site_);
     return v;
 }
 DEVICE uint4 load16_streamed(const void* p, EMU_SITE) { return load16(p, site_); }
-DEVICE void store16(void* p, uint4 v, EMU_SITE) { emu::store16(p, &v, site_); }
+DEVICE void store16(void* p, uint4 v, EMU_SITE) { emu::store(p, &v, 16, site_); }
+DEVICE uint2 load8(const void* p, EMU_SITE) {
+    uint2 v;
+    emu::load(&v, p, 8, site_);
+    return v;
+}
+DEVICE void store8(void* p, uint2 v, EMU_SITE) { emu::store(p, &v, 8, site_); }
 DEVICE void cp_async16(void* dst, const void* src, bool pred, EMU_SITE) { emu::cp_async16(dst, src, pred, site_); }
 DEVICE void cp_async_commit() { emu::cp_async_commit(); }
 template <int N>

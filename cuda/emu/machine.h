@@ -1,6 +1,7 @@
 // The state of the emulated device: one block at a time, its threads as fibers.
 #pragma once
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "device.h"
@@ -24,6 +25,7 @@ struct Config {
     Order order = Order::Random;
     CopyTime cp_async = CopyTime::Late;
     bool approximate = true;
+    bool trace = false;
 };
 extern Config config;
 uint64_t random_bits();
@@ -53,6 +55,8 @@ struct Fiber : Thread {
     void* out;
     int arg;
     Site site;
+    // How often each place was reached, where accesses are noted.
+    std::unordered_map<uint64_t, uint32_t> visits;
     std::vector<AsyncCopy> open;
     std::vector<std::vector<AsyncCopy>> groups;
 };
@@ -131,4 +135,6 @@ enum class Kind { Read, Write, Atomic };
 void check_access(const void* p, size_t bytes, Kind kind, Where where);
 void check_site(const void* p, size_t bytes, Kind kind, Site site);
 void invalidate_shared(const void* p, size_t bytes);
+// Notes accesses for `emu_trace`, between which the hardware would make requests of a warp's lanes.
+void trace_access(const void* p, size_t bytes, Kind kind, Where where);
 }  // namespace emu

@@ -120,20 +120,23 @@ bool shared_valid(size_t offset, size_t bytes) {
     return false;
 }
 
-void load16(void* value, const void* p, Site site) {
-    check_site(p, 16, Kind::Read, site);
-    memcpy(value, p, 16);
+void load(void* value, const void* p, size_t bytes, Site site) {
+    check_site(p, bytes, Kind::Read, site);
+    memcpy(value, p, bytes);
 }
 
-void store16(void* p, const void* value, Site site) {
-    check_site(p, 16, Kind::Write, site);
-    memcpy(p, value, 16);
+void store(void* p, const void* value, size_t bytes, Site site) {
+    check_site(p, bytes, Kind::Write, site);
+    memcpy(p, value, bytes);
 }
 
 void atomic_access(void* p, size_t bytes, Site site) { check_site(p, bytes, Kind::Atomic, site); }
 
 static void finish(const AsyncCopy& copy) {
+    // Noted when it was issued.
+    const bool trace = std::exchange(config.trace, false);
     check_site(copy.dst, 16, Kind::Write, copy.site);
+    config.trace = trace;
     if (copy.pred)
         memcpy(copy.dst, copy.src, 16);
     else

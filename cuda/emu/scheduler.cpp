@@ -169,6 +169,7 @@ static void start_threads() {
         fiber.warp = &warps[i / 32];
         fiber.index = {i % block.dim.x, i / block.dim.x % block.dim.y, i / block.dim.x / block.dim.y};
         fiber.wait = Wait::None;
+        fiber.visits.clear();
         fiber.open.clear();
         fiber.groups.clear();
         make_context(fiber.context, stacks + STACK_BYTES * i, STACK_BYTES, run_thread);

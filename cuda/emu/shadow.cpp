@@ -179,6 +179,7 @@ void check_access(const void* p, size_t bytes, Kind kind, Where where) {
     }
     if (reinterpret_cast<uintptr_t>(p) % bytes)
         fail("MISALIGNED %s of %zu bytes: %s at %s", name_of(kind), bytes, whereabouts().c_str(), describe(where).c_str());
+    if (config.trace) trace_access(p, bytes, kind, where);
     if (global)
         check_heap(static_cast<const uint8_t*>(p) - heap, bytes, kind, where);
     else

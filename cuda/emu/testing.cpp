@@ -5,7 +5,7 @@ using namespace emu;
 
 extern "C" {
 void emu_config(int order, int cp_async, int approximate, uint64_t seed) {
-    config = {static_cast<Order>(order), static_cast<CopyTime>(cp_async), approximate != 0};
+    config = {static_cast<Order>(order), static_cast<CopyTime>(cp_async), approximate != 0, false};
     seed_random(seed);
 }
 
@@ -22,6 +22,9 @@ int emu_param_bytes(const char* name, int i) {
     if (!kernel) return -2;
     return i < kernel->num_params ? (int)kernel->param_bytes[i] : -1;
 }
+
+// Most threads of a kernel's blocks.
+int emu_max_threads(const char* name) { return find_kernel(name)->bounds.threads; }
 
 int emu_launch(const char* name, const unsigned* grid, const unsigned* block, size_t dynamic_shared, void** params) {
     const Kernel* kernel = find_kernel(name);

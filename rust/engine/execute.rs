@@ -9,7 +9,9 @@ use crate::ids::{RequestId, TokenId};
 use crate::isolate::isolated;
 use crate::output::TokenLogprob;
 use crate::runner::{ModelOutput, ModelRunner};
-use crate::sample::{SampleContext, SampleScratch, Sampled, choice_seed, sample, token_logprob};
+use crate::sample::{
+    SampleContext, SamplePlan, SampleScratch, Sampled, choice_seed, no_finite_logit, sample, token_logprob,
+};
 use crate::sched::{RowsWanted, ScheduledSequence, Scheduler, SchedulerOutput};
 use crate::sequence::Sequence;
 
@@ -61,8 +63,11 @@ impl Executor {
         requests: &mut HashMap<RequestId, Answer>,
         results: &mut Vec<StepResult>,
     ) -> Result<()> {
-        self.runner.execute(step, &mut self.output)?;
-        self.check_output(step)?;
+        let mut chosen = self.choose(step, scheduler, requests)?;
+        if chosen.is_none() {
+            self.runner.execute(step, &mut self.output)?;
+            self.check_output(step)?;
+        }
         let (mut row, mut hidden_row) = (0, 0);
         for scheduled in &step.sequences {
             let sequence = scheduler.get(scheduled.id).expect("a scheduled sequence is the scheduler's");
@@ -88,12 +93,68 @@ impl Executor {
                 push(0, Computed::Prompt);
             } else if !rows.is_empty() {
                 for index in choices_at(sequence, answer) {
-                    let sampled = isolated(|| self.sample(rows.end - 1, index, sequence, answer));
-                    push(index, sampled.unwrap_or_else(Computed::Failed));
+                    let computed = match &mut chosen {
+                        None => {
+                            let sampled = isolated(|| self.sample(rows.end - 1, index, sequence, answer));
+                            sampled.unwrap_or_else(Computed::Failed)
+                        }
+                        Some(tokens) => {
+                            let token = tokens.next().expect("the runner chose for every row");
+                            computed(token, &context(index, sequence, answer, &self.eos))
+                        }
+                    };
+                    push(index, computed);
                 }
             }
         }
         Ok(())
+    }
+
+    /// The tokens of a step that the device computes and chooses. None: nothing was computed, since the device does not
+    /// choose, or something else is wanted of the logits.
+    fn choose(
+        &mut self,
+        step: &SchedulerOutput,
+        scheduler: &Scheduler,
+        requests: &HashMap<RequestId, Answer>,
+    ) -> Result<Option<std::vec::IntoIter<Option<TokenId>>>> {
+        if !self.runner.can_choose() {
+            return Ok(None);
+        }
+        let Some(plan) = self.plan(step, scheduler, requests) else { return Ok(None) };
+        let chosen = self.runner.choose(step, &plan)?;
+        match chosen.len() == plan.choices.len() {
+            true => Ok(Some(chosen.into_iter())),
+            false => Err(Error::Internal(format!("{} tokens for {} choices", chosen.len(), plan.choices.len()))),
+        }
+    }
+
+    /// The choices of a step, if nothing but tokens is wanted of it.
+    fn plan(
+        &self,
+        step: &SchedulerOutput,
+        scheduler: &Scheduler,
+        requests: &HashMap<RequestId, Answer>,
+    ) -> Option<SamplePlan> {
+        let (mut plan, mut row) = (SamplePlan::default(), 0);
+        for scheduled in &step.sequences {
+            let sequence = scheduler.get(scheduled.id).expect("a scheduled sequence is the scheduler's");
+            let answer = requests.get(&sequence.request_id()).expect("a request lives as long as its sequences");
+            row += scheduled.num_logit_rows();
+            if scheduled.rows == RowsWanted::Embedding || answer.prompt_logprobs.is_some() {
+                return None;
+            }
+            let is_complete = scheduled.context_len() >= sequence.tokens().len();
+            if !is_complete || answer.request.params.max_tokens == 0 || scheduled.num_logit_rows() == 0 {
+                continue;
+            }
+            for index in choices_at(sequence, answer) {
+                if !plan.push(row - 1, self.runner.vocab_size(), &context(index, sequence, answer, &self.eos)) {
+                    return None;
+                }
+            }
+        }
+        Some(plan)
     }
 
     /// Runners are foreign code: their rows must be there before anything reads them.
@@ -111,13 +172,7 @@ impl Executor {
     }
 
     fn sample(&mut self, row: usize, index: usize, sequence: &Sequence, answer: &Answer) -> Computed {
-        let context = SampleContext {
-            params: &answer.request.params,
-            seed: choice_seed(answer.request.seed, index),
-            prompt: sequence.prompt(),
-            output: sequence.output(),
-            eos: &self.eos,
-        };
+        let context = context(index, sequence, answer, &self.eos);
         let logits = row_range(row, self.runner.vocab_size());
         match sample(&mut self.output.logits[logits], context, &mut self.scratch) {
             Ok(sampled) => Computed::Token(sampled),
@@ -153,6 +208,24 @@ impl Executor {
             true => Computed::Embedding(hidden.iter().map(|&x| (f64::from(x) / length) as f32).collect()),
             false => Computed::Failed(Error::Internal(format!("the model gave a hidden state of length {length}"))),
         }
+    }
+}
+
+/// What choice `index` of a request knows.
+fn context<'a>(index: usize, sequence: &'a Sequence, answer: &'a Answer, eos: &'a [TokenId]) -> SampleContext<'a> {
+    SampleContext {
+        params: &answer.request.params,
+        seed: choice_seed(answer.request.seed, index),
+        prompt: sequence.prompt(),
+        output: sequence.output(),
+        eos,
+    }
+}
+
+fn computed(token: Option<TokenId>, context: &SampleContext<'_>) -> Computed {
+    match token {
+        Some(token_id) => Computed::Token(Sampled { token_id, logprob: None }),
+        None => Computed::Failed(no_finite_logit(context)),
     }
 }
 

@@ -202,6 +202,35 @@ fn a_request_gives_the_same_bits_alone_and_in_company() {
     }
 }
 
+/// Who asks for log-probabilities has tokens chosen by the CPU, others by the device: from the same logits.
+#[test]
+fn the_device_chooses_the_tokens_that_the_cpu_chooses() {
+    let Some(_device) = emulated_device() else { return };
+    let model = golden("qwen3");
+    let engine = load(&model, emulated());
+    let prompt = expected(&model).input_ids;
+    let base = SamplingParams { seed: Some(7), temperature: 0.9, ..greedy_request(&prompt, 16).params };
+    let variants = [
+        SamplingParams { temperature: 0.0, ..base.clone() },
+        base.clone(),
+        SamplingParams { n: 3, temperature: 1.5, ..base.clone() },
+        SamplingParams { top_k: 5, ..base.clone() },
+        SamplingParams { top_p: 0.7, ..base.clone() },
+        SamplingParams { min_p: 0.1, top_k: 40, top_p: 0.95, ..base.clone() },
+        SamplingParams { repetition_penalty: 1.3, presence_penalty: 0.5, frequency_penalty: 0.4, ..base.clone() },
+        SamplingParams { logit_bias: vec![(5, 4.0), (9, -100.0)], min_tokens: 8, stop_token_ids: vec![5], ..base },
+    ];
+    for params in variants {
+        let tokens = |logprobs| -> Vec<Vec<TokenId>> {
+            let params = SamplingParams { logprobs, ..params.clone() };
+            let request = GenerateRequest::new(Prompt::Tokens(prompt.clone()), params);
+            let output = engine.generate(request).expect("the request runs");
+            output.outputs.into_iter().map(|choice| choice.token_ids).collect()
+        };
+        assert_eq!(tokens(None), tokens(Some(0)), "{params:?}");
+    }
+}
+
 /// Blocks are given up and computed again where all sequences do not fit.
 #[test]
 fn preempted_sequences_agree_with_the_exact_mode() {

@@ -116,5 +116,5 @@ fn describe(context: &Context, device: Device, padding: HeadPadding) -> String {
         true => String::new(),
         false => format!(", heads of {} as {}", padding.real, padding.padded),
     };
-    format!("{device} {name} (sm_{major}{minor}), bf16{heads}")
+    format!("{device} {name} (sm_{major}{minor}), bf16 activations{heads}")
 }

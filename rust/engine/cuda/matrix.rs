@@ -70,8 +70,17 @@ impl Storage {
 pub enum CudaMatrix {
     /// (rows, cols)
     Bf16(DeviceBuffer<bf16>),
-    Int4 { codes: DeviceBuffer<u32>, scales: DeviceBuffer<f16>, zeros: Option<DeviceBuffer<u8>>, group: usize },
-    Int8 { codes: DeviceBuffer<u32>, scales: DeviceBuffer<f16>, group: usize },
+    Int4 {
+        codes: DeviceBuffer<u32>,
+        scales: DeviceBuffer<f16>,
+        zeros: Option<DeviceBuffer<u8>>,
+        group: usize,
+    },
+    Int8 {
+        codes: DeviceBuffer<u32>,
+        scales: DeviceBuffer<f16>,
+        group: usize,
+    },
 }
 
 impl CudaMatrix {
@@ -228,14 +237,16 @@ mod tests {
                 .flat_map(|block| {
                     let mut block = block.to_vec();
                     block[1] &= 0xbf;
-                    block[2] = if matches!(storage, Storage::Int4 { zeros: true, .. }) { block[2] % 17 } else { block[2] };
+                    block[2] =
+                        if matches!(storage, Storage::Int4 { zeros: true, .. }) { block[2] % 17 } else { block[2] };
                     block
                 })
                 .collect();
             let mut parts = BlockParts::new();
             for (panel, out) in codes.panels().iter_mut().enumerate() {
                 for row in 0..PANEL_ROWS.min(rows - panel * PANEL_ROWS) {
-                    let blocks = file[(panel * PANEL_ROWS + row) * row_bytes..][..row_bytes].chunks(dtype.block_bytes());
+                    let blocks =
+                        file[(panel * PANEL_ROWS + row) * row_bytes..][..row_bytes].chunks(dtype.block_bytes());
                     for (b, block) in blocks.enumerate() {
                         out.write(row, b * dtype.block_len(), dtype, block, &mut parts);
                     }

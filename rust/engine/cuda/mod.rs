@@ -2,7 +2,7 @@
 //!
 //! `driver` binds the CUDA driver API. `launch` has one type per kernel of cuda/, with its shapes and its grid. `step`
 //! puts what changes from step to step into device memory, `backend` turns the decoder's operations into launches, and
-//! `graph` keeps decode steps recorded. An emulated GPU is another library with the same API: only
+//! `graph` keeps decode steps recorded, and `sampler` has tokens chosen there. An emulated GPU is another library with the same API: only
 //! `load` knows it. Real GPUs get their kernels from `nvrtc`, at the first start; `image` keeps them.
 
 pub mod backend;
@@ -16,6 +16,7 @@ pub mod matrix;
 pub mod memory;
 pub mod nvrtc;
 mod open;
+pub mod sampler;
 pub mod step;
 pub mod weights;
 

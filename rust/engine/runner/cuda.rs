@@ -14,12 +14,15 @@ use crate::cuda::graph::{Graphs, only_decodes, padded};
 use crate::cuda::heads::HeadPadding;
 use crate::cuda::launch::{AttentionShape, Kernels};
 use crate::cuda::memory::{Activations, Capacity, KvCache, Rotations};
+use crate::cuda::sampler::Sampler;
 use crate::cuda::step::{StepArrays, StepSize};
 use crate::cuda::weights::CudaWeights;
 use crate::error::Result;
+use crate::ids::TokenId;
 use crate::kv::KvGeometry;
 use crate::model::{ModelConfig, forward};
 use crate::profile::Profile;
+use crate::sample::SamplePlan;
 use crate::sched::SchedulerOutput;
 
 /// A decoder on a GPU.
@@ -42,6 +45,7 @@ pub struct CudaRunner {
     turn: usize,
     graphs: Graphs,
     work: AttentionWork,
+    sampler: Sampler,
     /// (num_logit_rows, vocab_size)
     logits: PinnedBuffer<f32>,
     /// (num_seqs, hidden_size)
@@ -78,6 +82,7 @@ impl CudaRunner {
             turn: 0,
             graphs: Graphs::default(),
             work: AttentionWork::default(),
+            sampler: Sampler::new(&context)?,
             logits: PinnedBuffer::new(&context, capacity.num_logit_rows * config.vocab_size)?,
             hidden: PinnedBuffer::new(&context, capacity.num_seqs * config.hidden_size)?,
             context,
@@ -118,6 +123,30 @@ impl CudaRunner {
             work: &self.work,
             is_timed: self.profile.is_some(),
             outcome: RefCell::new(Ok(())),
+        }
+    }
+
+    /// Puts a step in the stream.
+    fn begin(&mut self, step: &SchedulerOutput) -> Result<()> {
+        self.context.make_current()?;
+        if let Some(profile) = &self.profile {
+            profile.begin_step(phase(step));
+        }
+        let is_graph = self.profile.is_none() && only_decodes(step);
+        let (size, turn) = self.upload(step, is_graph)?;
+        self.work = attention_work(step, &self.kv.geometry);
+        self.copy_blocks(size, turn)?;
+        match is_graph {
+            true => self.replay(step, size, turn)?,
+            false => self.run(step, size, turn)?,
+        }
+        self.arrays[turn].release(&self.compute)
+    }
+
+    /// What was wanted of the step is here.
+    fn end(&self) {
+        if let Some(profile) = &self.profile {
+            profile.end_step();
         }
     }
 
@@ -196,24 +225,28 @@ impl ModelRunner for CudaRunner {
     }
 
     fn execute(&mut self, step: &SchedulerOutput, out: &mut ModelOutput) -> Result<()> {
-        self.context.make_current()?;
-        if let Some(profile) = &self.profile {
-            profile.begin_step(phase(step));
-        }
-        let is_graph = self.profile.is_none() && only_decodes(step);
-        let (size, turn) = self.upload(step, is_graph)?;
-        self.work = attention_work(step, &self.kv.geometry);
-        self.copy_blocks(size, turn)?;
-        match is_graph {
-            true => self.replay(step, size, turn)?,
-            false => self.run(step, size, turn)?,
-        }
-        self.arrays[turn].release(&self.compute)?;
+        self.begin(step)?;
         let actual = StepSize::of(step, &self.kv.geometry);
         self.download(actual.num_logit_rows, actual.num_hidden_rows, out)?;
-        if let Some(profile) = &self.profile {
-            profile.end_step();
-        }
+        self.end();
         Ok(())
+    }
+
+    fn can_choose(&self) -> bool {
+        true
+    }
+
+    fn choose(&mut self, step: &SchedulerOutput, plan: &SamplePlan) -> Result<Vec<Option<TokenId>>> {
+        self.begin(step)?;
+        let num_rows = StepSize::of(step, &self.kv.geometry).num_logit_rows;
+        let chosen = match plan.choices.is_empty() {
+            true => Vec::new(),
+            false => {
+                let logits = self.acts.logits.slice(0..num_rows * self.config.vocab_size);
+                self.sampler.choose(plan, logits, self.config.vocab_size, &self.kernels, &self.compute)?
+            }
+        };
+        self.end();
+        Ok(chosen)
     }
 }

@@ -10,9 +10,11 @@ pub use weights::{
     CpuWeights, LoadedWeights, MatrixPlace, attn_output, down, gate_up, layer_weights, load_weights, num_bytes, qkv,
 };
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ids::TokenId;
 use crate::kv::KvGeometry;
 use crate::profile::Phase;
+use crate::sample::SamplePlan;
 use crate::sched::SchedulerOutput;
 
 /// The rows that a step computed for the sequences that wanted some, in the order of
@@ -38,6 +40,17 @@ pub trait ModelRunner: Send {
 
     /// Copies blocks, writes the scheduled tokens' keys and values, and fills `out` (its buffers are reused).
     fn execute(&mut self, step: &SchedulerOutput, out: &mut ModelOutput) -> Result<()>;
+
+    /// Whether the device chooses tokens: see `choose`.
+    fn can_choose(&self) -> bool {
+        false
+    }
+
+    /// Computes a step as `execute` does, and chooses tokens from its logits, which nobody else sees. None: no logit of
+    /// the row is finite. Only where `can_choose` says so, and for steps without embeddings.
+    fn choose(&mut self, _step: &SchedulerOutput, _plan: &SamplePlan) -> Result<Vec<Option<TokenId>>> {
+        Err(Error::Internal("this device chooses no tokens".into()))
+    }
 
     /// Nothing is left to compute: the time for work that nobody waits for.
     fn idle(&mut self) {}

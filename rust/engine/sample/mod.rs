@@ -1,6 +1,7 @@
 //! From a row of logits to a token. Pure: the same row, parameters and tokens give the same token.
 
 mod logprobs;
+mod plan;
 mod processors;
 mod random;
 mod select;
@@ -18,6 +19,7 @@ use crate::output::TokenLogprob;
 use crate::request::SamplingParams;
 
 pub use logprobs::token_logprob;
+pub use plan::{Choice, Edit, RowEdits, SamplePlan};
 pub use random::choice_seed;
 
 /// What a sequence knows when its next token is chosen.
@@ -79,7 +81,7 @@ fn choose(logits: &[f32], context: &SampleContext<'_>, scratch: &mut SampleScrat
     Some(scratch.candidates[index].id)
 }
 
-fn no_finite_logit(context: &SampleContext<'_>) -> Error {
+pub(crate) fn no_finite_logit(context: &SampleContext<'_>) -> Error {
     let position = context.prompt.len() + context.output.len();
     Error::Internal(format!("no token can be chosen at position {position}: every logit is masked or not a number"))
 }

@@ -39,16 +39,58 @@ MUTANTS = [
     ("gemm", "test_gemm", "no barrier", "            __syncthreads();\n", ""),
     ("gemm", "test_gemm", "row guard", "if (row >= m) continue;", ""),
     ("gemm", "test_gemm", "a part twice", "total[i][j][c] += acc[i][j][c];", "total[i][j][c] += 2 * acc[i][j][c];"),
-    ("gemm", "test_gemm", "the last part is left out", "part < PARTS; ++part) sum +=", "part < PARTS - 1; ++part) sum +="),
-    ("gemm", "test_gemm", "panels of another tile", "const int panel = n0 / 16 + threadIdx.x / 32;", "const int panel = threadIdx.x / 32;"),
+    (
+        "gemm",
+        "test_gemm",
+        "the last part is left out",
+        "part < PARTS; ++part) sum +=",
+        "part < PARTS - 1; ++part) sum +=",
+    ),
+    (
+        "gemm",
+        "test_gemm",
+        "panels of another tile",
+        "const int panel = n0 / 16 + threadIdx.x / 32;",
+        "const int panel = threadIdx.x / 32;",
+    ),
     ("gemm", "test_gemm", "int partials", "partials + (int64_t)part * m * n, acc", "partials + (int64_t)part * m, acc"),
-    ("gemm", "product", "sums in another order", "stage < end; ++stage)", "stage < end || (gridDim.z == 1 && stage < last); ++stage)"),
+    (
+        "gemm",
+        "product",
+        "sums in another order",
+        "stage < end; ++stage)",
+        "stage < end || (gridDim.z == 1 && stage < last); ++stage)",
+    ),
     ("gemm_skinny", "skinny", "no barrier", "    __syncthreads();\n", ""),
-    ("gemm_skinny", "skinny", "column guard", "if (row >= m || (int)blockIdx.x * 16 + column >= n) continue;", "if (row >= m) continue;"),
-    ("gemm_skinny", "skinny", "scale of the other row", "split_scale((uint16_t)(scales >> 16 * half))));", "split_scale((uint16_t)(scales >> 16 * (1 - half)))));"),
-    ("gemm_skinny", "skinny", "a group too early", "w.groups - 1);\n            const int64_t place", "w.groups - 1) & ~1;\n            const int64_t place"),
+    (
+        "gemm_skinny",
+        "skinny",
+        "column guard",
+        "if (row >= m || (int)blockIdx.x * 16 + column >= n) continue;",
+        "if (row >= m) continue;",
+    ),
+    (
+        "gemm_skinny",
+        "skinny",
+        "scale of the other row",
+        "split_scale((uint16_t)(scales >> 16 * half))));",
+        "split_scale((uint16_t)(scales >> 16 * (1 - half)))));",
+    ),
+    (
+        "gemm_skinny",
+        "skinny",
+        "a group too early",
+        "w.groups - 1);\n            const int64_t place",
+        "w.groups - 1) & ~1;\n            const int64_t place",
+    ),
     ("gemm_skinny", "skinny", "steps swapped", "codes[2 * step + half]", "codes[2 * (1 - step) + half]"),
-    ("gemm_skinny", "product", "parts in another order", "sum += sums[part][column][row]", "sum += sums[PARTS - 1 - part][column][row]"),
+    (
+        "gemm_skinny",
+        "product",
+        "parts in another order",
+        "sum += sums[part][row][column]",
+        "sum += sums[PARTS - 1 - part][row][column]",
+    ),
     ("logits", "argmax", "last of the largest", "other_index < index", "other_index > index"),
     (
         "activation",
@@ -80,7 +122,7 @@ def is_caught(file, tests, old, new):
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory() as name:
         build(Path(name), file, text.replace(old, new))
-        pytest = [sys.executable, "-m", "pytest", "-xq", f"--confcutdir={here}", str(here / "test_kernels.py")]
+        pytest = [sys.executable, "-m", "pytest", "-xq", f"--confcutdir={here}", str(here)]
         select = ["-k", f"checked and ({tests})", "-p", "no:cacheprovider"]
         environment = os.environ | {"CARGO_TARGET_DIR": name}
         done = subprocess.run([*pytest, *select], env=environment, capture_output=True, check=False)

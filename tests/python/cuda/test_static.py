@@ -1,46 +1,66 @@
-"""Kernels compiled for real GPUs, without one: NVRTC comes as the package nvidia-cuda-nvrtc."""
+"""What machine code for real GPUs, and traffic that the emulator counts, must come to."""
 
-import ctypes
-import importlib.util
-import re
-from pathlib import Path
-
+import cubins
+import evidence
 import pytest
-from emulator import ROOT
+import traffic
 
-KERNELS = sorted((ROOT / "cuda").glob("*.cu"))
-ARCHITECTURES = ["sm_80", "sm_90", "sm_120"]
-
-
-@pytest.fixture(scope="session")
-def nvrtc():
-    spec = importlib.util.find_spec("nvidia")
-    folders = spec.submodule_search_locations if spec else []
-    found = [path for folder in folders for path in Path(folder).glob("*/lib/libnvrtc.so.*")]
-    if not found:
-        pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc)")
-    return ctypes.CDLL(str(found[0]))
+NVRTC = pytest.mark.skipif(cubins.nvrtc() is None, reason="NVRTC is not installed (pip install nvidia-cuda-nvrtc)")
+TOOLS = pytest.mark.skipif(
+    cubins.nvrtc() is None or cubins.tool("nvdisasm") is None,
+    reason="NVRTC or nvdisasm is not installed (pip install nvidia-cuda-nvrtc nvidia-cuda-nvdisasm)",
+)
 
 
-def compile_log(nvrtc, path, architecture):
-    header = (ROOT / "cuda" / "simt.cuh").read_text().replace("#pragma once", "")
-    source = header + path.read_text().replace('#include "simt.cuh"', "")
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), path.name.encode(), 0, None, None)
-    options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17", b"--ptxas-options=-v"]
-    code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    nvrtc.nvrtcGetProgramLog(program, log)
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    assert code == 0, log.value.decode()
-    return log.value.decode()
+@NVRTC
+@pytest.mark.parametrize("architecture", cubins.ARCHITECTURES)
+@pytest.mark.parametrize("path", cubins.KERNELS, ids=lambda path: path.stem)
+def test_kernels_keep_their_variables_in_registers(path, architecture):
+    found = cubins.resources(path, architecture)
+    assert found
+    for name, used in found.items():
+        assert (used.stack, used.spills) == (0, 0), name
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
-def test_kernels_keep_their_variables_in_registers(nvrtc, path, architecture):
-    log = compile_log(nvrtc, path, architecture)
-    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
-    assert frames
-    assert set(frames) == {("0", "0")}, log[log.find("ptxas") :]
+# Kernel: products of its hot loop, and its 16-byte loads from global memory (to registers or to shared memory).
+HOT_LOOPS = {
+    "ferrule_decode_attention_d64": (16, 8),
+    "ferrule_decode_attention_d128": (32, 16),
+    "ferrule_decode_attention_d256": (64, 48),
+    "ferrule_skinny_gemm_m8": (8, 12),
+    "ferrule_skinny_gemm_int4_m8": (8, 6),
+    "ferrule_skinny_gemm_int8_m8": (8, 8),
+    "ferrule_skinny_gemm_int4_m32": (32, 18),
+    "ferrule_gemm": (64, 8),
+    "ferrule_gemm_int4": (64, 7),
+    "ferrule_gemm_int8": (64, 7),
+}
+
+
+@TOOLS
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_120"])
+def test_hot_loops_have_the_products_and_loads_that_their_shapes_need(architecture):
+    found = evidence.loops(architecture)
+    for name, (products, wide_loads) in HOT_LOOPS.items():
+        loop = found[name]
+        direct, copies, _ = evidence.loads(loop)
+        assert cubins.count(loop, "HMMA") == products, name
+        assert direct + copies == wide_loads, name
+
+
+def test_traffic_stays_close_to_the_least(checked):
+    for name in traffic.CASES:
+        found, least = traffic.measure_case(checked, name)
+        assert found.unique <= 1.05 * least, (name, found)
+        assert found.sector_efficiency >= 0.9, (name, found)
+        assert found.bank_conflicts <= 1.0, (name, found)
+        if name in traffic.READ_ONCE:
+            assert found.requested <= 1.3 * least, (name, found)
+
+
+@TOOLS
+def test_the_evidence_is_what_was_written_down(checked):
+    written = evidence.PATH.read_text()
+    if f"NVRTC {cubins.nvrtc_version()} " not in written:
+        pytest.skip(f"docs/cuda-evidence.md is of another NVRTC than {cubins.nvrtc_version()}")
+    assert evidence.report() == written, "run `make evidence`"

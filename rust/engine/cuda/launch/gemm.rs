@@ -76,7 +76,10 @@ impl GemmWeight<'_> {
     fn check(&self, n: usize, k: usize) {
         let panels = n.div_ceil(PANEL);
         let check = |codes: usize, block: usize, scales: usize, group: usize| {
-            assert!(group.is_power_of_two() && group >= 32 && k.is_multiple_of(group), "{k} columns in groups of {group}");
+            assert!(
+                group.is_power_of_two() && group >= 32 && k.is_multiple_of(group),
+                "{k} columns in groups of {group}"
+            );
             assert_eq!(codes, panels * k.div_ceil(block) * 128);
             assert_eq!(scales, panels * PANEL * (k / group));
         };
@@ -106,10 +109,9 @@ impl GemmWeight<'_> {
         let mut args = Args::from([x.into()]);
         match *self {
             Self::Bf16(weight) => args.extend(&[weight.into()]).extend(between),
-            Self::Int4 { codes, scales, zeros, group } => args
-                .extend(&[codes.into(), scales.into(), zeros.into()])
-                .extend(between)
-                .extend(&[group_shift(group)]),
+            Self::Int4 { codes, scales, zeros, group } => {
+                args.extend(&[codes.into(), scales.into(), zeros.into()]).extend(between).extend(&[group_shift(group)])
+            }
             Self::Int8 { codes, scales, group } => {
                 args.extend(&[codes.into(), scales.into()]).extend(between).extend(&[group_shift(group)])
             }

@@ -18,7 +18,7 @@ pub use attention::{AttentionShape, Batch, DecodeAttention, MergeSplits, Prefill
 pub use embed::Embed;
 pub use gemm::{Gemm, GemmOutput, GemmWeight, SumParts};
 pub use kv::CopyBlocks;
-pub use logits::Softcap;
+pub use logits::{EditLogits, Sample, Softcap};
 pub use norm::{AddRmsNorm, RmsNorm};
 pub use rope::RopeAndStore;
 pub use table::{KernelId, SOURCES, Source};

@@ -69,6 +69,7 @@ kernels! {
         SkinnyInt8F32M32: "ferrule_skinny_gemm_int8_f32_m32",
     }
     "activation" { GatedSilu: "ferrule_gated_silu", GatedGeluTanh: "ferrule_gated_gelu_tanh" }
-    "logits" { Softcap: "ferrule_softcap" }
+    "logits" { Softcap: "ferrule_softcap", EditLogits: "ferrule_edit_logits" }
+    "sample" { Sample: "ferrule_sample" }
     "kv_copy" { CopyBlocks: "ferrule_copy_blocks" }
 }

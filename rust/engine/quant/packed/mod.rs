@@ -16,10 +16,10 @@ use crate::weights::{MappedFile, RowSource, TensorView};
 
 pub(crate) use self::buffer::Region;
 pub use self::buffer::WeightArena;
-pub(crate) use self::unpack::BlockParts;
 pub(crate) use self::layout::with_format;
 pub use self::layout::{BlockSpec, Format, LAYOUT_VERSION, Layout, format};
 pub(crate) use self::layout::{F8_BYTES, F8_COLS, F8_SCALES};
+pub(crate) use self::unpack::BlockParts;
 
 /// Rows that lie interleaved.
 pub const PANEL_ROWS: usize = 16;

@@ -1,0 +1,78 @@
+"""Attention in float64, and batches for its kernels."""
+
+import numpy as np
+from emulator import floats
+from reference import assert_close, i32, normal
+
+
+def attention(q, k, v, positions, scale, window, softcap):
+    """q (queries, heads, d), k and v (positions, kv_heads, d); in float64."""
+    group = q.shape[1] // k.shape[1]
+    k, v = np.repeat(k, group, 1).astype(np.float64), np.repeat(v, group, 1)
+    scores = np.einsum("qhd,khd->hqk", q, k) * scale
+    if softcap:
+        scores = softcap * np.tanh(scores / softcap)
+    at = np.arange(len(k))
+    seen = at <= positions[:, None]
+    if window:
+        seen &= at > positions[:, None] - window
+    scores = np.where(seen, scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), v)
+
+
+class Batch:
+    """Sequences in a paged cache. What no query may see is NaN, and blocks that none sees have wild numbers."""
+
+    def __init__(self, gpu, rng, num_queries, contexts, heads, kv_heads, head_dim, window=0, softcap=0.0):
+        self.gpu, self.contexts, self.starts = gpu, contexts, np.cumsum([0, *num_queries]).astype(i32)
+        self.shape, self.window, self.softcap = (heads, kv_heads, head_dim), window, softcap
+        self.scale = head_dim**-0.5
+        self.qkv = normal(rng, self.starts[-1], heads + 2 * kv_heads, head_dim)
+        self.kv = [normal(rng, context, 2, kv_heads, head_dim) for context in contexts]
+        needed = [-(-context // 16) for context in contexts]
+        ids = iter(rng.permutation(sum(needed) + 2))
+        self.tables = np.full((len(contexts), max(needed) + 1), 0x7FFFFFF, i32)
+        cache = np.full((sum(needed) + 2, 2, kv_heads, 16, head_dim), 0x7FC0, np.uint16)
+        for s, (context, queries) in enumerate(zip(contexts, num_queries, strict=True)):
+            oldest = max(0, context - queries - window + 1) if window else 0
+            for block in range(oldest // 16, needed[s]):
+                self.tables[s, block] = next(ids)
+            for at in range(oldest, context):
+                cache[self.tables[s, at // 16], :, :, at % 16] = self.kv[s][at]
+        self.addresses = [gpu.upload(x) for x in (self.qkv, cache, self.tables, self.starts, np.array(contexts, i32))]
+        self.out = gpu.upload(np.zeros((self.starts[-1], heads, head_dim), np.uint16))
+
+    def sizes(self):
+        heads, kv_heads, _ = self.shape
+        widths = i32(heads), i32(kv_heads), i32(self.tables.shape[1]), i32(self.window)
+        return *widths, self.scale, self.softcap
+
+    def prefill(self):
+        heads, _, head_dim = self.shape
+        shared = {64: 46080, 128: 87040, 256: 101376}[head_dim]
+        grid = (-(-int(np.diff(self.starts).max()) // 64), heads, len(self.contexts))
+        name = f"ferrule_prefill_attention_d{head_dim}"
+        self.gpu.launch(name, grid, 128, *self.addresses, self.out, *self.sizes(), shared=shared)
+
+    def decode(self, splits):
+        heads, kv_heads, head_dim = self.shape
+        partial = [self.gpu.allocate(len(self.contexts) * heads * splits * n * 4) for n in (head_dim, 2)]
+        grid = (splits, kv_heads * -(-heads // kv_heads // 8), len(self.contexts))
+        name = f"ferrule_decode_attention_d{head_dim}"
+        self.gpu.launch(name, grid, 128, *self.addresses, self.out, *partial, *self.sizes())
+        sizes = i32(heads), i32(head_dim), i32(splits), i32(self.window)
+        args = *partial, *self.addresses[3:], self.out, *sizes
+        self.gpu.launch("ferrule_merge_splits", (heads, len(self.contexts)), 64, *args)
+
+    def check(self):
+        """Rows of the kernels that ran."""
+        heads, _, head_dim = self.shape
+        found = floats(self.gpu.download(self.out, (self.starts[-1], heads, head_dim), np.uint16))
+        for s, context in enumerate(self.contexts):
+            rows = slice(self.starts[s], self.starts[s + 1])
+            positions = context - (rows.stop - rows.start) + np.arange(rows.stop - rows.start)
+            k, v = floats(self.kv[s]).transpose(1, 0, 2, 3)
+            q = floats(self.qkv)[rows, :heads]
+            if len(q):
+                assert_close(found[rows], attention(q, k, v, positions, self.scale, self.window, self.softcap), 0.015)

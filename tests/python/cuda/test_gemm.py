@@ -1,0 +1,52 @@
+"""Products with weight matrices of every form."""
+
+import numpy as np
+import pytest
+from emulator import bf16, floats
+from reference import normal
+from weights import WEIGHTS, Bf16Weights, Int4Weights, Int8Weights, check_product, product, some_k
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("out", [np.uint16, np.float32])
+def test_gemm(gpu, rng, kind, out):
+    m, n, k = int(rng.integers(1, 140)), int(rng.integers(1, 140)), some_k(rng, kind, 700)
+    weights, x = kind(rng, n, k), normal(rng, m, k)
+    name = f"ferrule_gemm{kind.name}{'_f32' if out is np.float32 else ''}"
+    check_product(weights, x, product(gpu, name, weights, x, n, out, splits=int(rng.choice([1, 2, 4, 8]))))
+
+
+@pytest.mark.parametrize("rows", [8, 16, 32])
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("out", [np.uint16, np.float32])
+def test_skinny_gemm(gpu, rng, rows, kind, out):
+    m, n, k = int(rng.integers(1, rows + 1)), int(rng.integers(1, 60)), some_k(rng, kind, 1500)
+    weights, x = kind(rng, n, k), normal(rng, m, k)
+    name = f"ferrule_skinny_gemm{kind.name}{'_f32' if out is np.float32 else ''}_m{rows}"
+    check_product(weights, x, product(gpu, name, weights, x, n, out))
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_a_products_bits_do_not_depend_on_the_kernel(gpu, rng, kind):
+    """Alone or in company, in tiles or not, in codes or as bf16: each element is one sum in one order."""
+    n, k = int(rng.integers(1, 60)), some_k(rng, kind, 1500)
+    weights, x = kind(rng, n, k), normal(rng, 32, k)
+    whole = product(gpu, f"ferrule_skinny_gemm{kind.name}_f32_m32", weights, x, n, np.float32)
+    for rows in (8, 16):
+        some = product(gpu, f"ferrule_skinny_gemm{kind.name}_f32_m{rows}", weights, x[5 : 5 + rows - 3], n, np.float32)
+        assert (some == whole[5 : 5 + rows - 3]).all()
+    for splits in (1, 2):
+        tiles = product(gpu, f"ferrule_gemm{kind.name}_f32", weights, x, n, np.float32, splits)
+        assert (tiles == whole).all()
+    plain = Bf16Weights(rng, n, k)
+    plain.bits = weights.bits
+    assert (product(gpu, "ferrule_gemm_f32", plain, x, n, np.float32, 1) == whole).all()
+
+
+@pytest.mark.parametrize("kind", [Int4Weights, Int8Weights])
+def test_codes_become_the_nearest_bf16(gpu, rng, kind):
+    weights = kind(rng, 20, 256)
+    for at in range(0, 256, 32):
+        one_hot = bf16(np.eye(32, 256, at))
+        found = product(gpu, f"ferrule_skinny_gemm{kind.name}_f32_m32", weights, one_hot, 20, np.float32)
+        assert (floats(weights.bits[:, at : at + 32]) == found.T).all()

@@ -1,0 +1,134 @@
+"""Kernels that take rows or tokens one by one, against NumPy on random shapes, tails included."""
+
+import numpy as np
+import pytest
+from emulator import KernelFailure, floats
+from reference import EPS, assert_close, i32, normal
+
+
+def rms_norm(x, weight):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + EPS) * weight
+
+
+def test_embed(gpu, rng):
+    hidden = 8 * int(rng.integers(1, 200))
+    table, tokens = normal(rng, 50, hidden), rng.integers(0, 50, 7).astype(i32)
+    out = gpu.allocate(7 * hidden * 4)
+    gpu.launch("ferrule_embed", (7,), 128, gpu.upload(tokens), gpu.upload(table), out, 1.5, i32(hidden))
+    assert (gpu.download(out, (7, hidden), np.float32) == floats(table)[tokens] * np.float32(1.5)).all()
+
+
+@pytest.mark.parametrize("hidden", [8, 576, 4096, 5120, 16384])
+def test_rms_norm_of_chosen_rows(gpu, rng, hidden):
+    x, weight = rng.standard_normal((5, hidden)).astype(np.float32), rng.random(hidden).astype(np.float32)
+    rows = np.array([3, 0, 3], i32)
+    out = gpu.allocate(3 * hidden * 2)
+    args = gpu.upload(x), gpu.upload(rows), gpu.upload(weight), out, i32(hidden), EPS
+    gpu.launch("ferrule_rms_norm", (3,), 256 if hidden <= 4096 else 1024, *args)
+    assert_close(floats(gpu.download(out, (3, hidden), np.uint16)), rms_norm(x[rows], weight))
+
+
+@pytest.mark.parametrize("post", [False, True])
+@pytest.mark.parametrize("following", [False, True])
+@pytest.mark.parametrize("hidden", [576, 5120])
+def test_add_rms_norm(gpu, rng, post, following, hidden):
+    residual, projected = rng.standard_normal((3, hidden)).astype(np.float32), normal(rng, 3, hidden)
+    weights = rng.random((2, hidden)).astype(np.float32)
+    stream, out = gpu.upload(residual), gpu.allocate(3 * hidden * 2)
+    args = stream, gpu.upload(projected), gpu.upload(weights[0]) if post else None
+    after = (gpu.upload(weights[1]), out) if following else (None, None)
+    gpu.launch("ferrule_add_rms_norm", (3,), 256 if hidden <= 4096 else 1024, *args, *after, i32(hidden), EPS)
+    added = floats(projected)
+    expected = residual + (rms_norm(added, weights[0]) if post else added)
+    assert_close(gpu.download(stream, (3, hidden), np.float32), expected, 1e-6)
+    if following:
+        assert_close(floats(gpu.download(out, (3, hidden), np.uint16)), rms_norm(expected, weights[1]))
+
+
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("extras", [False, True])
+def test_rope_and_store(gpu, rng, head_dim, extras):
+    heads, kv_heads, tokens, blocks = int(rng.integers(1, 4)) * 2, 2, 5, 4
+    rotary = head_dim if not extras else head_dim // 2
+    all_heads = heads + 2 * kv_heads
+    qkv = normal(rng, tokens, all_heads * head_dim)
+    bias = rng.standard_normal(all_heads * head_dim).astype(np.float32)
+    norms = rng.random((2, head_dim)).astype(np.float32)
+    angles = rng.random((40, rotary // 2)) * 6
+    table = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    positions, slots = rng.integers(0, 40, tokens).astype(i32), rng.permutation(blocks * 16)[:tokens].astype(i32)
+    slots[1] = -1
+    cache = np.full((blocks, 2, kv_heads, 16, head_dim), 0x7FC0, np.uint16)
+    on_gpu, stored = gpu.upload(qkv), gpu.upload(cache)
+    optional = [gpu.upload(x) if extras else None for x in (bias, *norms)]
+    sizes = i32(heads), i32(kv_heads), i32(head_dim), i32(rotary), EPS
+    args = on_gpu, *optional, gpu.upload(table), gpu.upload(positions), gpu.upload(slots), stored, *sizes
+    gpu.launch("ferrule_rope_and_store", (tokens, -(-all_heads * head_dim // 1024)), 128, *args)
+
+    x = floats(qkv) + (bias if extras else 0)
+    x = x.reshape(tokens, all_heads, head_dim)
+    if extras:
+        x[:, :heads] = rms_norm(x[:, :heads], norms[0])
+        x[:, heads:-kv_heads] = rms_norm(x[:, heads:-kv_heads], norms[1])
+    half = rotary // 2
+    left, right = x[:, :-kv_heads, :half].copy(), x[:, :-kv_heads, half:rotary].copy()
+    cos, sin = table[positions, 0][:, None], table[positions, 1][:, None]
+    x[:, :-kv_heads, :half], x[:, :-kv_heads, half:rotary] = left * cos - right * sin, right * cos + left * sin
+    found = floats(gpu.download(on_gpu, (tokens, all_heads, head_dim), np.uint16))
+    assert_close(found[:, :heads], x[:, :heads])
+    kept = gpu.download(stored, cache.shape, np.uint16)
+    for token, slot in enumerate(slots):
+        if slot >= 0:
+            assert_close(floats(kept[slot // 16, :, :, slot % 16]), x[token, heads:].reshape(2, kv_heads, head_dim))
+            kept[slot // 16, :, :, slot % 16] = 0x7FC0
+    assert (kept == cache).all()
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+@pytest.mark.parametrize("function", [silu, gelu_tanh])
+def test_gated_activation(gpu, rng, function):
+    width = 8 * int(rng.integers(1, 300))
+    gate_up = normal(rng, 3, 2, width)
+    out = gpu.allocate(3 * width * 2)
+    name = f"ferrule_gated_{function.__name__}"
+    gpu.launch(name, (-(-width // 1024), 3), 128, gpu.upload(gate_up), out, i32(width))
+    gate, up = floats(gate_up).transpose(1, 0, 2)
+    assert_close(floats(gpu.download(out, (3, width), np.uint16)), function(gate) * up, 0.005)
+
+
+def test_softcap(gpu, rng):
+    logits = (rng.standard_normal((2, 1500)) * 40).astype(np.float32)
+    address = gpu.upload(logits)
+    gpu.launch("ferrule_softcap", (2, 2), 256, address, i32(1500), 30.0)
+    assert_close(gpu.download(address, (2, 1500), np.float32), 30 * np.tanh(logits / 30), 1e-6)
+
+
+def test_argmax_takes_the_first_of_the_largest(gpu, rng):
+    logits = rng.integers(-50, 50, (4, int(rng.integers(1, 3000)))).astype(np.float32)
+    out = gpu.allocate(16)
+    gpu.launch("ferrule_argmax", (4,), 1024, gpu.upload(logits), out, i32(logits.shape[1]))
+    assert (gpu.download(out, 4, i32) == logits.argmax(1)).all()
+
+
+def test_copy_blocks(gpu, rng):
+    cache = rng.integers(0, 60000, (3, 6, 256)).astype(np.uint16)
+    address, pairs = gpu.upload(cache), np.array([[5, 0], [2, 3]], i32)
+    gpu.launch("ferrule_copy_blocks", (2, 3), 256, address, gpu.upload(pairs), np.int64(6), np.int64(256))
+    cache[:, [0, 3]] = cache[:, [5, 2]]
+    assert (gpu.download(address, cache.shape, np.uint16) == cache).all()
+
+
+def test_what_lies_outside_is_reported(library):
+    library.reset()
+    if not library.checked:
+        pytest.skip("only the checked build sees it")
+    table, out = library.upload(np.zeros(64, np.uint16)), library.allocate(4 * 63)
+    with pytest.raises(KernelFailure, match=r"OUT OF BOUNDS write of 16 bytes, 4 behind .* block \(0,0,0\) thread 15 "):
+        library.launch("ferrule_embed", (1,), 128, library.upload(np.zeros(1, i32)), table, out, 1.0, i32(64))

@@ -1,0 +1,122 @@
+"""Weight matrices in the forms that kernels read (see cuda/README.md), and products with them."""
+
+import numpy as np
+from emulator import bf16, floats
+from reference import assert_close, i32, normal
+
+
+def padded(x, rows, cols):
+    return np.pad(x, [(0, -len(x) % rows), (0, -x.shape[1] % cols)])
+
+
+def factors_by_panel(x):
+    """(n, groups) to (panels, groups, 8, 2): rows g and g + 8 of a panel side by side."""
+    x = padded(x, 16, 1)
+    return x.reshape(-1, 2, 8, x.shape[1]).transpose(0, 3, 2, 1)
+
+
+class Bf16Weights:
+    name, shared = "", 98304
+
+    def __init__(self, rng, n, k):
+        self.bits = normal(rng, n, k)
+
+    def num_bytes(self):
+        return self.bits.nbytes
+
+    def args(self, gpu):
+        return (gpu.upload(self.bits),)
+
+    def sizes(self):
+        return ()
+
+
+class Int4Weights:
+    name, shared = "_int4", 63744
+
+    def __init__(self, rng, n, k, group=None):
+        self.group = group or next(group for group in rng.permutation([32, 64, 128]) if k % group == 0)
+        self.codes = rng.integers(0, 16, (n, k))
+        self.scales = (rng.standard_normal((n, k // self.group)) / 4).astype(np.float16)
+        self.zeros = rng.integers(0, 17, self.scales.shape) if rng.integers(2) else None
+        zeros = 8 if self.zeros is None else np.repeat(self.zeros, self.group, 1)
+        self.bits = bf16((self.codes - zeros) * np.repeat(self.scales, self.group, 1).astype(np.float32))
+
+    def num_bytes(self):
+        """Rows are whole panels, and columns whole blocks."""
+        return self.codes.size // 2 + self.scales.size * (2 if self.zeros is None else 3)
+
+    def args(self, gpu):
+        codes = padded(self.codes, 16, 64).astype(np.uint32)
+        # (panel, half, g, block, step, t, i)
+        codes = codes.reshape(-1, 2, 8, codes.shape[1] // 64, 2, 4, 8)
+        shifts = np.array([0, 16, 4, 20, 8, 24, 12, 28], np.uint32)
+        words = (codes << shifts).sum(-1, dtype=np.uint32).transpose(0, 3, 2, 5, 4, 1)
+        zeros = self.zeros if self.zeros is None else gpu.upload(factors_by_panel(self.zeros).astype(np.uint8))
+        return gpu.upload(words), gpu.upload(factors_by_panel(self.scales)), zeros
+
+    def sizes(self):
+        return (i32(int(self.group).bit_length() - 1),)
+
+
+class Int8Weights:
+    name, shared = "_int8", 75264
+
+    def __init__(self, rng, n, k):
+        self.codes = rng.integers(-128, 128, (n, k))
+        self.scales = (rng.standard_normal((n, k // 32)) / 64).astype(np.float16)
+        scales = np.repeat(self.scales, 32, 1).astype(np.float32)
+        high = floats(bf16(scales))
+        low = floats(bf16(self.codes * (scales - high)))
+        # The exact sum of two numbers fits a float64, and its bf16 is found by way of a float32 rounded to odd.
+        exact = self.codes * high.astype(np.float64) + low
+        odd = exact.astype(np.float32)
+        inexact = odd != exact
+        odd = np.where(inexact & (np.abs(odd) > np.abs(exact)), np.nextafter(odd, np.float32(0)), odd)
+        self.bits = bf16((odd.view(np.uint32) | inexact).view(np.float32))
+
+    def num_bytes(self):
+        return self.codes.size + self.scales.size * 2
+
+    def args(self, gpu):
+        codes = padded(self.codes, 16, 32).astype(np.int8).view(np.uint8)
+        # (panel, half, g, block, t, word, byte): pairs of k are two bytes apart
+        codes = codes.reshape(-1, 2, 8, codes.shape[1] // 32, 4, 2, 4)[..., [0, 2, 1, 3]]
+        return gpu.upload(codes.transpose(0, 3, 2, 4, 1, 5, 6)), gpu.upload(factors_by_panel(self.scales))
+
+    def sizes(self):
+        return (i32(5),)
+
+
+def product(gpu, kernel, weights, x, n, out_type, splits=None):
+    """The kernel's out: skinny, or in tiles with `splits` blocks each."""
+    m, k = x.shape
+    out = gpu.allocate(m * n * 4)
+    sizes = i32(m), i32(n), i32(k), *weights.sizes()
+    if splits is None:
+        gpu.launch(kernel, (-(-n // 16),), 256, gpu.upload(x), *weights.args(gpu), out, *sizes)
+        return gpu.download(out, (m, n), out_type)
+    partials = gpu.allocate(8 * m * n * 4) if splits > 1 else None
+    grid, args = (-(-m // 128), -(-n // 128), splits), (gpu.upload(x), *weights.args(gpu), out, partials)
+    gpu.launch(kernel, grid, 256, *args, *sizes, shared=weights.shared)
+    if splits > 1:
+        kind = "_f32" if out_type == np.float32 else ""
+        gpu.launch(f"ferrule_sum_parts{kind}", (-(-m * n // 256),), 256, partials, out, np.int64(m * n))
+    return gpu.download(out, (m, n), out_type)
+
+
+def check_product(weights, x, found):
+    expected = floats(x) @ floats(weights.bits).T
+    if found.dtype == np.float32:
+        assert_close(found, expected, 1e-5)
+    else:
+        assert_close(floats(found), expected, 0.005)
+
+
+WEIGHTS = [Bf16Weights, Int4Weights, Int8Weights]
+
+
+def some_k(rng, weights, most):
+    """k in multiples of 8, or for quantized weights of 32."""
+    unit = 8 if weights is Bf16Weights else 32
+    return unit * int(rng.integers(1, most // unit))
