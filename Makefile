@@ -32,6 +32,17 @@ emu:  ## Build the emulated GPU, which tests run CUDA kernels on
 		$(MAKE) --no-print-directory --silent -j2 -C cuda/emu OUT=$(CARGO_TARGET_DIR)/cuda-emu; \
 	else echo "$(CXX) is missing: the emulated GPU is not built, and its tests are skipped"; fi
 
+.PHONY: gpu-test
+gpu-test: $(BIN)/.dev emu  ## On a machine with an NVIDIA GPU: instructions, kernels, models and speeds there
+	$(call install_group,cuda)
+	@if $(BIN)/python tests/python/cuda/gpu.py; then \
+		$(BIN)/python -m pytest -m gpu tests/python/cuda/test_layout.py && \
+		$(BIN)/python -m pytest -m gpu tests/python/cuda && \
+		FERRULE_TEST_DEVICE=cuda cargo test --release -p ferrule-engine --test cuda && \
+		$(BIN)/python tests/python/cuda/bench.py && \
+		$(BIN)/ferrule bench smollm2 --device cuda --batch 1,8,32; \
+	fi
+
 .PHONY: mutants
 mutants: $(BIN)/.dev emu  ## Plant bugs in CUDA kernels, and see that tests catch them
 	$(BIN)/python tests/python/cuda/mutants.py

@@ -1,4 +1,4 @@
-//! Whole models on the emulated device against the CPU's exact mode.
+//! Whole models on the device against the CPU's exact mode.
 //!
 //! A GPU computes with bf16 activations, so numbers are compared, not tokens: what the device generated is scored by
 //! the CPU, token by token.
@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 
-use ferrule_engine::config::{Activations, Device, KvDtype, Quantization};
+use ferrule_engine::config::{Activations, KvDtype, Quantization};
 use ferrule_engine::output::TokenLogprob;
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateOutput, GenerateRequest, Prompt, SamplingParams, TokenId};
 
-use crate::emulated_device;
+use crate::{device, tested_device};
 
 /// What bf16 activations, of 8 bits each, may do to log-probabilities, as a share of the logits' spread: at most, and as
 /// the root of the mean square over many tokens.
@@ -51,8 +51,8 @@ fn root_mean_square(x: &[f32]) -> f32 {
     (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt()
 }
 
-fn emulated() -> EngineConfig {
-    EngineConfig { device: Device::CudaEmu, kv_cache_memory: Some(8 << 20), ..EngineConfig::default() }
+fn on_device() -> EngineConfig {
+    EngineConfig { device: device(), kv_cache_memory: Some(8 << 20), ..EngineConfig::default() }
 }
 
 fn exact() -> EngineConfig {
@@ -90,11 +90,11 @@ fn agree(found: &[f32], reference: &[f32], spread: f32, what: &str) {
 
 #[test]
 fn families_agree_with_the_exact_mode() {
-    let Some(_device) = emulated_device() else { return };
+    let Some(_device) = tested_device() else { return };
     for model in models() {
         let ids = expected(&model).input_ids;
         let reference = score(&load(&model, exact()), &ids);
-        let found = score(&load(&model, emulated()), &ids);
+        let found = score(&load(&model, on_device()), &ids);
         agree(&found, &reference, spread(&model), &model.display().to_string());
     }
 }
@@ -102,14 +102,14 @@ fn families_agree_with_the_exact_mode() {
 /// Matrices of 4 and 8 bits stay so on the device.
 #[test]
 fn quantized_matrices_agree_with_the_exact_mode() {
-    let Some(_device) = emulated_device() else { return };
+    let Some(_device) = tested_device() else { return };
     for model in models() {
         let ids = expected(&model).input_ids;
-        let mut sizes = vec![load(&model, emulated()).model().weight_bytes];
+        let mut sizes = vec![load(&model, on_device()).model().weight_bytes];
         for quantization in [Quantization::Int8, Quantization::Int4].map(Some) {
             let what = format!("{} as {quantization:?}", model.display());
             let reference = score(&load(&model, EngineConfig { quantization, ..exact() }), &ids);
-            let device = load(&model, EngineConfig { quantization, ..emulated() });
+            let device = load(&model, EngineConfig { quantization, ..on_device() });
             agree(&score(&device, &ids), &reference, spread(&model), &what);
             sizes.push(device.model().weight_bytes);
         }
@@ -161,12 +161,12 @@ fn generated_as_exact(model: &Path, prompts: &[Vec<TokenId>], outputs: &[Generat
 /// Chunked prompts beside decoding sequences, prefix hits, and batches that graphs pad.
 #[test]
 fn generation_agrees_with_the_exact_mode_whatever_the_company() {
-    let Some(_device) = emulated_device() else { return };
+    let Some(_device) = tested_device() else { return };
     for model in models() {
         let prompts = prompts(&model);
         let variants = [
-            EngineConfig { max_num_batched_tokens: 7, ..emulated() },
-            EngineConfig { max_num_seqs: 3, max_num_batched_tokens: 64, ..emulated() },
+            EngineConfig { max_num_batched_tokens: 7, ..on_device() },
+            EngineConfig { max_num_seqs: 3, max_num_batched_tokens: 64, ..on_device() },
         ];
         for variant in variants {
             let what = format!("{} {variant:?}", model.display());
@@ -183,7 +183,7 @@ fn generation_agrees_with_the_exact_mode_whatever_the_company() {
 /// Whatever the number of rows in a step is: it decides which kernels run and how they share the work.
 #[test]
 fn a_request_gives_the_same_bits_alone_and_in_company() {
-    let Some(_device) = emulated_device() else { return };
+    let Some(_device) = tested_device() else { return };
     let bits = |output: &GenerateOutput| -> Vec<(TokenId, u32)> {
         let tokens = output.outputs[0].logprobs.iter();
         tokens.map(|token| (token.token_id, token.logprob.to_bits())).collect()
@@ -191,7 +191,7 @@ fn a_request_gives_the_same_bits_alone_and_in_company() {
     for model in models() {
         let prompts = prompts(&model);
         for quantization in [None, Some(Quantization::Int8), Some(Quantization::Int4)] {
-            let config = EngineConfig { quantization, enable_prefix_caching: false, ..emulated() };
+            let config = EngineConfig { quantization, enable_prefix_caching: false, ..on_device() };
             let engine = load(&model, config);
             let together = generate_together(&engine, &prompts, 6);
             for (prompt, together) in prompts.iter().zip(&together) {
@@ -205,9 +205,9 @@ fn a_request_gives_the_same_bits_alone_and_in_company() {
 /// Who asks for log-probabilities has tokens chosen by the CPU, others by the device: from the same logits.
 #[test]
 fn the_device_chooses_the_tokens_that_the_cpu_chooses() {
-    let Some(_device) = emulated_device() else { return };
+    let Some(_device) = tested_device() else { return };
     let model = golden("qwen3");
-    let engine = load(&model, emulated());
+    let engine = load(&model, on_device());
     let prompt = expected(&model).input_ids;
     let base = SamplingParams { seed: Some(7), temperature: 0.9, ..greedy_request(&prompt, 16).params };
     let variants = [
@@ -234,10 +234,10 @@ fn the_device_chooses_the_tokens_that_the_cpu_chooses() {
 /// Blocks are given up and computed again where all sequences do not fit.
 #[test]
 fn preempted_sequences_agree_with_the_exact_mode() {
-    let Some(_device) = emulated_device() else { return };
+    let Some(_device) = tested_device() else { return };
     for (model, num_blocks) in [("llama3", 13), ("gemma3", 26)] {
         let model = golden(model);
-        let config = EngineConfig { max_model_len: Some(96), ..emulated() };
+        let config = EngineConfig { max_model_len: Some(96), ..on_device() };
         let roomy = load(&model, config.clone());
         let block_bytes = roomy.model().kv_cache_bytes / roomy.stats().num_blocks as u64;
         let tight = load(&model, EngineConfig { kv_cache_memory: Some(num_blocks * block_bytes), ..config });
@@ -248,12 +248,38 @@ fn preempted_sequences_agree_with_the_exact_mode() {
     }
 }
 
+/// The model with positions up to `max_position`.
+fn lengthened(model: &Path, max_position: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    for entry in std::fs::read_dir(model).expect("the model is there") {
+        let entry = entry.expect("the folder can be read");
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("there is room");
+    }
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["max_position_embeddings"] = max_position.into();
+    std::fs::write(path, config.to_string()).unwrap();
+    folder
+}
+
+/// Pieces of a context are attended to by several blocks and merged.
+#[test]
+fn long_contexts_agree_with_the_exact_mode() {
+    let Some(_device) = tested_device() else { return };
+    let folder = lengthened(&golden("llama3"), 1024);
+    let ids: Vec<TokenId> = expected(folder.path()).input_ids.into_iter().cycle().take(700).collect();
+    let prompts = [ids[..300].to_vec(), ids];
+    let engine = load(folder.path(), on_device());
+    let outputs = generate_together(&engine, &prompts, 4);
+    generated_as_exact(folder.path(), &prompts, &outputs, "contexts of 300 and 700");
+}
+
 /// The choices of a request share the blocks of its prompt until they write.
 #[test]
 fn choices_that_copy_a_shared_block_agree_with_the_exact_mode() {
-    let Some(_device) = emulated_device() else { return };
+    let Some(_device) = tested_device() else { return };
     let model = golden("llama3");
-    let engine = load(&model, emulated());
+    let engine = load(&model, on_device());
     let prompt = expected(&model).input_ids;
     let params = SamplingParams { n: 3, temperature: 1.0, ..greedy_request(&prompt, 20).params };
     let output =
@@ -264,14 +290,14 @@ fn choices_that_copy_a_shared_block_agree_with_the_exact_mode() {
 
 #[test]
 fn settings_that_only_the_cpu_has_are_refused() {
-    let Some(_device) = emulated_device() else { return };
+    let Some(_device) = tested_device() else { return };
     let model = golden("llama3");
     let refused = |config| EngineHandle::load(&model, config).err().expect("refused").to_string();
-    let error = refused(EngineConfig { activations: Activations::F32, ..emulated() });
+    let error = refused(EngineConfig { activations: Activations::F32, ..on_device() });
     assert!(error.contains("activations is f32"), "{error}");
-    let error = refused(EngineConfig { kv_cache_dtype: Some(KvDtype::Fp8), ..emulated() });
+    let error = refused(EngineConfig { kv_cache_dtype: Some(KvDtype::Fp8), ..on_device() });
     assert!(error.contains("kv_cache_dtype is fp8"), "{error}");
-    let error = EngineHandle::load(&golden("phi3"), emulated()).err().expect("refused").to_string();
+    let error = EngineHandle::load(&golden("phi3"), on_device()).err().expect("refused").to_string();
     assert!(error.contains("8 rotating dimensions"), "{error}");
 }
 
@@ -289,7 +315,7 @@ fn smollm2_answers_a_prompt() {
         /// (step, rank) → (token, natural log-probability)
         top5_logprobs_first8: Vec<Vec<(TokenId, f32)>>,
     }
-    let Some(_device) = emulated_device() else { return };
+    let Some(_device) = tested_device() else { return };
     let store = ferrule_store::Store::open_default().expect("the model store opens");
     let path = store.locate("smollm2", &mut ferrule_store::Silent).expect("the model can be fetched");
     let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/smollm2.json");
@@ -298,7 +324,7 @@ fn smollm2_answers_a_prompt() {
     let reference: Vec<f32> = shortest.top5_logprobs_first8.iter().map(|top| top[0].1).collect();
     let tokens = [&shortest.prompt_ids[..], &shortest.output_ids[..reference.len()]].concat();
 
-    let engine = load(&path, EngineConfig { max_model_len: Some(512), kv_cache_memory: Some(64 << 20), ..emulated() });
+    let engine = load(&path, EngineConfig { max_model_len: Some(512), kv_cache_memory: Some(64 << 20), ..on_device() });
     let found = score(&engine, &tokens);
     agree(&found[shortest.prompt_ids.len() - 1..], &reference, SMOLLM2_SPREAD, "smollm2");
     let next = engine.generate(greedy_request(&tokens, 2)).expect("the request runs");

@@ -15,6 +15,7 @@ from pathlib import Path
 from emulator import ROOT
 
 KERNELS = sorted((ROOT / "cuda").glob("*.cu"))
+PROBE = ROOT / "cuda" / "emu" / "probe.cu"
 ARCHITECTURES = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
 
 # Of a multiprocessor: threads, registers, bytes of shared memory, blocks (CUDA Programming Guide).

@@ -69,7 +69,7 @@ class Emulator:
 
     def launch(self, name, grid, block, *args, shared=0):
         """Arguments: addresses as int or None, int32 and int64 as NumPy scalars, float32 as float."""
-        values = [_c_value(arg) for arg in args]
+        values = [c_value(arg) for arg in args]
         sizes = [self.library.emu_param_bytes(name.encode(), i) for i in range(len(args) + 1)]
         assert sizes == [ctypes.sizeof(value) for value in values] + [-1], (name, sizes)
         params = (ctypes.c_void_p * len(values))(*[ctypes.addressof(value) for value in values])
@@ -79,7 +79,7 @@ class Emulator:
             raise KernelFailure(f"{name} ({code}): {self.library.emu_report().decode()}")
 
 
-def _c_value(arg):
+def c_value(arg):
     match arg:
         case None:
             return ctypes.c_void_p(0)

@@ -1,4 +1,4 @@
-"""Plants bugs in kernels, one at a time, and says which of them the tests of the checked build catch.
+"""Plants bugs in kernels and in what the host asks of the driver, one at a time, and says which of them tests catch.
 
 `make mutants` runs it. A mutant that survives is a hole in the tests (or changes nothing that anybody can see).
 """
@@ -25,7 +25,13 @@ MUTANTS = [
         "max_blocks + base / 16]",
         "max_blocks + base / 16 + 1]",
     ),
-    ("attention_decode", "decode or mixed", "window off by one", "context_len - window)", "context_len - window - 1)"),
+    (
+        "attention_decode",
+        "decode or mixed",
+        "window off by one",
+        "context_len - window)",
+        "context_len - window - 1)",
+    ),
     ("attention_decode", "decode or mixed", "no rescale", "        sum *= shrink;\n", ""),
     ("attention_decode", "decode or mixed", "keys of a fragment swapped", "? 0x7632 : 0x5410", "? 0x3276 : 0x1054"),
     ("attention_decode", "decode or mixed", "no barrier", "    __syncthreads();\n", ""),
@@ -53,7 +59,13 @@ MUTANTS = [
         "const int panel = n0 / 16 + threadIdx.x / 32;",
         "const int panel = threadIdx.x / 32;",
     ),
-    ("gemm", "test_gemm", "int partials", "partials + (int64_t)part * m * n, acc", "partials + (int64_t)part * m, acc"),
+    (
+        "gemm",
+        "test_gemm",
+        "int partials",
+        "partials + (int64_t)part * m * n, acc",
+        "partials + (int64_t)part * m, acc",
+    ),
     (
         "gemm",
         "product",
@@ -73,17 +85,23 @@ MUTANTS = [
         "gemm_skinny",
         "skinny",
         "scale of the other row",
-        "split_scale((uint16_t)(scales >> 16 * half))));",
-        "split_scale((uint16_t)(scales >> 16 * (1 - half)))));",
+        "factors.minus_zero[half], factors.scale[half]",
+        "factors.minus_zero[half], factors.scale[1 - half]",
     ),
     (
         "gemm_skinny",
         "skinny",
         "a group too early",
-        "w.groups - 1);\n            const int64_t place",
-        "w.groups - 1) & ~1;\n            const int64_t place",
+        "w.zeros[group * 8] : 0x0808u",
+        "w.zeros[(group & ~1) * 8] : 0x0808u",
     ),
-    ("gemm_skinny", "skinny", "steps swapped", "codes[2 * step + half]", "codes[2 * (1 - step) + half]"),
+    (
+        "gemm_skinny",
+        "skinny",
+        "steps swapped",
+        "{step % 2 ? v.z : v.x, step % 2 ? v.w : v.y}",
+        "{step % 2 ? v.x : v.z, step % 2 ? v.w : v.y}",
+    ),
     (
         "gemm_skinny",
         "product",
@@ -100,45 +118,186 @@ MUTANTS = [
         "Activation::apply(up[i]) * x[i]",
     ),
     ("kv_copy", "copy", "one layer only", "blockIdx.y * num_blocks", "0 * num_blocks"),
+    ("embed", "embed", "no scale", "x[c] *= scale;", "x[c] *= 1.f;"),
+    (
+        "attention_decode",
+        "decode or mixed",
+        "a piece twice",
+        "lo + span.piece, span.end",
+        "lo + span.piece + 16, span.end",
+    ),
+    (
+        "attention_decode",
+        "decode or mixed",
+        "pieces in other places",
+        "gridDim.x + split;",
+        "gridDim.x + (split ^ 1);",
+    ),
+    (
+        "attention_decode",
+        "decode or mixed",
+        "the merge forgets a piece",
+        "i < num_pieces; ++i) {",
+        "i < num_pieces - 1; ++i) {",
+    ),
+    (
+        "attention_prefill",
+        "prefill",
+        "heads of another group",
+        "head / (num_heads / num_kv_heads)",
+        "head % num_kv_heads",
+    ),
+    (
+        "sample",
+        "sampl",
+        "no barrier before the digit",
+        "        __syncthreads();\n        if (threadIdx.x < 32) find_digit",
+        "        if (threadIdx.x < 32) find_digit",
+    ),
+    ("sample", "sampl", "bins are not cleared", "scratch.bins[bin] = 0;", "if (i == 0) scratch.bins[bin] = 0;"),
+    ("sample", "sampl", "the last tie too many", "rank < kept.boundary.ties", "rank <= kept.boundary.ties"),
+    ("sample", "sampl", "another round of random bits", "round < 10", "round < 9"),
+    ("sample", "sampl", "one token too late", "__ffs(passed) - 1", "__ffs(passed) % 32"),
+    (
+        "logits",
+        "edit",
+        "mask after the edits",
+        "        __syncthreads();\n    }\n    const float* p",
+        "    }\n    const float* p",
+    ),
+    ("logits", "edit", "presence for all that was seen", "edit.count > 0 ? -presence : -0.f", "-presence"),
 ]
 
 
-def build(folder, file, text):
-    """The checked library with one kernel file replaced."""
-    mutant, library = folder / f"{file}.cu", folder / "cuda-emu" / "libcuda_emu_check.so"
+# What the host's code does wrong, seen from the driver: tests in Rust that know it, what is wrong, and the text of
+# cuda/emu/driver/api.cpp that it replaces.
+LAUNCH = "    return enqueue(*stream, std::move(work));\n}\n\nint cuStreamCreate"
+
+
+def without(kernel):
+    skip = f'    if (!strcmp(function->kernel->name, "{kernel}")) return SUCCESS;\n'
+    return LAUNCH, skip + LAUNCH
+
+
+COPIES, FAMILIES, LONG, DRIVER = "choices_that_copy", "families_agree", "long_contexts", "driver::an_event"
+HOST_MUTANTS = [
+    (
+        DRIVER,
+        "nobody waits for the event",
+        "work.event = awaited;\n    return enqueue(*stream, work);",
+        "return SUCCESS;",
+    ),
+    (COPIES, "the event is recorded too early", "{stream, stream->issued, stream", "{stream, 0, stream"),
+    (
+        COPIES,
+        "rows are read before they have come",
+        "awaited.stream ? drain(*awaited.stream, awaited.sequence) : sticky",
+        "sticky",
+    ),
+    (COPIES, "half of the shared memory", "{bx, by, bz}, dynamic_shared,", "{bx, by, bz}, dynamic_shared / 2,"),
+    (COPIES, "no shared memory beyond 48 KiB is asked for", "->dynamic_limit = value;", "->dynamic_limit = 0;"),
+    (COPIES, "a block of the grid too few", "{gx, gy, gz}, {bx", "{gx, gy > 1 ? gy - 1 : gy, gz}, {bx"),
+    (COPIES, "a sequence of the batch too few", "{gx, gy, gz}, {bx", "{gx, gy, gz > 1 ? gz - 1 : gz}, {bx"),
+    (
+        COPIES,
+        "a step's arrays lack their end",
+        "copy_work(dst, from, bytes)) : copy_now",
+        "copy_work(dst, from, bytes - 16)) : copy_now",
+    ),
+    (
+        COPIES,
+        "half of the rows come back",
+        "enqueue(*stream, copy_work(to, src, bytes))",
+        "enqueue(*stream, copy_work(to, src, bytes / 2))",
+    ),
+    (
+        COPIES,
+        "offsets of 32 bits",
+        "work.params.emplace_back(param, param + function->kernel->param_bytes[i]);",
+        "work.params.emplace_back(param, param + function->kernel->param_bytes[i]),"
+        " work.params.back().resize(8), memset(&work.params.back()[4], 0, 4);",
+    ),
+    (
+        COPIES,
+        "a graph lacks its first kernel",
+        "if (const int code = enqueue(*stream, work)) return code;",
+        "if (&work != &static_cast<Graph*>(executable)->work[0]) enqueue(*stream, work);",
+    ),
+    (COPIES, "shared blocks are not copied", *without("ferrule_copy_blocks")),
+    (FAMILIES, "parts of products are not summed", *without("ferrule_sum_parts")),
+    (LONG, "pieces of attention are not merged", *without("ferrule_merge_splits")),
+]
+
+
+FLAGS = ["-std=c++17", "-O1", "-g1", "-fPIC", "-w", "-DSIMT_EMU", "-fno-strict-aliasing", f"-I{ROOT / 'cuda'}"]
+# What the Makefile of the emulator compiles kernels and the emulator itself with, where accesses are checked.
+KERNEL_FLAGS = ["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0", "-x", "c++"]
+EMULATOR_FLAGS = ["-DEMU_CHECK"]
+
+
+def build(folder, source, text, flags):
+    """The checked library with one file replaced."""
+    mutant, library = folder / source.name, folder / "cuda-emu" / "libcuda_emu_check.so"
     library.parent.mkdir()
     mutant.write_text(text)
-    flags = ["-std=c++17", "-O1", "-g1", "-fPIC", "-w", "-DSIMT_EMU", "-fno-strict-aliasing", "-fsanitize=thread"]
-    hooks = ["--param", "tsan-instrument-func-entry-exit=0", f"-I{ROOT / 'cuda'}"]
     compiled = folder / "mutant.o"
-    subprocess.run(["g++", *flags, *hooks, "-x", "c++", "-c", mutant, "-o", compiled], check=True)
-    others = [part for part in (FOLDER / "check").glob("*.o") if part.stem != file]
-    subprocess.run(["g++", "-shared", "-o", library, compiled, *others], check=True)
+    compiler = os.environ.get("CXX", "g++")
+    command = [compiler, *FLAGS, f"-I{source.parent}", *flags, "-c", mutant, "-o", compiled]
+    subprocess.run(command, check=True)
+    others = [part for part in (FOLDER / "check").glob("*.o") if part.stem != source.stem]
+    subprocess.run([compiler, "-shared", "-o", library, compiled, *others], check=True)
+    return library
 
 
-def is_caught(file, tests, old, new):
-    text = (ROOT / "cuda" / f"{file}.cu").read_text()
-    assert text.count(old) == 1, f"{file}: {old!r} is there {text.count(old)} times"
-    here = Path(__file__).parent
+def replaced(source, old, new):
+    text = source.read_text()
+    assert text.count(old) == 1, f"{source.name}: {old!r} is there {text.count(old)} times"
+    return text.replace(old, new)
+
+
+def run(command, environment):
+    done = subprocess.run(command, env=os.environ | environment, cwd=ROOT, capture_output=True, check=False)
+    assert b"running 0 tests" not in done.stdout, command
+    return done
+
+
+def kernel_is_caught(file, tests, old, new):
+    source, here = ROOT / "cuda" / f"{file}.cu", Path(__file__).parent
     with tempfile.TemporaryDirectory() as name:
-        build(Path(name), file, text.replace(old, new))
-        pytest = [sys.executable, "-m", "pytest", "-xq", f"--confcutdir={here}", str(here)]
-        select = ["-k", f"checked and ({tests})", "-p", "no:cacheprovider"]
-        environment = os.environ | {"CARGO_TARGET_DIR": name}
-        done = subprocess.run([*pytest, *select], env=environment, capture_output=True, check=False)
+        build(Path(name), source, replaced(source, old, new), KERNEL_FLAGS)
+        pytest = [sys.executable, "-m", "pytest", "-xq", f"--confcutdir={here}", "-p", "no:cacheprovider", str(here)]
+        done = run([*pytest, "-k", f"checked and ({tests})"], {"CARGO_TARGET_DIR": name})
     assert done.returncode in (0, 1) or done.returncode < 0, done.stdout.decode()
+    return done.returncode != 0
+
+
+def host_is_caught(tests, old, new):
+    source = ROOT / "cuda" / "emu" / "driver" / "api.cpp"
+    with tempfile.TemporaryDirectory() as name:
+        library = build(Path(name), source, replaced(source, old, new), EMULATOR_FLAGS)
+        cargo = ["cargo", "test", "--release", "--quiet", "-p", "ferrule-engine", "--test", "cuda", "--", tests]
+        done = run(cargo, {"FERRULE_CUDA_EMU": str(library)})
     return done.returncode != 0
 
 
 def main():
     file, tests, _, old, _ = MUTANTS[0]
-    assert not is_caught(file, tests, old, old), "the tests fail without a bug"
+    assert not kernel_is_caught(file, tests, old, old), "the kernels' tests fail without a bug"
+    for tests in {tests for tests, *_ in HOST_MUTANTS}:
+        assert not host_is_caught(tests, LAUNCH, LAUNCH), f"{tests} fails without a bug"
     survivors = 0
-    for file, tests, what, old, new in MUTANTS:
-        caught = is_caught(file, tests, old, new)
+
+    def tell(file, what, caught):
+        nonlocal survivors
         survivors += not caught
         print(f"{'caught' if caught else 'SURVIVED':9} {file}: {what}", flush=True)
-    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} caught")
+
+    for file, tests, what, old, new in MUTANTS:
+        tell(file, what, kernel_is_caught(file, tests, old, new))
+    for tests, what, old, new in HOST_MUTANTS:
+        tell("host", what, host_is_caught(tests, old, new))
+    count = len(MUTANTS) + len(HOST_MUTANTS)
+    print(f"{count - survivors} of {count} caught")
     sys.exit(survivors > 0)
 
 
