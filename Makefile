@@ -32,6 +32,13 @@ emu:  ## Build the emulated GPU, which tests run CUDA kernels on
 		$(MAKE) --no-print-directory --silent -j2 -C cuda/emu OUT=$(CARGO_TARGET_DIR)/cuda-emu; \
 	else echo "$(CXX) is missing: the emulated GPU is not built, and its tests are skipped"; fi
 
+.PHONY: cuda
+cuda: $(BIN)/.dev  ## Build with the kernels compiled for all GPUs, so that their first start compiles nothing
+	$(call install_group,cuda)
+	$(BIN)/python cuda/cubins.py $(CARGO_TARGET_DIR)/cubins
+	FERRULE_CUBINS=$(CARGO_TARGET_DIR)/cubins VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --release
+	FERRULE_CUBINS=$(CARGO_TARGET_DIR)/cubins cargo build --release --workspace --bins
+
 .PHONY: gpu-test
 gpu-test: $(BIN)/.dev emu  ## On a machine with an NVIDIA GPU: instructions, kernels, models and speeds there
 	$(call install_group,cuda)

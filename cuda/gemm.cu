@@ -203,13 +203,14 @@ DEVICE void store_tile(Out* out, float* staged, const float (&acc)[4][4][4], int
 }
 
 template <class Weights, class Out>
-DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partials, int m, int n, int k) {
+DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partials, int m, int n, int k, int split,
+                 int num_splits) {
     constexpr int STAGE_BYTES = X_BYTES + Weights::BYTES;
     SHARED_DYNAMIC(unsigned char, stages);  // (STAGES, STAGE_BYTES): x, then weights
     static_assert(STAGE_BYTES >= 8 * STAGED_BYTES, "a stage has room for what warps stage");
     const int m0 = blockIdx.x * TILE, n0 = blockIdx.y * TILE, warp = threadIdx.x / 32;
     const int warp_row = warp / 4 * 64, warp_column = warp % 4 * 32;
-    const int parts = PARTS / gridDim.z, first_part = blockIdx.z * parts, stages_of_part = part_len(k) / STAGE_K;
+    const int parts = PARTS / num_splits, first_part = split * parts, stages_of_part = part_len(k) / STAGE_K;
     const int first = first_part * stages_of_part;
     const int last = min(first + parts * stages_of_part, (k + STAGE_K - 1) / STAGE_K);
     const auto fetch = [&](int stage) {
@@ -238,7 +239,7 @@ DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partial
             fetch(stage + STAGES - 1);
             multiply_stage(acc, weights, stages + stage % STAGES * STAGE_BYTES, warp_row, warp_column);
         }
-        if (gridDim.z > 1) {
+        if (num_splits > 1) {
             store(partials + (int64_t)part * m * n, acc, stage);
             continue;
         }
@@ -250,27 +251,53 @@ DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partial
                 for (int c = 0; c < 4; ++c) total[i][j][c] += acc[i][j][c];
     }
     cp_async_wait<0>();
-    if (gridDim.z == 1) store(out, total, stage);
+    if (num_splits == 1) store(out, total, stage);
 }
 
 // partials (PARTS, m, n) or null with one block per tile
 #define GEMM(kind, Out)                                                                                               \
     KERNEL(ferrule_gemm##kind, (256, 1), const bf16* x, const bf16* weight, Out* out, float* partials, int m, int n,  \
            int k) {                                                                                                   \
-        gemm(x, Bf16Weights{weight, n, k}, out, partials, m, n, k);                                                   \
+        gemm(x, Bf16Weights{weight, n, k}, out, partials, m, n, k, blockIdx.z, gridDim.z);                                                   \
     }                                                                                                                 \
     KERNEL(ferrule_gemm_int4##kind, (256, 1), const bf16* x, const uint32_t* codes, const uint32_t* scales,           \
            const uint16_t* zeros, Out* out, float* partials, int m, int n, int k, int group_shift) {                  \
         const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                               \
-        gemm(x, Int4Weights{codes, scales, zeros, n, (k + 63) / 64, groups, group_shift}, out, partials, m, n, k);    \
+        gemm(x, Int4Weights{codes, scales, zeros, n, (k + 63) / 64, groups, group_shift}, out, partials, m, n, k, blockIdx.z, gridDim.z);    \
     }                                                                                                                 \
     KERNEL(ferrule_gemm_int8##kind, (256, 1), const bf16* x, const uint32_t* codes, const uint32_t* scales, Out* out, \
            float* partials, int m, int n, int k, int group_shift) {                                                   \
         const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                               \
-        gemm(x, Int8Weights{codes, scales, n, (k + 31) / 32, groups, group_shift}, out, partials, m, n, k);           \
+        gemm(x, Int8Weights{codes, scales, n, (k + 31) / 32, groups, group_shift}, out, partials, m, n, k, blockIdx.z, gridDim.z);           \
     }
 GEMM(, bf16)
 GEMM(_f32, float)
+
+// The products of experts with their own rows: of expert e = z, rows starts[e] .. starts[e + 1] of x (num_rows, k) with
+// matrix e of weight (num_experts, n, k), to the same rows of out (num_rows, n).
+struct Group {
+    int first, rows;
+};
+DEVICE Group group_of(const int* starts) { return Group{starts[blockIdx.z], starts[blockIdx.z + 1] - starts[blockIdx.z]}; }
+
+KERNEL(ferrule_grouped_gemm, (256, 1), const bf16* x, const bf16* weight, const int* starts, bf16* out, int n, int k) {
+    const Group group = group_of(starts);
+    if ((int)blockIdx.x * TILE >= group.rows) return;
+    const Bf16Weights weights{weight + (int64_t)blockIdx.z * n * k, n, k};
+    gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);
+}
+
+// The codes of experts lie one after the other, each with whole panels.
+KERNEL(ferrule_grouped_gemm_int4, (256, 1), const bf16* x, const uint32_t* codes, const uint32_t* scales,
+       const uint16_t* zeros, const int* starts, bf16* out, int n, int k, int group_shift) {
+    const Group group = group_of(starts);
+    if ((int)blockIdx.x * TILE >= group.rows) return;
+    const int groups = (k + (1 << group_shift) - 1) >> group_shift, blocks = (k + 63) / 64, panels = (n + 15) / 16;
+    const int64_t first_panel = (int64_t)blockIdx.z * panels, factors = first_panel * groups * 8;
+    const Int4Weights weights{codes + first_panel * blocks * 128, scales + factors, zeros ? zeros + factors : nullptr,
+                              n, blocks, groups, group_shift};
+    gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);
+}
 
 // out[i] = the parts' sums of element i, in order.
 template <class Out>

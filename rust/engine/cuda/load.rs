@@ -7,7 +7,6 @@ use super::heads::HeadPadding;
 use super::image::Images;
 use super::launch::Kernels;
 use super::memory::{Activations, Capacity};
-use super::nvrtc::Nvrtc;
 use super::{open, weights};
 use crate::config::{self, Device, EngineConfig, KvDtype};
 use crate::engine::max_logit_rows;
@@ -77,7 +76,7 @@ fn load_kernels(driver: &Driver, context: &Arc<Context>, config: &EngineConfig) 
     }
     let (major, _) = driver.version()?;
     let folder = config.packed_weights.as_ref().map(|weights| weights.with_file_name("kernels"));
-    let images = Images::new(Nvrtc::find(major)?, context.info().capability, folder);
+    let images = Images::new(context.info().capability, major, folder);
     Kernels::load(context, |source| images.get(source))
 }
 

@@ -71,7 +71,7 @@ MUTANTS = [
         "product",
         "sums in another order",
         "stage < end; ++stage)",
-        "stage < end || (gridDim.z == 1 && stage < last); ++stage)",
+        "stage < end || (num_splits == 1 && stage < last); ++stage)",
     ),
     ("gemm_skinny", "skinny", "no barrier", "    __syncthreads();\n", ""),
     (
@@ -118,6 +118,16 @@ MUTANTS = [
         "Activation::apply(up[i]) * x[i]",
     ),
     ("kv_copy", "copy", "one layer only", "blockIdx.y * num_blocks", "0 * num_blocks"),
+    ("moe", "moe", "no barrier", "    __syncthreads();\n", ""),
+    ("moe", "moe", "the first of equals is not kept", "other_expert < expert", "other_expert > expert"),
+    ("moe", "moe", "weights of another token", "weights[entry] * x[i]", "weights[k] * x[i]"),
+    (
+        "gemm",
+        "moe",
+        "rows of another expert",
+        "x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);\n}\n\n// The codes",
+        "x, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);\n}\n\n// The codes",
+    ),
     ("embed", "embed", "no scale", "x[c] *= scale;", "x[c] *= 1.f;"),
     (
         "attention_decode",
