@@ -44,7 +44,7 @@ gpu-test: $(BIN)/.dev emu  ## On a machine with an NVIDIA GPU: instructions, ker
 	$(call install_group,cuda)
 	@if $(BIN)/python tests/python/cuda/gpu.py; then \
 		$(BIN)/python -m pytest -m gpu tests/python/cuda/test_layout.py && \
-		$(BIN)/python -m pytest -m gpu tests/python/cuda && \
+		$(BIN)/python -m pytest -m gpu && \
 		FERRULE_TEST_DEVICE=cuda cargo test --release -p ferrule-engine --test cuda && \
 		$(BIN)/python tests/python/cuda/bench.py && \
 		$(BIN)/ferrule bench smollm2 --device cuda --batch 1,8,32; \

@@ -1,4 +1,4 @@
-"""Compiles every kernel for every architecture, without a GPU: python cuda/cubins.py FOLDER. `make cuda` embeds the result.
+"""Compiles every kernel for every architecture, without a GPU: python cuda/cubins.py FOLDER. `make cuda` embeds them.
 
 NVRTC comes as the package nvidia-cuda-nvrtc. FOLDER gets NAME.sm_XX.cubin for each file, and `made`, which says by whom
 (NVRTC's version) and of what (a hash of each source with its header), so that nothing else is embedded for them.

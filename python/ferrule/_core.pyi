@@ -552,6 +552,9 @@ class SchedulerHarness:
     def prefix_cache_hits(self) -> int:
         """In tokens."""
 
+def cuda_sources() -> list[tuple[str, list[tuple[str, int]]]]:
+    """The CUDA kernels: each file's source, and its kernels' names with the dynamic shared memory that they need."""
+
 def main(args: Sequence[str]) -> int:
     """The `ferrule` command; `args` begins with the program's name. Returns the exit code."""
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::launch::Source;
+use super::launch::{SOURCES, Source};
 use super::nvrtc::Nvrtc;
 use crate::error::{Error, Result};
 
@@ -69,6 +69,12 @@ impl Images {
     }
 }
 
+/// The files of kernels that models use, with their texts and the header that all of them include.
+pub fn sources() -> Vec<(&'static Source, &'static str, &'static str)> {
+    let text = |name: &str| embedded(name).unwrap_or_default();
+    SOURCES.iter().map(|source| (source, text(&format!("{}.cu", source.name)), text(HEADER))).collect()
+}
+
 /// The cubin of `name` that a GPU runs: of its own major capability, and of the highest minor one that it has.
 fn best<'a>(cubins: &[(&str, (u32, u32), &'a [u8])], name: &str, (major, minor): (u32, u32)) -> Option<&'a [u8]> {
     let suitable = cubins.iter().filter(|(of, made, _)| *of == name && made.0 == major && made.1 <= minor);
@@ -93,7 +99,6 @@ fn keep(path: &Path, cubin: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::launch::SOURCES;
 
     #[test]
     fn a_gpu_runs_code_of_its_own_major_capability_and_of_no_later_minor_one() {

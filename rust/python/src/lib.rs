@@ -27,11 +27,21 @@ fn main(py: Python<'_>, args: Vec<OsString>) -> i32 {
     py.detach(|| ferrule_server::main(args))
 }
 
+/// The CUDA kernels: each file's source, and the names of its kernels with the dynamic shared memory that they need.
+#[pyfunction]
+fn cuda_sources() -> Vec<(String, Vec<(&'static str, u32)>)> {
+    let with_header =
+        |text: &str, header: &str| text.replace("#include \"simt.cuh\"", &header.replace("#pragma once", ""));
+    let sources = ferrule_engine::cuda::image::sources().into_iter();
+    sources.map(|(source, text, header)| (with_header(text, header), source.kernels.to_vec())).collect()
+}
+
 /// Ferrule's Rust core; import `ferrule` instead.
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
+    module.add_function(wrap_pyfunction!(cuda_sources, module)?)?;
     module.add_function(wrap_pyfunction!(quantize::quantize, module)?)?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<params::SamplingParams>()?;

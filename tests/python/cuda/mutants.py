@@ -121,13 +121,7 @@ MUTANTS = [
     ("moe", "moe", "no barrier", "    __syncthreads();\n", ""),
     ("moe", "moe", "the first of equals is not kept", "other_expert < expert", "other_expert > expert"),
     ("moe", "moe", "weights of another token", "weights[entry] * x[i]", "weights[k] * x[i]"),
-    (
-        "gemm",
-        "moe",
-        "rows of another expert",
-        "x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);\n}\n\n// The codes",
-        "x, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);\n}\n\n// The codes",
-    ),
+    ("gemm", "moe", "rows of another expert", "return Group{starts[blockIdx.z],", "return Group{starts[0],"),
     ("embed", "embed", "no scale", "x[c] *= scale;", "x[c] *= 1.f;"),
     (
         "attention_decode",
@@ -139,9 +133,9 @@ MUTANTS = [
     (
         "attention_decode",
         "decode or mixed",
-        "pieces in other places",
+        "pieces in one place",
         "gridDim.x + split;",
-        "gridDim.x + (split ^ 1);",
+        "gridDim.x + split / 2;",
     ),
     (
         "attention_decode",

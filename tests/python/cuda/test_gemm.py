@@ -10,7 +10,11 @@ from weights import WEIGHTS, Bf16Weights, Int4Weights, Int8Weights, check_produc
 @pytest.mark.parametrize("kind", WEIGHTS)
 @pytest.mark.parametrize("out", [np.uint16, np.float32])
 def test_gemm(gpu, rng, kind, out):
-    m, n, k = int(rng.integers(1, 140)), int(rng.integers(1, 140)), some_k(rng, kind, 700)
+    m, n, k = (
+        int(rng.integers(1, 140)),
+        int(rng.choice([rng.integers(1, 140), rng.integers(129, 200)])),
+        some_k(rng, kind, 700),
+    )
     weights, x = kind(rng, n, k), normal(rng, m, k)
     name = f"ferrule_gemm{kind.name}{'_f32' if out is np.float32 else ''}"
     check_product(weights, x, product(gpu, name, weights, x, n, out, splits=int(rng.choice([1, 2, 4, 8]))))
