@@ -12,8 +12,10 @@ use crate::error::{Error, Result};
 /// Names and texts of cuda/*.cu and the header that they include.
 const FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/cuda_sources.rs"));
 const HEADER: &str = "simt.cuh";
-/// The compiler's major version, and names, compute capabilities and cubins of kernels that were compiled with this build.
-const CUBINS: (u32, &[(&str, (u32, u32), &[u8])]) = include!(concat!(env!("OUT_DIR"), "/cuda_cubins.rs"));
+/// A file of kernels, a compute capability, and what the file was compiled to for that.
+type Cubin<'a> = (&'a str, (u32, u32), &'a [u8]);
+/// The compiler's major version, and what was compiled with this build.
+const CUBINS: (u32, &[Cubin<'static>]) = include!(concat!(env!("OUT_DIR"), "/cuda_cubins.rs"));
 
 /// Finds or makes cubins for one kind of GPU.
 pub struct Images {
@@ -76,7 +78,7 @@ pub fn sources() -> Vec<(&'static Source, &'static str, &'static str)> {
 }
 
 /// The cubin of `name` that a GPU runs: of its own major capability, and of the highest minor one that it has.
-fn best<'a>(cubins: &[(&str, (u32, u32), &'a [u8])], name: &str, (major, minor): (u32, u32)) -> Option<&'a [u8]> {
+fn best<'a>(cubins: &[Cubin<'a>], name: &str, (major, minor): (u32, u32)) -> Option<&'a [u8]> {
     let suitable = cubins.iter().filter(|(of, made, _)| *of == name && made.0 == major && made.1 <= minor);
     suitable.max_by_key(|(_, made, _)| made.1).map(|&(.., cubin)| cubin)
 }
@@ -102,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_gpu_runs_code_of_its_own_major_capability_and_of_no_later_minor_one() {
-        let cubins: [(&str, (u32, u32), &[u8]); 5] = [
+        let cubins: [Cubin<'_>; 5] = [
             ("a", (8, 0), &[80]),
             ("a", (8, 9), &[89]),
             ("a", (8, 6), &[86]),

@@ -152,6 +152,7 @@ fn request(choice: &Choice) -> [u32; 8] {
 }
 
 fn words_of(edit: &Edit) -> [u32; 4] {
-    let flags = BANNED * u32::from(edit.is_banned) | SEEN * u32::from(edit.is_seen);
+    let flag = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
+    let flags = flag(edit.is_banned, BANNED) | flag(edit.is_seen, SEEN);
     [edit.token, edit.bias.to_bits(), edit.count, flags]
 }
