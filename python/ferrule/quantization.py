@@ -21,7 +21,7 @@ def quantize(
     """Make a quantized model, and return its certificate of quality.
 
     `source` is a `.gguf` file, a Hugging Face folder or a name such as "smollm2". `target` is the folder to make, which
-    Transformers, vLLM and Ferrule load, or a `.gguf` file, which llama.cpp and Ferrule load. Schemes of folders:
+    Transformers and Ferrule load, or a `.gguf` file, which llama.cpp and Ferrule load. Schemes of folders:
     "int4-gptq" (GPTQ), "int4-awq" (AWQ), "int8" (weights alone), "int8-w8a8" (SmoothQuant, for int8 activations) and
     "int4" (rounded to the nearest). Schemes of `.gguf` files: "q4_0", "q4_k_m", "q5_k_m", "q6_k" and "q8_0".
 

@@ -12,7 +12,7 @@ use crate::{certificate, print};
 const DEFAULT_TOKENS: usize = 32 * SEQUENCE_LEN;
 
 /// Layer by layer, a text passes through the model and its matrices are quantized; embeddings and the head stay as they
-/// are. The result is a folder that Transformers, vLLM and Ferrule load, or a .gguf file that llama.cpp and Ferrule load.
+/// are. The result is a folder that Transformers and Ferrule load, or a .gguf file that llama.cpp and Ferrule load.
 /// What is finished stays in DST.partial: the same command goes on from there. At the end source and result are
 /// compared, and `ferrule show DST` tells what was found.
 #[derive(Debug, Args)]
