@@ -73,12 +73,12 @@ pub unsafe fn int8(
         // SAFETY: the caller's promise.
         return unsafe { few_rows(w, panels, streams, rows, out, multiply) };
     }
-    let mut tile = Int8Tile { chunks: [PanelChunk::ZERO; INT8_PANELS], sums: Sums::ZERO };
+    let mut tile = Int8Tile { unpack: tier.unpack, kernel, chunks: [PanelChunk::ZERO; INT8_PANELS], sums: Sums::ZERO };
     for rows in blocks(rows, cached_rows(w.cols())) {
         for panels in blocks(panels.clone(), INT8_PANELS) {
             for rows in blocks(rows.clone(), BLOCK_ROWS) {
                 // SAFETY: the caller's promise.
-                unsafe { tile.multiply(tier.unpack, kernel, w, panels.clone(), x, rows, out) };
+                unsafe { tile.multiply(w, panels.clone(), x, rows, out) };
             }
         }
     }
@@ -155,8 +155,10 @@ unsafe fn few_rows(
     }
 }
 
-/// What a tile of int8 products works with, in L1.
+/// A tier's functions for a tile of int8 products, and what they work with, in L1.
 struct Int8Tile {
+    unpack: Unpack,
+    kernel: tier::Int8Tile,
     chunks: [PanelChunk; INT8_PANELS],
     sums: Sums<INT8_PANELS>,
 }
@@ -168,8 +170,6 @@ impl Int8Tile {
     /// As for `int8`.
     unsafe fn multiply(
         &mut self,
-        unpack: Unpack,
-        kernel: tier::Int8Tile,
         w: &PackedMatrix,
         panels: Range<usize>,
         x: &QuantizedRows,
@@ -182,11 +182,11 @@ impl Int8Tile {
         for cols in blocks(0..w.cols(), CHUNK_COLS) {
             for (panel, chunk) in panels.clone().zip(&mut self.chunks) {
                 // SAFETY: the columns lie inside the panel.
-                unsafe { unpack(w.layout(), block_ptr(w, panel, cols.start), cols.len(), chunk) };
+                unsafe { (self.unpack)(w.layout(), block_ptr(w, panel, cols.start), cols.len(), chunk) };
             }
             let view = x.view(rows.start, cols.start, group);
             // SAFETY: the view has the block's rows and at least these columns.
-            unsafe { kernel(w.layout(), &self.chunks[..panels.len()], cols.len(), view, sums) };
+            unsafe { (self.kernel)(w.layout(), &self.chunks[..panels.len()], cols.len(), view, sums) };
         }
         // SAFETY: the caller's promise.
         unsafe { write(out, rows, panels, w.rows(), sums) };
