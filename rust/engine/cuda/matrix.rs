@@ -230,7 +230,7 @@ mod tests {
             let storage = Storage::of(dtype);
             let mut codes = HostCodes::new(storage, rows, cols);
             let row_bytes = dtype.row_bytes(cols).unwrap();
-            let file: Vec<u8> = (0..rows * row_bytes).map(|i| (i * 2654435761 >> 7) as u8).collect();
+            let file: Vec<u8> = (0..rows * row_bytes).map(|i| ((i * 2654435761) >> 7) as u8).collect();
             // Small scales, and zero points of four bits.
             let file: Vec<u8> = file
                 .chunks_exact(dtype.block_bytes())
