@@ -20,6 +20,7 @@ __all__ = [
     "Stream",
     "TokenLogprob",
     "__version__",
+    "cuda_sources",
     "main",
     "quantize",
 ]
