@@ -110,6 +110,7 @@ def test_many_prompts_that_are_far_too_long_take_the_memory_of_one():
             status = Path(f"/proc/{server.process.pid}/status").read_text()
             return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
+        before = peak()
         assert server.post(TEXT, body).json()["error"]["code"] == "context_length_exceeded"
         alone = peak()
         threads = [threading.Thread(target=server.post, args=(TEXT, body)) for _ in range(8)]
@@ -119,7 +120,8 @@ def test_many_prompts_that_are_far_too_long_take_the_memory_of_one():
         assert any(thread.is_alive() for thread in threads)
         for thread in threads:
             thread.join()
-        assert peak() - alone < 100_000_000
+        # Another thread's allocator may keep what the first one's has given back; eight at once would take seven times more.
+        assert peak() - alone < 2 * (alone - before)
 
 
 @pytest.mark.parametrize(
