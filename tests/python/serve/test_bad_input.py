@@ -120,7 +120,7 @@ def test_many_prompts_that_are_far_too_long_take_the_memory_of_one():
         assert any(thread.is_alive() for thread in threads)
         for thread in threads:
             thread.join()
-        # Another thread's allocator may keep what the first one's has given back; eight at once would take seven times more.
+        # Another thread may keep memory that the first gave back; eight at once would take seven times as much.
         assert peak() - alone < 2 * (alone - before)
 
 
