@@ -31,7 +31,8 @@ use crate::sched::SchedulerOutput;
 /// Panels whose outputs are one group of int8 activations.
 const GROUP_PANELS: usize = QuantizedRows::GROUP / PANEL_ROWS;
 
-/// Outputs of the gate, and as many of up, that a lane computes before it multiplies them: a part of its L1.
+/// Outputs of the gate, and as many of up, that a lane computes before it multiplies them: a part of its L2, and for each row
+/// four groups of int8 activations, which are quantized together.
 const GATED_FLOATS: usize = 4 * BLOCK_ROWS * QuantizedRows::GROUP;
 
 /// Up to this many tokens, products wait for memory.
