@@ -1,7 +1,7 @@
 //! Attention over keys and values of bf16 where the machine multiplies pairs of them: twice as many products an instruction,
 //! and nothing is widened. Queries and weights are rounded to bf16 as well; sums are float32.
 
-use super::element::Element;
+use super::element::{Element, float_sums};
 use super::{scores, softmax, values};
 use crate::kernels::attention::{CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
 use crate::kernels::simd::{Bf16x16, WIDTH};
@@ -13,24 +13,7 @@ impl<S: Bf16x16> Element<S> for Bf16Pairs {
     const PAIR_BYTES: usize = 64;
     type Factor = u16;
     type Pair = S::Pairs;
-    type Sum = S;
-
-    #[inline(always)]
-    fn zero() -> S {
-        S::splat(0.0)
-    }
-
-    #[inline(always)]
-    unsafe fn load_sum(p: *const f32) -> S {
-        // SAFETY: the caller's promise.
-        unsafe { S::load(p) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_sum(sum: S, p: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { sum.store(p) }
-    }
+    float_sums!(S);
 
     #[inline(always)]
     unsafe fn load_pair(p: *const u8) -> S::Pairs {

@@ -40,6 +40,31 @@ pub(super) trait Element<S: F32x16> {
     fn add_row(sum: Self::Sum, factor: Self::Factor, pair: Self::Pair, row: usize) -> Self::Sum;
 }
 
+/// The items of `Element` for which products are floats.
+macro_rules! float_sums {
+    ($S:ident) => {
+        type Sum = $S;
+
+        #[inline(always)]
+        fn zero() -> $S {
+            $S::splat(0.0)
+        }
+
+        #[inline(always)]
+        unsafe fn load_sum(p: *const f32) -> $S {
+            // SAFETY: the caller's promise.
+            unsafe { $S::load(p) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_sum(sum: $S, p: *mut f32) {
+            // SAFETY: the caller's promise.
+            unsafe { sum.store(p) }
+        }
+    };
+}
+pub(super) use float_sums;
+
 /// Elements that widen to floats.
 pub(super) trait FloatElement {
     const PAIR_BYTES: usize;
@@ -104,24 +129,7 @@ impl<S: F32x16, T: FloatElement> Element<S> for T {
     const PAIR_BYTES: usize = T::PAIR_BYTES;
     type Factor = f32;
     type Pair = [S; 2];
-    type Sum = S;
-
-    #[inline(always)]
-    fn zero() -> S {
-        S::splat(0.0)
-    }
-
-    #[inline(always)]
-    unsafe fn load_sum(p: *const f32) -> S {
-        // SAFETY: the caller's promise.
-        unsafe { S::load(p) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_sum(sum: S, p: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { sum.store(p) }
-    }
+    float_sums!(S);
 
     #[inline(always)]
     unsafe fn load_pair(p: *const u8) -> [S; 2] {
