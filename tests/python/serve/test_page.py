@@ -284,6 +284,7 @@ def test_with_keys_the_page_asks_for_one(chromium, tmp_path):
     key = subprocess.run([BINARY, "key", keys, "alice"], capture_output=True, text=True, check=True).stdout.strip()
     with running("null", "--api-key-file", keys) as server:
         page = Page(chromium)
+        page.before_load(ENDLESS)
         page.open(server.url)
         page.wait("document.querySelector('#key-dialog').open")
         assert page.focused() == "key"
