@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ferrule_engine::config::{EngineConfig, Isa, KvDtype};
 use ferrule_engine::ids::BlockId;
-use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, Kernels, KvLayer, KvShape};
+use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, Kernels, KvLayer, KvShape, NextKeys};
 
 /// More than the caches that one core gets a fair share of.
 const CACHE_BYTES: usize = 384 << 20;
@@ -156,7 +156,7 @@ fn decode(kernels: &Kernels, memory: &mut [Line], shape: KvShape, group: usize, 
     let tables: Vec<_> = blocks.chunks_exact(per_layer).collect();
     let mut queries = Queries::new(shape, group, ctx - 1, 1);
     rate(|i| {
-        queries.attend(kernels, memory, tables[i % tables.len()]);
+        queries.attend(kernels, memory, tables[i % tables.len()], tables[(i + 1) % tables.len()]);
         (per_layer * shape.block_bytes()) as f64 / 1e9
     })
 }
@@ -166,7 +166,7 @@ fn prefill(kernels: &Kernels, memory: &mut [Line], shape: KvShape, group: usize,
     let pairs = len * (len + 1) / 2 * shape.num_kv_heads * group;
     let mut queries = Queries::new(shape, group, 0, len);
     rate(|_| {
-        queries.attend(kernels, memory, &blocks);
+        queries.attend(kernels, memory, &blocks, &blocks);
         (4 * pairs * shape.head_dim) as f64 / 1e9
     })
 }
@@ -196,8 +196,8 @@ impl Queries {
         Self { shape, group, start, num, q: vec![0.1; len], out: vec![0.0; len], scratch: Vec::new() }
     }
 
-    /// In tasks of 64 queries.
-    fn attend(&mut self, kernels: &Kernels, memory: &mut [Line], blocks: &[BlockId]) {
+    /// In tasks of 64 queries; `next` is what the next call attends to.
+    fn attend(&mut self, kernels: &Kernels, memory: &mut [Line], blocks: &[BlockId], next: &[BlockId]) {
         let Self { shape, group, .. } = *self;
         let num_blocks = CACHE_BYTES / shape.block_bytes();
         let kv = KvLayer {
@@ -210,6 +210,10 @@ impl Queries {
         let stride = shape.num_kv_heads * group * shape.head_dim;
         for first in (0..self.num).step_by(64) {
             for kv_head in 0..shape.num_kv_heads {
+                let next = match kv_head + 1 {
+                    head if head < shape.num_kv_heads => NextKeys { blocks, kv_head: head },
+                    _ => NextKeys { blocks: next, kv_head: 0 },
+                };
                 let task = AttentionTask {
                     kv,
                     kv_head,
@@ -219,6 +223,7 @@ impl Queries {
                     start: self.start + first,
                     num_queries: 64.min(self.num - first),
                     window: None,
+                    next: Some(next),
                     scale: 0.125,
                     softcap: None,
                     q: self.q[first * stride..].as_ptr(),

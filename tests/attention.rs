@@ -204,6 +204,7 @@ impl Cache {
             start,
             num_queries: q.len() / stride,
             window,
+            next: None,
             scale: self.world.scale(),
             softcap,
             q: q.as_ptr(),

@@ -36,6 +36,13 @@ pub fn partial_len(num_rows: usize, head_dim: usize) -> usize {
     num_rows * (STATE_HEADER + head_dim.next_multiple_of(16))
 }
 
+/// Where the keys begin that a task reads first.
+#[derive(Debug, Clone, Copy)]
+pub struct NextKeys<'a> {
+    pub blocks: &'a [BlockId],
+    pub kv_head: usize,
+}
+
 /// Consecutive queries of one sequence against one KV head: the query heads that share it.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionTask<'a> {
@@ -51,6 +58,8 @@ pub struct AttentionTask<'a> {
     pub num_queries: usize,
     /// Positions that a query sees, its own included. None: all.
     pub window: Option<usize>,
+    /// What this lane attends to afterwards, for prefetching.
+    pub next: Option<NextKeys<'a>>,
     /// Multiplies scores.
     pub scale: f32,
     /// cap * tanh(score / cap).
@@ -71,8 +80,12 @@ impl AttentionTask<'_> {
 
     /// The chunks that a query at `position` sees.
     pub fn chunks_seen(position: usize, window: Option<usize>) -> Range<usize> {
-        let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
-        first / CHUNK_LEN..(position + 1).div_ceil(CHUNK_LEN)
+        Self::first_seen(position, window) / CHUNK_LEN..(position + 1).div_ceil(CHUNK_LEN)
+    }
+
+    /// The first position that a query at `position` sees.
+    pub fn first_seen(position: usize, window: Option<usize>) -> usize {
+        window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
     /// Floats that `attention_partial` writes for one chunk.
@@ -91,8 +104,8 @@ impl AttentionTask<'_> {
 
     /// The positions that a row sees.
     fn seen(&self, row: usize) -> Range<usize> {
-        let end = self.start + row / self.group + 1;
-        self.window.map_or(0, |window| end.saturating_sub(window))..end
+        let position = self.start + row / self.group;
+        Self::first_seen(position, self.window)..position + 1
     }
 
     fn chunks_of(&self, rows: &Range<usize>) -> Range<usize> {

@@ -23,7 +23,9 @@ pub use session::Session;
 
 use crate::backend::{Act, Backend, HeadTransform};
 use crate::kernels::threads::Lane;
-use crate::kernels::{AttentionTask, BLOCK_ROWS, Kernels, MatMut, QuantizedRows, blocks, cached_rows};
+use crate::kernels::{
+    AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Kernels, MatMut, NextKeys, QuantizedRows, blocks, cached_rows,
+};
 use crate::model::{Activation, ModelConfig};
 use crate::quant::PANEL_ROWS;
 use crate::sched::SchedulerOutput;
@@ -434,8 +436,10 @@ impl CpuLane<'_> {
 
     fn attend_by_task(&self, layer: usize, group: usize) {
         let mut scratch = self.scratch();
-        for &work in self.shared.plan.attention(group, self.lane.id) {
-            let task = self.attention_task(layer, group, work);
+        let mut works = self.shared.plan.attention(group, self.lane.id).iter().copied().peekable();
+        while let Some(work) = works.next() {
+            let next = works.peek().map(|&next| self.next_keys(layer, group, next));
+            let task = AttentionTask { next, ..self.attention_task(layer, group, work) };
             // SAFETY: the queries lie behind a barrier, the outputs are this lane's work, and the keys and
             // values of all positions up to the last query were stored in this step or before.
             unsafe { self.shared.kernels.attention(&task, &mut scratch) };
@@ -468,6 +472,13 @@ impl CpuLane<'_> {
         self.shared.scratch[self.lane.id].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where the keys begin that a task sees.
+    fn next_keys(&self, layer: usize, group: usize, work: AttentionWork) -> NextKeys<'_> {
+        let AttentionTask { blocks, first_block, start, window, .. } = self.attention_task(layer, group, work);
+        let first = AttentionTask::first_seen(start, window) / BLOCK_SIZE - first_block;
+        NextKeys { blocks: &blocks[first..], kv_head: work.kv_head }
+    }
+
     fn attention_task(&self, layer: usize, group: usize, work: AttentionWork) -> AttentionTask<'_> {
         let CpuStep { acts, config, kv, step, .. } = self.shared;
         let sequence = &step.sequences[work.sequence];
@@ -483,6 +494,7 @@ impl CpuLane<'_> {
             start: sequence.start + work.first,
             num_queries: work.num_queries,
             window: config.layers[layer].window,
+            next: None,
             scale: config.attention_scale,
             softcap: config.attention_softcap,
             q: q.ptr.wrapping_add(first_row * q.stride),

@@ -87,11 +87,16 @@ impl<'a> Chunk<'a> {
         }
     }
 
-    /// The keys of the next chunk's block `i`; where it has none, something that is in the caches.
+    /// The keys of block `i` of the next chunk, or of what is attended to next; where there is none, something that is in
+    /// the caches.
     fn next_keys(&self, i: usize) -> *const u8 {
-        let AttentionTask { kv, kv_head, blocks: table, first_block, q, .. } = self.task;
-        let next = (self.first_position / BLOCK_SIZE + BLOCKS + i).checked_sub(*first_block).and_then(|i| table.get(i));
-        next.map_or(q.cast(), |&block| kv.keys(block, *kv_head))
+        let AttentionTask { kv, kv_head, blocks: table, first_block, next, q, .. } = self.task;
+        let here = (self.first_position / BLOCK_SIZE + BLOCKS)
+            .checked_sub(*first_block)
+            .and_then(|first| table.get(first + i));
+        let block = here.map(|&block| (block, *kv_head));
+        let block = block.or_else(|| next.and_then(|next| Some((*next.blocks.get(i)?, next.kv_head))));
+        block.map_or(q.cast(), |(block, head)| kv.keys(block, head))
     }
 
     /// The positions of this chunk that the chunk's row `i` sees.

@@ -34,7 +34,7 @@ impl KvShape {
         2 * self.num_kv_heads * self.piece_bytes()
     }
 
-    /// Where a block's pieces lie in its extent, in bytes: those of its keys, head by head, then those of its values.
+    /// Where a block's pieces lie in its extent, in bytes: head by head its keys, then its values.
     pub fn pieces(&self, block: BlockId) -> impl Iterator<Item = Range<usize>> + use<> {
         let (bytes, block) = (self.piece_bytes(), block.index() % EXTENT_BLOCKS);
         (0..2 * self.num_kv_heads)
@@ -43,7 +43,7 @@ impl KvShape {
     }
 
     /// Bytes of one head's keys, or values, in a block.
-    fn piece_bytes(&self) -> usize {
+    pub(in crate::kernels) fn piece_bytes(&self) -> usize {
         self.scales_at() + BLOCK_SIZE * self.dtype.scale_bytes()
     }
 
@@ -79,8 +79,9 @@ impl KvShape {
 /// context touches little memory.
 pub const EXTENT_BLOCKS: usize = 16;
 
-/// One layer's part of the KV memory: (num_blocks / 16, K and V, num_kv_heads, 16 blocks, piece). A head's pieces of
-/// adjacent blocks are adjacent, so that its keys, and its values, of 256 positions read as one stream.
+/// One layer's part of the KV memory: (num_blocks / 16, num_kv_heads, K and V, 16 blocks, piece). A head's pieces of
+/// adjacent blocks are adjacent, so that its keys, and its values, of 256 positions read as one stream, and the heads
+/// of a sequence as another.
 #[derive(Debug, Clone, Copy)]
 pub struct KvLayer<'a> {
     /// 64-byte aligned.
@@ -95,18 +96,18 @@ pub struct KvLayer<'a> {
 impl KvLayer<'_> {
     /// Where the keys of a head in a block begin.
     pub(in crate::kernels) fn keys(&self, block: BlockId, head: usize) -> *mut u8 {
-        self.piece(block, head)
+        self.piece(block, 2 * head)
     }
 
     /// Where its values begin.
     pub(in crate::kernels) fn values(&self, block: BlockId, head: usize) -> *mut u8 {
-        self.piece(block, head).wrapping_add(self.shape.num_kv_heads * EXTENT_BLOCKS * self.shape.piece_bytes())
+        self.piece(block, 2 * head + 1)
     }
 
-    fn piece(&self, block: BlockId, head: usize) -> *mut u8 {
+    fn piece(&self, block: BlockId, piece: usize) -> *mut u8 {
         assert!(block.index() < self.num_blocks, "block {block} of {}", self.num_blocks);
-        assert!(head < self.shape.num_kv_heads, "KV head {head} of {}", self.shape.num_kv_heads);
+        assert!(piece / 2 < self.shape.num_kv_heads, "KV head {} of {}", piece / 2, self.shape.num_kv_heads);
         let (extent, block) = (block.index() / EXTENT_BLOCKS, block.index() % EXTENT_BLOCKS);
-        self.ptr.wrapping_add(extent * self.extent_stride + (head * EXTENT_BLOCKS + block) * self.shape.piece_bytes())
+        self.ptr.wrapping_add(extent * self.extent_stride + (piece * EXTENT_BLOCKS + block) * self.shape.piece_bytes())
     }
 }

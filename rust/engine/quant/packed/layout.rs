@@ -7,11 +7,15 @@
 //! min    f16 [16]            if `min`; if `zero`, i16 [16]: the minimum is scale * min
 //! scales i8  [groups][16]    if `sub_scales`: the group's scale is scale * scales
 //! mins   i8  [groups][16]    if `sub_scales` and `min`: the group's minimum is min * mins
-//! codes  8 bit: [cols / 4][16][4]    byte b of row r in line j is column 4 j + b
-//!        4 bit: [cols / 8][16][4]    its low nibble is column 8 j + b, its high nibble column 8 j + 4 + b
+//! codes  [groups], each one or two planes of lines [16][4]
+//!        8 bits: byte b of row r in line j is column 4 j + b
+//!        4 bits: its low nibble is column 8 j + b, its high nibble column 8 j + 4 + b
+//!        2 bits: bits 2 i and 2 i + 1 are of column 16 j + 4 i + b
+//!        1 bit:  bit i is of column 32 j + 4 i + b
 //! ```
 //!
-//! A nibble is a code, or the place of one in `values` if there are any.
+//! Codes of five and six bits are a plane of four, and one of what is above. A nibble is a code, or the place of one in
+//! `values` if there are any.
 //! A weight is `scale * (code - offset) + minimum`, rounded after each step, which is what GGUF's
 //! reference decoders compute, bit for bit. One 64-byte line of codes is what one VNNI instruction takes.
 
@@ -20,7 +24,7 @@ use super::super::blocks::{IQ4_VALUES, MXFP4_VALUES};
 use super::PANEL_ROWS;
 
 /// The version of what is kept on disk. It goes up whenever the same tensor packs to other bytes.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// How a panel's numbers lie. Every file type maps to one of these without loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,17 +38,17 @@ pub enum Layout {
     /// Q8_0.
     Q8,
     /// Q5_1.
-    Q8Min,
+    Q5Min,
     /// Q4_K.
     K4Min,
     /// Q5_K.
-    K8Min,
+    K5Min,
     /// Q2_K.
     K4Min16,
     /// Q3_K.
     K4Sub16,
     /// Q6_K.
-    K8Sub16,
+    K6Sub16,
     /// IQ4_NL.
     Iq4,
     /// IQ4_XS.
@@ -76,9 +80,9 @@ pub struct BlockSpec {
     pub cols: usize,
     /// Columns that share a scale: 16 or 32.
     pub group: usize,
-    /// Bits that a code takes: 4 or 8.
+    /// Bits that a code takes: 4, 5, 6 or 8.
     pub bits: usize,
-    /// Bits that a code has: the highest ones of those that it takes are zero.
+    /// Bits that a code has, after `values`: the highest ones of those that it takes are zero.
     pub code_bits: usize,
     /// Subtracted from codes: 0 or a power of two.
     pub offset: i32,
@@ -141,7 +145,25 @@ impl BlockSpec {
 
     /// Bytes of one group's codes, 16 rows together.
     pub const fn group_bytes(&self) -> usize {
-        self.group * PANEL_ROWS * self.bits / 8
+        self.plane_bytes(self.bits)
+    }
+
+    /// Bytes of `bits` bits of each of these codes.
+    pub const fn plane_bytes(&self, bits: usize) -> usize {
+        self.group * PANEL_ROWS * bits / 8
+    }
+
+    /// Bits of the plane above the nibbles; 0 where there is none.
+    pub const fn high_bits(&self) -> usize {
+        match self.bits {
+            8 => 0,
+            bits => bits - 4,
+        }
+    }
+
+    /// How codes lie once they are unpacked: a byte each.
+    pub const fn unpacked(self) -> Self {
+        Self { bits: 8, values: None, ..self }
     }
 
     pub const fn bytes(&self) -> usize {
@@ -201,14 +223,14 @@ macro_rules! formats {
 formats! {
     Q4      { cols: 32,  group: 32, bits: 4, code_bits: 4, offset: 8,   min: false, zero: false, sub_scales: false },
     Q4Min   { cols: 32,  group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  zero: false, sub_scales: false },
-    Q5      { cols: 32,  group: 32, bits: 8, code_bits: 5, offset: 16,  min: false, zero: false, sub_scales: false },
+    Q5      { cols: 32,  group: 32, bits: 5, code_bits: 5, offset: 16,  min: false, zero: false, sub_scales: false },
     Q8      { cols: 32,  group: 32, bits: 8, code_bits: 8, offset: 128, min: false, zero: false, sub_scales: false },
-    Q8Min   { cols: 32,  group: 32, bits: 8, code_bits: 5, offset: 0,   min: true,  zero: false, sub_scales: false },
+    Q5Min   { cols: 32,  group: 32, bits: 5, code_bits: 5, offset: 0,   min: true,  zero: false, sub_scales: false },
     K4Min   { cols: 256, group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  zero: false, sub_scales: true },
-    K8Min   { cols: 256, group: 32, bits: 8, code_bits: 5, offset: 0,   min: true,  zero: false, sub_scales: true },
+    K5Min   { cols: 256, group: 32, bits: 5, code_bits: 5, offset: 0,   min: true,  zero: false, sub_scales: true },
     K4Min16 { cols: 256, group: 16, bits: 4, code_bits: 2, offset: 0,   min: true,  zero: false, sub_scales: true },
     K4Sub16 { cols: 256, group: 16, bits: 4, code_bits: 3, offset: 4,   min: false, zero: false, sub_scales: true },
-    K8Sub16 { cols: 256, group: 16, bits: 8, code_bits: 6, offset: 32,  min: false, zero: false, sub_scales: true },
+    K6Sub16 { cols: 256, group: 16, bits: 6, code_bits: 6, offset: 32,  min: false, zero: false, sub_scales: true },
     Iq4     { cols: 32,  group: 32, bits: 4, code_bits: 8, offset: 128, min: false, zero: false, sub_scales: false }
             .with_values(IQ4),
     Iq4Sub  { cols: 256, group: 32, bits: 4, code_bits: 8, offset: 128, min: false, zero: false, sub_scales: true }
@@ -227,7 +249,8 @@ const _: () = {
     assert!(format::Q4Min::SPEC.bytes() == 320);
     assert!(format::Q8::SPEC.bytes() == 544);
     assert!(format::K4Min::SPEC.bytes() == 2368);
-    assert!(format::K8Sub16::SPEC.bytes() == 4384);
+    assert!(format::K5Min::SPEC.bytes() == 2880);
+    assert!(format::K6Sub16::SPEC.bytes() == 3360);
     assert!(format::U4G128::SPEC.bytes() == 1088);
 };
 
@@ -242,12 +265,12 @@ impl Layout {
             DType::Q4_1 => Self::Q4Min,
             DType::Q5_0 => Self::Q5,
             DType::Q8_0 => Self::Q8,
-            DType::Q5_1 => Self::Q8Min,
+            DType::Q5_1 => Self::Q5Min,
             DType::Q2_K => Self::K4Min16,
             DType::Q3_K => Self::K4Sub16,
             DType::Q4_K => Self::K4Min,
-            DType::Q5_K => Self::K8Min,
-            DType::Q6_K => Self::K8Sub16,
+            DType::Q5_K => Self::K5Min,
+            DType::Q6_K => Self::K6Sub16,
             DType::IQ4_NL => Self::Iq4,
             DType::IQ4_XS => Self::Iq4Sub,
             DType::MXFP4 => Self::Mx4,

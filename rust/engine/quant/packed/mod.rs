@@ -212,25 +212,34 @@ fn place(parts: &BlockParts, spec: &BlockSpec, lane: usize, block: &mut [u8]) {
             }
         }
     }
-    place_codes(&parts.codes[..spec.cols], spec.bits, lane, &mut block[spec.codes_at()..]);
-}
-
-fn place_codes(codes: &[u8], bits: usize, lane: usize, out: &mut [u8]) {
-    let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    let lines = out.chunks_exact_mut(4 * PANEL_ROWS);
-    match bits {
-        4 => {
-            for (codes, line) in codes.chunks_exact(8).zip(lines) {
-                let packed = word(&codes[..4]) | word(&codes[4..]) << 4;
-                line[4 * lane..][..4].copy_from_slice(&packed.to_le_bytes());
-            }
+    let groups = block[spec.codes_at()..].chunks_exact_mut(spec.group_bytes());
+    for (codes, group) in parts.codes[..spec.cols].chunks_exact(spec.group).zip(groups) {
+        let (low, high) = group.split_at_mut(spec.plane_bytes(spec.bits - spec.high_bits()));
+        match spec.bits {
+            8 => place_plane::<8, 0>(codes, lane, low),
+            _ => place_plane::<4, 0>(codes, lane, low),
         }
-        _ => {
-            for (codes, line) in codes.chunks_exact(4).zip(lines) {
-                line[4 * lane..][..4].copy_from_slice(codes);
-            }
+        match spec.high_bits() {
+            1 => place_plane::<1, 4>(codes, lane, high),
+            2 => place_plane::<2, 4>(codes, lane, high),
+            _ => {}
         }
     }
+}
+
+/// `BITS` bits of each code, from bit `LOW` on.
+fn place_plane<const BITS: usize, const LOW: usize>(codes: &[u8], lane: usize, plane: &mut [u8]) {
+    let mask = u32::from_le_bytes([plane_mask(BITS); 4]);
+    for (codes, line) in codes.chunks_exact(4 * 8 / BITS).zip(plane.chunks_exact_mut(4 * PANEL_ROWS)) {
+        let steps = codes.as_chunks::<4>().0.iter().map(|&codes| (u32::from_le_bytes(codes) >> LOW) & mask);
+        let packed = steps.enumerate().fold(0, |packed, (i, step)| packed | step << (BITS * i));
+        line[4 * lane..][..4].copy_from_slice(&packed.to_le_bytes());
+    }
+}
+
+/// The lowest `bits` bits.
+const fn plane_mask(bits: usize) -> u8 {
+    u8::MAX >> (8 - bits)
 }
 
 /// Interleaves rows of numbers of `SIZE` bytes.
@@ -329,13 +338,16 @@ pub(crate) fn group_scales(block: &[u8], spec: &BlockSpec, group: usize, lane: u
 
 /// The code of column `col` of a block in one row.
 pub(crate) fn code(block: &[u8], spec: &BlockSpec, col: usize, lane: usize) -> u8 {
-    let codes = &block[spec.codes_at()..];
-    let at = |line: usize| codes[(line * PANEL_ROWS + lane) * 4 + col % 4];
-    match spec.bits {
-        4 => {
-            let nibble = (at(col / 8) >> (col & 4)) & 15;
-            spec.values.map_or(nibble, |values| values[usize::from(nibble)])
-        }
-        _ => at(col / 4),
-    }
+    let group = &block[spec.codes_at() + col / spec.group * spec.group_bytes()..];
+    let (step, byte) = (col % spec.group / 4, 4 * lane + col % 4);
+    let field = |plane: &[u8], bits: usize| {
+        let line = step * bits / 8 * 4 * PANEL_ROWS;
+        (plane[line + byte] >> (step * bits % 8)) & plane_mask(bits)
+    };
+    let low = field(group, spec.bits - spec.high_bits());
+    let code = match spec.high_bits() {
+        0 => low,
+        bits => low | field(&group[spec.plane_bytes(4)..], bits) << 4,
+    };
+    spec.values.map_or(code, |values| values[usize::from(code)])
 }

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::unpack::{group_min, group_scale, look_up, prefetch};
+use super::unpack::{group_min, group_scale, half_codes, half_nibbles, look_up, prefetch, step_codes};
 use crate::kernels::matmul::{INT8_PANELS, Int8Rows, Int8Sums, Lanes, PanelChunk, PanelSums};
 use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
 
@@ -73,10 +73,7 @@ unsafe fn panel_group<F: Format, const T: usize>(
     unsafe {
         let codes = block.add(spec.codes_at() + g * spec.group_bytes());
         prefetch(codes, spec.group_bytes());
-        let dots = match spec.bits {
-            4 => dots::<F, 4, T>(codes, x, at),
-            _ => dots::<F, 8, T>(codes, x, at),
-        };
+        let dots = dots::<F, false, T>(codes, x, at);
         for half in 0..2 {
             let scale = group_scale(block, spec, g, half);
             let min = match spec.min {
@@ -127,7 +124,7 @@ unsafe fn tile_rows<F: Format, const T: usize>(chunk: &PanelChunk, cols: usize, 
     for g in 0..cols / group {
         // SAFETY: `x` has T rows of `cols` columns, the chunk as many, and `out` T rows.
         unsafe {
-            let dots = dots::<F, 8, T>(chunk.codes.as_ptr().add(g * group * PANEL_ROWS), x, g);
+            let dots = dots::<F, true, T>(chunk.codes.as_ptr().add(g * group * PANEL_ROWS), x, g);
             for half in 0..2 {
                 let scale = _mm256_load_ps(chunk.scales.as_ptr().add(g).cast::<f32>().add(8 * half));
                 let min = _mm256_load_ps(chunk.mins.as_ptr().add(g).cast::<f32>().add(8 * half));
@@ -142,23 +139,28 @@ unsafe fn tile_rows<F: Format, const T: usize>(chunk: &PanelChunk, cols: usize, 
     T
 }
 
-/// The products of group `g` of `x` with its codes, which are stored in `STORED` bits.
+/// How codes lie in the panel, or in a chunk.
+const fn stored<F: Format>(unpacked: bool) -> BlockSpec {
+    if unpacked { F::SPEC.unpacked() } else { F::SPEC }
+}
+
+/// The products of group `g` of `x` with its codes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dots<F: Format, const STORED: usize, const T: usize>(codes: *const u8, x: Int8Rows, g: usize) -> Dots<T> {
+unsafe fn dots<F: Format, const UNPACKED: bool, const T: usize>(codes: *const u8, x: Int8Rows, g: usize) -> Dots<T> {
     // SAFETY: the caller's group exists.
     unsafe {
         let first = x.codes.add(g * const { F::SPEC.group });
         match const { steps_in_16_bits(F::SPEC) } {
-            0 => nibble_dots::<F, STORED, T>(codes, first, x.code_stride),
-            _ => pair_dots::<F, STORED, T>(codes, first, x.code_stride),
+            0 => nibble_dots::<F, UNPACKED, T>(codes, first, x.code_stride),
+            _ => pair_dots::<F, UNPACKED, T>(codes, first, x.code_stride),
         }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn pair_dots<F: Format, const STORED: usize, const T: usize>(
+unsafe fn pair_dots<F: Format, const UNPACKED: bool, const T: usize>(
     codes: *const u8,
     x: *const i8,
     stride: usize,
@@ -172,7 +174,12 @@ unsafe fn pair_dots<F: Format, const STORED: usize, const T: usize>(
             unsafe {
                 let codes = after(&pairs, codes);
                 for step in [2 * line, 2 * line + 1] {
-                    add_step(&mut pairs, step_codes::<F, STORED>(codes, step), x.add(4 * step), stride);
+                    add_step(
+                        &mut pairs,
+                        step_codes(codes, const { stored::<F>(UNPACKED) }, step),
+                        x.add(4 * step),
+                        stride,
+                    );
                 }
             }
         }
@@ -189,7 +196,7 @@ unsafe fn pair_dots<F: Format, const STORED: usize, const T: usize>(
 /// The same where codes have eight bits: two nibbles each, one half of the panel's rows after the other.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn nibble_dots<F: Format, const STORED: usize, const T: usize>(
+unsafe fn nibble_dots<F: Format, const UNPACKED: bool, const T: usize>(
     codes: *const u8,
     x: *const i8,
     stride: usize,
@@ -200,7 +207,7 @@ unsafe fn nibble_dots<F: Format, const STORED: usize, const T: usize>(
         for step in 0..const { steps(F::SPEC) } {
             // SAFETY: the group has this step.
             unsafe {
-                let nibbles = code_nibbles::<F, STORED>(after(&pairs, codes), step, half);
+                let nibbles = code_nibbles::<F, UNPACKED>(after(&pairs, codes), step, half);
                 add_step(&mut pairs, nibbles, x.add(4 * step), stride);
             }
         }
@@ -216,17 +223,19 @@ unsafe fn nibble_dots<F: Format, const STORED: usize, const T: usize>(
 /// The low and the high nibbles of a step's codes, of one half of the rows.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn code_nibbles<F: Format, const STORED: usize>(codes: *const u8, step: usize, half: usize) -> [__m256i; 2] {
-    let mask = _mm256_set1_epi8(15);
-    let line = if STORED == 8 { step } else { step / 2 };
-    // SAFETY: `codes` has the step's line.
-    let w = unsafe { _mm256_loadu_si256(codes.add(line * 64 + 32 * half).cast()) };
-    if STORED == 8 {
-        return [_mm256_and_si256(w, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(w), mask)];
+unsafe fn code_nibbles<F: Format, const UNPACKED: bool>(codes: *const u8, step: usize, half: usize) -> [__m256i; 2] {
+    let spec = const { stored::<F>(UNPACKED) };
+    // SAFETY: `codes` has the step's lines.
+    unsafe {
+        if spec.values.is_some() {
+            let places = half_nibbles(codes.add(32 * half), step);
+            let [low, high] = const { nibble_tables(F::SPEC) };
+            return [look_up(&low, places), look_up(&high, places)];
+        }
+        let codes = half_codes(codes, spec, step, half);
+        let mask = _mm256_set1_epi8(15);
+        [_mm256_and_si256(codes, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(codes), mask)]
     }
-    let places = _mm256_and_si256(if step.is_multiple_of(2) { w } else { _mm256_srli_epi16::<4>(w) }, mask);
-    let [low, high] = const { nibble_tables(F::SPEC) };
-    [look_up(&low, places), look_up(&high, places)]
 }
 
 /// The low and the high nibbles of a layout's values.
@@ -266,33 +275,6 @@ fn after<const T: usize>(pairs: &Dots<T>, mut codes: *const u8) -> *const u8 {
             options(pure, nomem, nostack, preserves_flags));
     }
     codes
-}
-
-/// Codes of columns 4 step .. 4 step + 4, one byte each, of eight rows and eight more.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn step_codes<F: Format, const STORED: usize>(codes: *const u8, step: usize) -> [__m256i; 2] {
-    let line = if STORED == 8 { step } else { step / 2 };
-    // SAFETY: `codes` has the step's line.
-    let halves = unsafe {
-        let line = codes.add(line * 64);
-        [_mm256_loadu_si256(line.cast()), _mm256_loadu_si256(line.add(32).cast())]
-    };
-    if STORED == 8 {
-        return halves;
-    }
-    let nibbles = match step % 2 {
-        0 => halves,
-        _ => [_mm256_srli_epi16::<4>(halves[0]), _mm256_srli_epi16::<4>(halves[1])],
-    };
-    let mask = _mm256_set1_epi8(15);
-    nibbles.map(|nibbles| {
-        let nibbles = _mm256_and_si256(nibbles, mask);
-        match const { F::SPEC.values } {
-            Some(values) => look_up(values, nibbles),
-            None => nibbles,
-        }
-    })
 }
 
 /// sum + (dot - offset * the sum of the activations) * scales + minimum * the sum of the activations: the same

@@ -32,7 +32,15 @@ unsafe fn unpack_blocks<F: Format>(first: *const u8, cols: usize, out: &mut Pane
                     }
                 }
             }
-            unpack_codes(block.add(spec.codes_at()), spec, out.codes.as_mut_ptr().add(b * spec.cols * PANEL_ROWS));
+            for g in 0..spec.groups() {
+                let codes = block.add(spec.codes_at() + g * spec.group_bytes());
+                let to = out.codes.as_mut_ptr().add((b * spec.cols + g * spec.group) * PANEL_ROWS);
+                for step in 0..spec.group / 4 {
+                    let [first, second] = step_codes(codes, spec, step);
+                    _mm256_storeu_si256(to.add(step * 64).cast(), first);
+                    _mm256_storeu_si256(to.add(step * 64 + 32).cast(), second);
+                }
+            }
         }
     }
 }
@@ -79,27 +87,62 @@ unsafe fn group_factor(block: *const u8, spec: BlockSpec, at: usize, sub: usize,
     }
 }
 
+/// Codes of columns 4 step .. 4 step + 4 of a group, one byte each, of eight rows and eight more.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn unpack_codes(codes: *const u8, spec: BlockSpec, out: *mut u8) {
-    let bytes = spec.groups() * spec.group_bytes();
-    // SAFETY: `codes` has that many bytes, and `out` room for their columns.
+pub unsafe fn step_codes(codes: *const u8, spec: BlockSpec, step: usize) -> [__m256i; 2] {
+    // SAFETY: `codes` has the step's lines.
+    unsafe { [half_codes(codes, spec, step, 0), half_codes(codes, spec, step, 1)] }
+}
+
+/// The same of one half of the rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn half_codes(codes: *const u8, spec: BlockSpec, step: usize, half: usize) -> __m256i {
+    // SAFETY: `codes` has the step's lines.
     unsafe {
+        let codes = codes.add(32 * half);
         if spec.bits == 8 {
-            return std::ptr::copy_nonoverlapping(codes, out, bytes);
+            return _mm256_loadu_si256(codes.add(step * 64).cast());
         }
-        let low_mask = _mm256_set1_epi8(15);
-        for at in (0..bytes).step_by(32) {
-            let v = _mm256_loadu_si256(codes.add(at).cast());
-            // The second half of a line follows its first; a line of nibbles becomes two of bytes.
-            let to = out.add(at / 64 * 128 + at % 64);
-            let codes = |nibbles| match spec.values {
-                Some(values) => look_up(values, nibbles),
-                None => nibbles,
-            };
-            _mm256_storeu_si256(to.cast(), codes(_mm256_and_si256(v, low_mask)));
-            _mm256_storeu_si256(to.add(64).cast(), codes(_mm256_and_si256(_mm256_srli_epi16::<4>(v), low_mask)));
+        let nibbles = half_nibbles(codes, step);
+        let high_bits = spec.high_bits();
+        if high_bits > 0 {
+            let line = codes.add(spec.plane_bytes(4) + step * high_bits / 8 * 64);
+            let high = bits_to_4(_mm256_loadu_si256(line.cast()), step * high_bits % 8);
+            let mask = _mm256_set1_epi8(((1 << high_bits) - 1) << 4);
+            return _mm256_or_si256(nibbles, _mm256_and_si256(high, mask));
         }
+        match spec.values {
+            Some(values) => look_up(values, nibbles),
+            None => nibbles,
+        }
+    }
+}
+
+/// A step's nibbles of the half of the rows that `codes` begins with.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn half_nibbles(codes: *const u8, step: usize) -> __m256i {
+    // SAFETY: the caller's line.
+    let line = unsafe { _mm256_loadu_si256(codes.add(step / 2 * 64).cast()) };
+    let nibbles = if step.is_multiple_of(2) { line } else { _mm256_srli_epi16::<4>(line) };
+    _mm256_and_si256(nibbles, _mm256_set1_epi8(15))
+}
+
+/// Moves bit `from` of every byte to bit 4; bits of neighbours come along.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn bits_to_4(line: __m256i, from: usize) -> __m256i {
+    match from {
+        0 => _mm256_slli_epi16::<4>(line),
+        1 => _mm256_slli_epi16::<3>(line),
+        2 => _mm256_slli_epi16::<2>(line),
+        3 => _mm256_slli_epi16::<1>(line),
+        4 => line,
+        5 => _mm256_srli_epi16::<1>(line),
+        6 => _mm256_srli_epi16::<2>(line),
+        _ => _mm256_srli_epi16::<3>(line),
     }
 }
 

@@ -2,6 +2,7 @@
 //! its signed one, broadcast: a register accumulates 16 rows of weights, and nothing is summed across lanes.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::unpack::{group_min, group_scale, step_codes};
 use crate::kernels::matmul::{GroupShape, Int8Rows, PackedPanels};
@@ -35,36 +36,78 @@ pub unsafe fn packed_int8(
 unsafe fn all_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usize, out: *mut f32, stride: usize) {
     let PackedPanels { first, count, panel_bytes, cols } = panels;
     let num_tiles = rows.div_ceil(TILE_ROWS);
-    let (together, ahead) = match num_tiles {
-        ..=1 => (1, if panel_bytes < SMALL_PANEL { 12 << 10 } else { 8 << 10 }),
-        _ => (2, 2 * panel_bytes),
-    };
+    let most_together = if num_tiles == 1 { 1 } else { 2 };
     let mut panel = 0;
     while panel < count {
-        let together = together.min(count - panel);
+        let together = most_together.min(count - panel);
+        let bytes = together * panel_bytes;
+        let ahead = match num_tiles {
+            1 if panel_bytes < SMALL_PANEL => 12 << 10,
+            1 => 8 << 10,
+            _ => bytes,
+        };
         let a = first.wrapping_add(panel * panel_bytes);
         let b = a.wrapping_add(panel_bytes);
         for i in 0..num_tiles {
             let row = i * rows / num_tiles;
+            let share = i * bytes / num_tiles..(i + 1) * bytes / num_tiles;
+            let fetch = Fetch::new(a.wrapping_add(ahead), ahead, share, cols / const { F::SPEC.group });
             // SAFETY: the row and those of its tile exist, and so do the panels.
             unsafe {
                 let (x, out) = (x.skip_rows(row), out.add(row * stride + panel * PANEL_ROWS));
                 match (together, (i + 1) * rows / num_tiles - row) {
-                    (1, 1) => tile::<F, 1, 1>([a], cols, x, ahead, out, stride),
-                    (1, 2) => tile::<F, 1, 2>([a], cols, x, ahead, out, stride),
-                    (1, 3) => tile::<F, 1, 3>([a], cols, x, ahead, out, stride),
-                    (1, 4) => tile::<F, 1, 4>([a], cols, x, ahead, out, stride),
-                    (1, 5) => tile::<F, 1, 5>([a], cols, x, ahead, out, stride),
-                    (1, 6) => tile::<F, 1, 6>([a], cols, x, ahead, out, stride),
-                    (2, 3) => tile::<F, 2, 3>([a, b], cols, x, ahead, out, stride),
-                    (2, 4) => tile::<F, 2, 4>([a, b], cols, x, ahead, out, stride),
-                    (2, 5) => tile::<F, 2, 5>([a, b], cols, x, ahead, out, stride),
-                    (2, 6) => tile::<F, 2, 6>([a, b], cols, x, ahead, out, stride),
+                    (1, 1) => tile::<F, 1, 1>([a], cols, x, fetch, out, stride),
+                    (1, 2) => tile::<F, 1, 2>([a], cols, x, fetch, out, stride),
+                    (1, 3) => tile::<F, 1, 3>([a], cols, x, fetch, out, stride),
+                    (1, 4) => tile::<F, 1, 4>([a], cols, x, fetch, out, stride),
+                    (1, 5) => tile::<F, 1, 5>([a], cols, x, fetch, out, stride),
+                    (1, 6) => tile::<F, 1, 6>([a], cols, x, fetch, out, stride),
+                    (2, 3) => tile::<F, 2, 3>([a, b], cols, x, fetch, out, stride),
+                    (2, 4) => tile::<F, 2, 4>([a, b], cols, x, fetch, out, stride),
+                    (2, 5) => tile::<F, 2, 5>([a, b], cols, x, fetch, out, stride),
+                    (2, 6) => tile::<F, 2, 6>([a, b], cols, x, fetch, out, stride),
                     (panels, rows) => unreachable!("{rows} rows with {panels} panels"),
                 }
             }
         }
         panel += together;
+    }
+}
+
+/// What a tile asks memory for, a part with every group of columns.
+///
+/// Each tile asks for its share of what comes next, so that a few tiles of rows ask no faster than memory gives. The first tile
+/// asks for all of it where codes have four bits: their products take longer than memory does, and the sums leave no
+/// registers for more addresses.
+struct Fetch {
+    next: *const u8,
+    bytes_per_group: usize,
+    /// As many for every group: branches that go the same way each time cost nothing.
+    lines_per_group: usize,
+    /// From codes to what is fetched with them, for codes of four bits.
+    ahead: usize,
+}
+
+impl Fetch {
+    fn new(start: *const u8, ahead: usize, share: Range<usize>, groups: usize) -> Self {
+        let bytes_per_group = share.len().div_ceil(groups);
+        let lines_per_group = bytes_per_group.div_ceil(64);
+        Self { next: start.wrapping_add(share.start), bytes_per_group, lines_per_group, ahead }
+    }
+
+    /// What comes with a group whose codes are these.
+    #[inline(always)]
+    fn group<F: Format>(&mut self, codes: &[*const u8]) {
+        if const { F::SPEC.bits == 4 } {
+            for codes in codes {
+                prefetch(codes.wrapping_add(self.ahead), const { F::SPEC.group_bytes() });
+            }
+            return;
+        }
+        for line in 0..self.lines_per_group {
+            prefetch(self.next.wrapping_add(64 * line), 64);
+        }
+        self.next = self.next.wrapping_add(self.bytes_per_group);
     }
 }
 
@@ -75,7 +118,7 @@ unsafe fn tile<F: Format, const P: usize, const T: usize>(
     panels: [*const u8; P],
     cols: usize,
     x: Int8Rows,
-    ahead: usize,
+    mut fetch: Fetch,
     out: *mut f32,
     stride: usize,
 ) {
@@ -88,7 +131,7 @@ unsafe fn tile<F: Format, const P: usize, const T: usize>(
         }
         for g in 0..spec.groups() {
             // SAFETY: block b lies inside the panels; `x` has T rows of `cols` columns.
-            unsafe { add_products::<F, P, T>(blocks, g, x, b * spec.groups() + g, ahead, &mut totals) };
+            unsafe { add_products::<F, P, T>(blocks, g, x, b * spec.groups() + g, &mut fetch, &mut totals) };
         }
     }
     for t in 0..T {
@@ -107,7 +150,7 @@ unsafe fn add_products<F: Format, const P: usize, const T: usize>(
     g: usize,
     x: Int8Rows,
     at: usize,
-    ahead: usize,
+    fetch: &mut Fetch,
     totals: &mut [[__m512; P]; T],
 ) {
     let spec = const { F::SPEC };
@@ -118,8 +161,8 @@ unsafe fn add_products<F: Format, const P: usize, const T: usize>(
         let mut acc = [[_mm512_setzero_si512(); P]; T];
         for p in 0..P {
             codes[p] = blocks[p].add(const { F::SPEC.codes_at() } + g * const { F::SPEC.group_bytes() });
-            prefetch(codes[p].wrapping_add(ahead), spec.group_bytes());
         }
+        fetch.group::<F>(&codes);
         for t in 0..T {
             acc[t] = [start(x, t, at, shape); P];
         }

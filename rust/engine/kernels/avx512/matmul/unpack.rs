@@ -31,10 +31,12 @@ unsafe fn unpack_blocks<F: Format>(first: *const u8, cols: usize, out: &mut Pane
                     store16(&mut out.mins[at], group_min(block, spec, g));
                 }
             }
-            let to = out.codes.as_mut_ptr().add(b * spec.cols * PANEL_ROWS);
-            for step in 0..spec.cols / 4 {
-                let codes = step_codes(block.add(spec.codes_at()), spec, step);
-                _mm512_storeu_si512(to.add(step * 64).cast(), codes);
+            for g in 0..spec.groups() {
+                let codes = block.add(spec.codes_at() + g * spec.group_bytes());
+                let to = out.codes.as_mut_ptr().add((b * spec.cols + g * spec.group) * PANEL_ROWS);
+                for step in 0..spec.group / 4 {
+                    _mm512_storeu_si512(to.add(step * 64).cast(), step_codes(codes, spec, step));
+                }
             }
         }
     }
@@ -82,11 +84,11 @@ unsafe fn group_factor(block: *const u8, spec: BlockSpec, at: usize, sub: usize,
     }
 }
 
-/// Codes of columns 4 step .. 4 step + 4 of 16 rows, one byte each.
+/// Codes of columns 4 step .. 4 step + 4 of a group, one byte each, of 16 rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn step_codes(codes: *const u8, spec: BlockSpec, step: usize) -> __m512i {
-    // SAFETY: `codes` has the step's line.
+    // SAFETY: `codes` has the step's lines.
     unsafe {
         if spec.bits == 8 {
             return _mm512_loadu_si512(codes.add(step * 64).cast());
@@ -94,6 +96,14 @@ pub unsafe fn step_codes(codes: *const u8, spec: BlockSpec, step: usize) -> __m5
         let line = _mm512_loadu_si512(codes.add(step / 2 * 64).cast());
         let nibbles = if step.is_multiple_of(2) { line } else { _mm512_srli_epi16::<4>(line) };
         let nibbles = _mm512_and_si512(nibbles, _mm512_set1_epi8(15));
+        let high_bits = spec.high_bits();
+        if high_bits > 0 {
+            let line = codes.add(spec.plane_bytes(4) + step * high_bits / 8 * 64);
+            let high = bits_to_4(_mm512_loadu_si512(line.cast()), step * high_bits % 8);
+            let mask = _mm512_set1_epi8(((1 << high_bits) - 1) << 4);
+            // nibbles | (high & mask)
+            return _mm512_ternarylogic_epi32::<0xF8>(nibbles, high, mask);
+        }
         match spec.values {
             Some(values) => {
                 let table = _mm512_broadcast_i32x4(_mm_loadu_si128(values.as_ptr().cast()));
@@ -101,6 +111,22 @@ pub unsafe fn step_codes(codes: *const u8, spec: BlockSpec, step: usize) -> __m5
             }
             None => nibbles,
         }
+    }
+}
+
+/// Moves bit `from` of every byte to bit 4; bits of neighbours come along.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn bits_to_4(line: __m512i, from: usize) -> __m512i {
+    match from {
+        0 => _mm512_slli_epi16::<4>(line),
+        1 => _mm512_slli_epi16::<3>(line),
+        2 => _mm512_slli_epi16::<2>(line),
+        3 => _mm512_slli_epi16::<1>(line),
+        4 => line,
+        5 => _mm512_srli_epi16::<1>(line),
+        6 => _mm512_srli_epi16::<2>(line),
+        _ => _mm512_srli_epi16::<3>(line),
     }
 }
 

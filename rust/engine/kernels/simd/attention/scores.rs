@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Element;
-use super::tile::{BLOCKS_PER_PASS, for_each_tile, multiply};
+use super::tile::{blocks_per_pass, for_each_tile, multiply};
 use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk};
 use crate::kernels::simd::F32x16;
 
@@ -19,8 +19,9 @@ pub(super) unsafe fn compute<S: F32x16, E: Element<S>>(
     scores: &mut [f32],
 ) {
     assert!(scores.len() >= chunk.rows.len() * CHUNK_LEN, "(rows, 256)");
-    for first in chunk.blocks.clone().step_by(BLOCKS_PER_PASS) {
-        let pass = first..chunk.blocks.end.min(first + BLOCKS_PER_PASS);
+    let per_pass = blocks_per_pass(chunk);
+    for first in chunk.blocks.clone().step_by(per_pass) {
+        let pass = first..chunk.blocks.end.min(first + per_pass);
         let scores = scores.as_mut_ptr();
         // SAFETY: the caller's promise, and the length above.
         unsafe {

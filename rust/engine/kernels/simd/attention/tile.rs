@@ -1,10 +1,16 @@
 //! The micro-kernel of scores and of values: sums += factors · panels.
 
 use super::Element;
+use crate::kernels::attention::Chunk;
 use crate::kernels::simd::{F32x16, prefetch};
 
-/// Blocks that all rows pass over before the next ones: their keys, or values, stay in the L1 cache.
-pub(super) const BLOCKS_PER_PASS: usize = 4;
+/// Bytes of keys, or values, that all rows pass over before the next ones: they stay in the L1 cache.
+const PASS_BYTES: usize = 32 << 10;
+
+/// Blocks of as many bytes.
+pub(super) fn blocks_per_pass(chunk: &Chunk<'_>) -> usize {
+    (PASS_BYTES / chunk.task.kv.shape.piece_bytes()).max(1)
+}
 
 /// Calls `$tile::<.., ROWS, PANELS>(row)` for tiles that cover `0..$num_rows`, each as large as the registers allow:
 /// enough sums to hide the latency of a multiply-add, few enough to leave room for a pair and a factor.
@@ -16,8 +22,8 @@ macro_rules! for_each_tile {
             $row += if $S::REGISTERS >= 32 {
                 match left {
                     8.. => $tile::<$S, $E, 8, 2>($($argument),*),
-                    4.. => $tile::<$S, $E, 4, 1>($($argument),*),
-                    3 => $tile::<$S, $E, 3, 1>($($argument),*),
+                    4.. => $tile::<$S, $E, 4, 4>($($argument),*),
+                    3 => $tile::<$S, $E, 3, 4>($($argument),*),
                     2 => $tile::<$S, $E, 2, 2>($($argument),*),
                     _ => $tile::<$S, $E, 1, 4>($($argument),*),
                 }
@@ -48,13 +54,18 @@ pub(super) unsafe fn multiply<S: F32x16, E: Element<S>, const ROWS: usize, const
     ahead: [*const u8; PANELS],
     pairs: usize,
 ) {
+    // Line after line of one panel, then of the next: hardware prefetchers follow that.
+    let (mut from, mut fetched) = (0, 0);
     for pair in 0..pairs {
         for panel in 0..PANELS {
-            let at = pair * E::PAIR_BYTES;
-            prefetch(ahead[panel].wrapping_add(at), E::PAIR_BYTES);
+            prefetch(ahead[from].wrapping_add(fetched), E::PAIR_BYTES);
+            fetched += E::PAIR_BYTES;
+            if fetched == pairs * E::PAIR_BYTES {
+                (from, fetched) = ((from + 1) % PANELS, 0);
+            }
             // SAFETY: the caller's promise.
             unsafe {
-                let loaded = E::load_pair(panels[panel].add(at));
+                let loaded = E::load_pair(panels[panel].add(pair * E::PAIR_BYTES));
                 for row in 0..ROWS {
                     sums[row][panel] = E::add_pair(sums[row][panel], factors[row].add(2 * pair), loaded);
                 }

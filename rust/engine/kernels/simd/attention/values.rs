@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::Element;
-use super::tile::{BLOCKS_PER_PASS, for_each_tile, multiply};
+use super::tile::{blocks_per_pass, for_each_tile, multiply};
 use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, STATE_HEADER};
 use crate::kernels::simd::{F32x16, WIDTH};
 
@@ -49,8 +49,9 @@ pub(super) unsafe fn accumulate<S: F32x16, E: Element<S>>(
     let num_rows = chunk.rows.len();
     assert!(states.len() >= num_rows * stride, "rows of whole states");
     let rows = Rows { weights, sums: states[STATE_HEADER..].as_mut_ptr(), stride };
-    for first in chunk.blocks.clone().step_by(BLOCKS_PER_PASS) {
-        let pass = first * BLOCK_SIZE..chunk.blocks.end.min(first + BLOCKS_PER_PASS) * BLOCK_SIZE;
+    let per_pass = blocks_per_pass(chunk);
+    for first in chunk.blocks.clone().step_by(per_pass) {
+        let pass = first * BLOCK_SIZE..chunk.blocks.end.min(first + per_pass) * BLOCK_SIZE;
         // SAFETY: the caller's promise, and the length above.
         unsafe { for_each_tile!(S, E, num_rows, |row| rows_together(chunk, row, pass.clone(), rows)) };
     }
