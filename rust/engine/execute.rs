@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::answer::Answer;
 use crate::error::{Error, Result};
@@ -38,13 +39,14 @@ pub enum Computed {
 pub struct Executor {
     runner: Box<dyn ModelRunner>,
     output: ModelOutput,
-    scratch: SampleScratch,
+    /// As many as threads sampled at once so far.
+    scratch: Mutex<Vec<SampleScratch>>,
     eos: Vec<TokenId>,
 }
 
 impl Executor {
     pub fn new(runner: Box<dyn ModelRunner>, eos: Vec<TokenId>) -> Self {
-        Self { runner, output: ModelOutput::default(), scratch: SampleScratch::default(), eos }
+        Self { runner, output: ModelOutput::default(), scratch: Mutex::default(), eos }
     }
 
     pub fn eos(&self) -> &[TokenId] {
@@ -63,12 +65,13 @@ impl Executor {
         requests: &mut HashMap<RequestId, Answer>,
         results: &mut Vec<StepResult>,
     ) -> Result<()> {
-        let mut chosen = self.choose(step, scheduler, requests)?;
+        let chosen = self.choose(step, scheduler, requests)?;
         if chosen.is_none() {
             self.runner.execute(step, &mut self.output)?;
             self.check_output(step)?;
         }
         let (mut row, mut hidden_row) = (0, 0);
+        let mut last_rows = Vec::new();
         for scheduled in &step.sequences {
             let sequence = scheduler.get(scheduled.id).expect("a scheduled sequence is the scheduler's");
             let request = sequence.request_id();
@@ -91,21 +94,55 @@ impl Executor {
             }
             if answer.request.params.max_tokens == 0 {
                 push(0, Computed::Prompt);
-            } else if !rows.is_empty() {
-                for index in choices_at(sequence, answer) {
-                    let computed = match &mut chosen {
-                        None => {
-                            let sampled = isolated(|| self.sample(rows.end - 1, index, sequence, answer));
-                            sampled.unwrap_or_else(Computed::Failed)
-                        }
-                        Some(tokens) => {
-                            let token = tokens.next().expect("the runner chose for every row");
-                            computed(token, &context(index, sequence, answer, &self.eos))
-                        }
-                    };
-                    push(index, computed);
-                }
+            } else if let Some(last) = rows.last() {
+                last_rows.push((last, sequence));
             }
+        }
+        let Some(mut tokens) = chosen else { return self.sample(&last_rows, requests, results) };
+        for (_, sequence) in last_rows {
+            let (request, answer) = (sequence.request_id(), &requests[&sequence.request_id()]);
+            for index in choices_at(sequence, answer) {
+                let token = tokens.next().expect("the runner chose for every row");
+                let computed = computed(token, &context(index, sequence, answer, &self.eos));
+                results.push(StepResult { request, index, computed });
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses the next tokens of these sequences, each from its row of logits.
+    fn sample(
+        &mut self,
+        rows: &[(usize, &Sequence)],
+        requests: &HashMap<RequestId, Answer>,
+        results: &mut Vec<StepResult>,
+    ) -> Result<()> {
+        let mut all_logits = self.output.logits.chunks_exact_mut(self.output.vocab_size).enumerate();
+        let jobs: Vec<_> = rows
+            .iter()
+            .map(|&(row, sequence)| {
+                let answer = &requests[&sequence.request_id()];
+                let choices = choices_at(sequence, answer);
+                let choices: Vec<_> =
+                    choices.map(|index| (index, context(index, sequence, answer, &self.eos))).collect();
+                let (_, logits) = all_logits.find(|&(i, _)| i == row).expect("rows are in order");
+                Mutex::new((logits, choices, Vec::new()))
+            })
+            .collect();
+        let scratch = &self.scratch;
+        self.runner.spread(jobs.len(), &|i| {
+            let (logits, choices, computed) = &mut *locked(&jobs[i]);
+            let mut buffers = locked(scratch).pop().unwrap_or_default();
+            for &(index, context) in &*choices {
+                let sampled = isolated(|| sample(logits, context, &mut buffers)).and_then(|sampled| sampled);
+                computed.push((index, sampled.map_or_else(Computed::Failed, Computed::Token)));
+            }
+            locked(scratch).push(buffers);
+        })?;
+        for (job, (_, sequence)) in jobs.into_iter().zip(rows) {
+            let (.., computed) = job.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let request = sequence.request_id();
+            results.extend(computed.into_iter().map(|(index, computed)| StepResult { request, index, computed }));
         }
         Ok(())
     }
@@ -171,15 +208,6 @@ impl Executor {
         }
     }
 
-    fn sample(&mut self, row: usize, index: usize, sequence: &Sequence, answer: &Answer) -> Computed {
-        let context = context(index, sequence, answer, &self.eos);
-        let logits = row_range(row, self.runner.vocab_size());
-        match sample(&mut self.output.logits[logits], context, &mut self.scratch) {
-            Ok(sampled) => Computed::Token(sampled),
-            Err(error) => Computed::Failed(error),
-        }
-    }
-
     /// Adds the prompt's log-probabilities that are in `rows`. All of them, once they are complete.
     fn score_prompt(
         &mut self,
@@ -190,14 +218,16 @@ impl Executor {
     ) -> Option<Vec<TokenLogprob>> {
         let logprobs = answer.prompt_logprobs.as_mut()?;
         let num_top = answer.request.params.prompt_logprobs.unwrap_or(0);
+        let mut scratch = locked(&self.scratch).pop().unwrap_or_default();
         for (row, position) in rows.zip(scheduled.start..) {
             // A prompt that was preempted half way comes again from its start.
             let Some(&next) = sequence.prompt().get(position + 1).filter(|_| position == logprobs.len()) else {
                 continue;
             };
             let logits = &self.output.logits[row_range(row, self.runner.vocab_size())];
-            logprobs.push(token_logprob(logits, next, num_top, &mut self.scratch));
+            logprobs.push(token_logprob(logits, next, num_top, &mut scratch));
         }
+        locked(&self.scratch).push(scratch);
         (scheduled.context_len() >= sequence.prompt().len()).then(|| answer.prompt_logprobs.take())?
     }
 
@@ -227,6 +257,11 @@ fn computed(token: Option<TokenId>, context: &SampleContext<'_>) -> Computed {
         Some(token_id) => Computed::Token(Sampled { token_id, logprob: None }),
         None => Computed::Failed(no_finite_logit(context)),
     }
+}
+
+/// What is locked here stays sound when a thread panics.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn row_range(row: usize, width: usize) -> Range<usize> {

@@ -1,6 +1,7 @@
 //! The CPU's model runner: weights, KV memory, activations and a pool of lanes.
 
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{CpuWeights, ModelOutput, ModelRunner, phase};
@@ -146,6 +147,16 @@ impl ModelRunner for CpuRunner {
             profile.end_step();
         }
         done
+    }
+
+    fn spread(&mut self, count: usize, work: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        if count < 2 {
+            (0..count).for_each(work);
+            return Ok(());
+        }
+        let next = AtomicUsize::new(0);
+        let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < count);
+        self.pool.run(&|_| std::iter::from_fn(take).for_each(work))
     }
 
     fn idle(&mut self) {

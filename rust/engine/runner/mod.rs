@@ -52,6 +52,12 @@ pub trait ModelRunner: Send {
         Err(Error::Internal("this device chooses no tokens".into()))
     }
 
+    /// Calls `work` once with each number below `count`, on as many threads as the runner computes with.
+    fn spread(&mut self, count: usize, work: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        (0..count).for_each(work);
+        Ok(())
+    }
+
     /// Nothing is left to compute: the time for work that nobody waits for.
     fn idle(&mut self) {}
 }
