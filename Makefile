@@ -70,13 +70,19 @@ clients: $(BIN)/.dev  ## Install the large client libraries that some tests driv
 	if command -v npm >/dev/null; then npm ci --silent --prefix tests/js; else echo "npm is missing: its clients are not tested"; fi
 
 .PHONY: lint
-lint: $(BIN)/.dev  ## Check format, lints, types and stubs
+lint: $(BIN)/.dev  ## Check format, lints, types, stubs and docs/openapi.json
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest ferrule._core
+	$(CARGO_TARGET_DIR)/release/ferrule openapi | diff -u docs/openapi.json - || \
+		{ echo "docs/openapi.json is not what the server says: make openapi writes it anew"; exit 1; }
+
+.PHONY: openapi
+openapi: build  ## Write docs/openapi.json, which lint compares with the server's
+	$(CARGO_TARGET_DIR)/release/ferrule openapi > docs/openapi.json
 
 .PHONY: format
 format: $(BIN)/.dev  ## Format Rust and Python

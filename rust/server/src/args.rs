@@ -35,6 +35,8 @@ pub enum Command {
     Stop(commands::stop::Stop),
     /// Make an API key for the server
     Key(commands::key::Key),
+    /// Print the OpenAPI document of the server
+    Openapi(commands::openapi::OpenApi),
     /// Measure speed: prompt and generation tokens per second by batch size
     Bench(commands::bench::Bench),
     /// Measure how well a model predicts a text

@@ -1,9 +1,11 @@
 """The OpenAPI document: it names every route and no other, and the server does what it says."""
 
+import json
 import re
+import subprocess
 from collections import Counter
 
-from serving import ROOT, running
+from serving import BINARY, ROOT, running
 
 SOURCES = ROOT / "rust" / "server" / "src" / "serve"
 ROUTE = re.compile(r"\.route\(\s*(\"[^\"]+\"|[A-Z_]+)\s*,\s*(get|post|delete|put|patch)\(")
@@ -30,6 +32,11 @@ def test_the_document_has_every_route_and_no_other(null):
     assert not missing, f"{sorted(missing)} are not in serve/openapi/operations.rs"
     unknown = described - set(found)
     assert not unknown, f"{sorted(unknown)} are no routes of the server"
+
+
+def test_the_command_prints_what_the_server_says(null):
+    printed = subprocess.run([BINARY, "openapi"], capture_output=True, text=True, check=True).stdout
+    assert json.loads(printed) == null.http.get("/openapi.json").json()
 
 
 def test_the_document_is_open_and_the_rest_is_not(tmp_path):

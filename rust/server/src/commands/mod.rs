@@ -6,6 +6,7 @@ pub mod cp;
 pub mod doctor;
 pub mod key;
 pub mod list;
+pub mod openapi;
 pub mod perplexity;
 pub mod plan;
 pub mod ps;
@@ -33,6 +34,7 @@ pub fn run(command: Command) -> Result {
         Command::Ps(ps) => ps.execute(),
         Command::Stop(stop) => stop.execute(),
         Command::Key(key) => key.execute(),
+        Command::Openapi(openapi) => openapi.execute(),
         Command::Bench(bench) => bench.execute(),
         Command::Perplexity(perplexity) => perplexity.execute(),
         Command::Quantize(quantize) => quantize.execute(),

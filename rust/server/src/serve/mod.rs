@@ -53,3 +53,4 @@ pub use app::Limits;
 pub use models::KeepAlive;
 pub use run::{ServeConfig, serve};
 pub use tls::TlsFiles;
+pub use openapi::document as openapi;

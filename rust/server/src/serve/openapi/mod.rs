@@ -30,7 +30,8 @@ pub fn routes() -> Router<App> {
     Router::new().route("/openapi.json", get(async || -> Response<Body> { body::json(&*DOCUMENT) }))
 }
 
-fn document() -> Value {
+/// The document, as `docs/openapi.json` has it.
+pub fn document() -> Value {
     let mut paths = Map::new();
     for operation in OPERATIONS {
         let path = paths.entry(operation.path).or_insert_with(|| json!({}));
