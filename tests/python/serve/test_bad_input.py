@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,17 @@ def test_slow_requests_are_given_up():
         assert b" 408 " in body.split(b"\r\n")[0]
         assert time.monotonic() - began < 15
         assert server.http.get("/health").status_code == 200
+
+
+def test_a_client_that_takes_nothing_is_disconnected():
+    """It asks for more than the system's buffers hold and reads none of it, on the only connection that there is."""
+    asked = 400
+    with running("null", "--write-timeout", "1", "--max-connections", "1") as server, server.connect() as deaf:
+        deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * asked)
+        # Waits in the system's backlog until the connection is free.
+        assert server.http.get("/health/live").status_code == 200
+        answers = 0
+        with suppress(ConnectionResetError):
+            while data := deaf.recv(1 << 20):
+                answers += data.count(b"HTTP/1.1 200")
+        assert 0 < answers < asked

@@ -189,6 +189,25 @@ def test_a_client_that_reads_nothing_holds_no_blocks(null):
         null.wait_idle()
 
 
+def test_tokens_of_a_stream_are_sent_together_but_the_first_and_the_last_at_once():
+    """200 tokens take a second. The clock ticks once in ten, so once at most meanwhile."""
+    body = {**LONG, "max_tokens": 200, "temperature": 0, "logprobs": 1}
+    with running("null:5", "--stream-interval", "10000") as server:
+        whole = server.post(TEXT, body).json()["choices"][0]
+        began = time.monotonic()
+        with server.http.stream("POST", TEXT, json={**body, "stream": True}) as response:
+            lines = (line.removeprefix("data: ") for line in response.iter_lines() if line)
+            pieces = [json.loads(next(lines))["choices"][0]]
+            assert server.resident()["num_running"] == 1
+            pieces += [json.loads(line)["choices"][0] for line in lines if line != "[DONE]"]
+        assert time.monotonic() - began < 8
+    assert 2 <= len(pieces) <= 4
+    assert "".join(piece["text"] for piece in pieces) == whole["text"]
+    tokens = [token for piece in pieces for token in (piece["logprobs"] or {}).get("tokens", [])]
+    assert tokens == whole["logprobs"]["tokens"]
+    assert len(tokens) == 200
+
+
 def test_a_full_queue_answers_at_once(slow):
     # One by one: the queue holds two, and four at once could find it full.
     running_requests = []

@@ -47,9 +47,15 @@ pub struct Serve {
     /// Seconds that a request has to arrive
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     read_timeout: u64,
+    /// Seconds that a client may take nothing of what is sent to it; then it is disconnected
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    write_timeout: u64,
     /// Connections at once; more wait
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_connections: u32,
+    /// Milliseconds that tokens of a stream may wait to be sent together; its first ones are sent at once
+    #[arg(long, value_name = "MS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(..=10_000))]
+    stream_interval: u64,
     /// Access log on stderr: human, json or off
     #[arg(long, value_name = "FORMAT", default_value = "human")]
     log: AccessLog,
@@ -96,8 +102,10 @@ impl Serve {
             limits: Limits {
                 max_body_bytes: self.max_body_size as usize,
                 read_timeout: Duration::from_secs(self.read_timeout),
+                write_timeout: Duration::from_secs(self.write_timeout),
                 max_connections: self.max_connections as usize,
             },
+            stream_interval: Duration::from_millis(self.stream_interval),
             tls: self.tls_cert.zip(self.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
             log: self.log,
             trace_file: self.trace_file,

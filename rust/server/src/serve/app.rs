@@ -12,6 +12,7 @@ use super::drain::Drain;
 use super::live::Recent;
 use super::metrics::Metrics;
 use super::models::Registry;
+use super::pace::Pace;
 use super::trace::TraceFile;
 
 /// What no request may exceed.
@@ -20,6 +21,8 @@ pub struct Limits {
     pub max_body_bytes: usize,
     /// For a request to arrive whole.
     pub read_timeout: Duration,
+    /// For a client to take something of what is sent to it.
+    pub write_timeout: Duration,
     pub max_connections: usize,
 }
 
@@ -32,6 +35,8 @@ pub struct Shared {
     /// A pull takes one of these.
     pub pulls: Arc<Semaphore>,
     pub limits: Limits,
+    /// Of streams.
+    pub pace: Pace,
     pub log: AccessLog,
     /// None: nobody traces.
     pub trace_file: Option<TraceFile>,

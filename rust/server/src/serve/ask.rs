@@ -14,9 +14,10 @@ use ferrule_engine::{
 use super::app::App;
 use super::drain::{Drain, Phase, shutting_down};
 use super::error::{Kind, Result, ServeError};
-use super::events::{self, EventReceiver};
+use super::events::{self, EventReceiver, Until};
 use super::meter::{Holds, Meter};
 use super::models::{KeepAlive, Lease};
+use super::pace::Pause;
 use super::visit::Visit;
 
 /// What a dialect wants of a model.
@@ -88,6 +89,7 @@ impl App {
             id,
             prompt,
             events: receiver,
+            pause: Pause::new(self.pace),
             ended: false,
         })
     }
@@ -163,6 +165,8 @@ fn explain(drain: &Drain, error: ferrule_engine::Error) -> ServeError {
     }
 }
 
+    /// Between two frames of a stream.
+    pause: Pause,
 /// An answer as it is made. Dropping it cancels what is left of it: its blocks are free after the engine's step.
 pub struct Answer {
     pub prompt: Vec<TokenId>,
@@ -175,9 +179,19 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Moves the events that wait to `events`, which is empty; pending if there are none.
+    /// Moves the events that wait to `events`, which is empty; pending if there are none, or if it is not time to
+    /// write again: an answer's end alone waits for no tick.
     pub fn poll_batch(&mut self, cx: &mut Context<'_>, events: &mut Vec<Event>) -> Poll<()> {
-        let polled = self.events.poll_batch(cx, events);
+        let until = if self.pause.poll(cx).is_ready() { Until::Any } else { Until::End };
+        let polled = self.poll_until(cx, until, events);
+        if polled.is_ready() {
+            self.pause.begin();
+        }
+        polled
+    }
+
+    fn poll_until(&mut self, cx: &mut Context<'_>, until: Until, events: &mut Vec<Event>) -> Poll<()> {
+        let polled = self.events.poll_batch(cx, until, events);
         self.ended |= events.iter().any(|event| matches!(event, Event::Done(_) | Event::Error(_)));
         polled
     }
@@ -187,7 +201,7 @@ impl Answer {
         let mut collector = Collector::new(std::mem::take(&mut self.prompt));
         let mut batch = Vec::new();
         loop {
-            std::future::poll_fn(|cx| self.poll_batch(cx, &mut batch)).await;
+            std::future::poll_fn(|cx| self.poll_until(cx, Until::End, &mut batch)).await;
             for event in batch.drain(..) {
                 if let Some(output) = collector.push(event) {
                     return output.map_err(|error| self.explain(error));

@@ -1,7 +1,8 @@
 //! The way of one request's events from the engine's thread to its connection.
 //!
 //! The engine must never wait for a client, and a slow client must not cost memory per token: what waits is merged, so
-//! that at most one delta per choice does. A client that reads slower than the engine writes gets fewer, longer pieces.
+//! that at most one delta per choice does. A client that reads slower than the engine writes gets fewer, longer pieces,
+//! and a receiver that waits for a stream's tick, or for the whole answer, is not woken for each.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,10 +20,18 @@ pub struct EventReceiver(Arc<Shared>);
 #[derive(Default)]
 struct Shared(Mutex<State>);
 
+/// What a receiver waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    Any,
+    /// The last event; it comes with all before it.
+    End,
+}
+
 #[derive(Default)]
 struct State {
     pending: Vec<Event>,
-    waker: Option<Waker>,
+    waker: Option<(Waker, Until)>,
     /// `Done` or `Error` was sent.
     ended: bool,
     /// Nobody listens.
@@ -53,6 +62,19 @@ impl State {
         }
     }
 
+    fn has(&self, until: Until) -> bool {
+        match until {
+            Until::Any => !self.pending.is_empty(),
+            Until::End => self.ended && !self.pending.is_empty(),
+        }
+    }
+
+    /// The receiver, if it waits for what there is now.
+    fn take_waker(&mut self) -> Option<Waker> {
+        let (_, until) = self.waker.as_ref()?;
+        self.has(*until).then(|| self.waker.take())?.map(|(waker, _)| waker)
+    }
+
     /// The delta of choice `index` that waits. Choices do not depend on each other's order.
     fn unfinished(&mut self, index: usize) -> Option<&mut Delta> {
         self.pending.iter_mut().rev().find_map(|event| match event {
@@ -69,7 +91,7 @@ impl EventSender {
             return ControlFlow::Break(());
         }
         state.push(event);
-        let waker = state.waker.take();
+        let waker = state.take_waker();
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
@@ -89,11 +111,11 @@ impl Drop for EventSender {
 }
 
 impl EventReceiver {
-    /// Moves everything that waits to `events`, which is empty; pending if there is nothing.
-    pub fn poll_batch(&self, cx: &mut Context<'_>, events: &mut Vec<Event>) -> Poll<()> {
+    /// Moves everything that waits to `events`, which is empty; pending if `until` is not there.
+    pub fn poll_batch(&self, cx: &mut Context<'_>, until: Until, events: &mut Vec<Event>) -> Poll<()> {
         let mut state = self.0.lock();
-        if state.pending.is_empty() {
-            state.waker = Some(cx.waker().clone());
+        if !state.has(until) {
+            state.waker = Some((cx.waker().clone(), until));
             return Poll::Pending;
         }
         std::mem::swap(&mut state.pending, events);
@@ -111,6 +133,9 @@ impl Drop for EventReceiver {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
     use super::*;
 
     fn delta(index: usize, text: &str) -> Event {
@@ -119,7 +144,7 @@ mod tests {
 
     fn received(receiver: &EventReceiver) -> Vec<String> {
         let mut events = Vec::new();
-        let _ = receiver.poll_batch(&mut Context::from_waker(Waker::noop()), &mut events);
+        let _ = receiver.poll_batch(&mut Context::from_waker(Waker::noop()), Until::Any, &mut events);
         let text = |event: &Event| match event {
             Event::Delta(delta) => format!("{}:{}", delta.index, delta.text),
             Event::Done(_) => "done".into(),
@@ -137,6 +162,31 @@ mod tests {
         }
         assert_eq!(received(&receiver), ["0:ab", "1:xy", "done"]);
         assert!(received(&receiver).is_empty());
+    }
+
+    #[test]
+    fn who_waits_for_the_end_is_woken_once() {
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(count.clone());
+        let (sender, receiver) = channel();
+        let poll = |until| {
+            let mut events = Vec::new();
+            let polled = receiver.poll_batch(&mut Context::from_waker(&waker), until, &mut events);
+            polled.is_ready().then_some(events.len())
+        };
+        assert_eq!(poll(Until::End), None);
+        for text in ["a", "b", "c"] {
+            assert!(sender.send(delta(0, text)).is_continue());
+        }
+        assert_eq!((poll(Until::End), count.0.load(Ordering::Relaxed)), (None, 0));
+        assert!(sender.send(Event::Done(Default::default())).is_continue());
+        assert_eq!((poll(Until::End), count.0.load(Ordering::Relaxed)), (Some(2), 1));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::app::App;
 use super::front_door::front_door;
+use super::stall::Stalling;
 
 const MAX_HEADERS: usize = 100;
 /// Head and pieces of bodies are read through a buffer of at most this.
@@ -52,6 +53,7 @@ async fn next(
 fn accept(stream: TcpStream, tls: Option<TlsAcceptor>, permit: OwnedSemaphorePermit, app: &App, router: &Router) {
     // Tokens are sent when they are there. Without it they come a little later.
     let _ = stream.set_nodelay(true);
+    let stream = Stalling::new(stream, app.limits.write_timeout);
     let (app, router) = (app.clone(), router.clone());
     match tls {
         None => drop(tokio::spawn(serve(stream, permit, app, router))),
@@ -60,7 +62,13 @@ fn accept(stream: TcpStream, tls: Option<TlsAcceptor>, permit: OwnedSemaphorePer
 }
 
 /// A handshake has the time that a request's head has. One that fails is its client's business.
-async fn serve_tls(stream: TcpStream, tls: TlsAcceptor, permit: OwnedSemaphorePermit, app: App, router: Router) {
+async fn serve_tls(
+    stream: Stalling<TcpStream>,
+    tls: TlsAcceptor,
+    permit: OwnedSemaphorePermit,
+    app: App,
+    router: Router,
+) {
     tokio::select! {
         shaken = tokio::time::timeout(app.limits.read_timeout, tls.accept(stream)) => {
             if let Ok(Ok(stream)) = shaken {

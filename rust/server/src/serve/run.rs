@@ -17,6 +17,7 @@ use super::drain::{Drain, Phase};
 use super::live::Recent;
 use super::metrics::Metrics;
 use super::models::{Catalog, KeepAlive, Registry, RegistryConfig};
+use super::pace::Pace;
 use super::tls::TlsFiles;
 use super::trace::TraceFile;
 use super::{front_door, listen};
@@ -35,6 +36,8 @@ pub struct ServeConfig {
     /// How long running answers may go on after a signal to stop.
     pub drain_timeout: Duration,
     pub limits: Limits,
+    /// A stream is written to at most once in this time.
+    pub stream_interval: Duration,
     /// None: HTTP without TLS.
     pub tls: Option<TlsFiles>,
     pub log: AccessLog,
@@ -96,6 +99,7 @@ async fn run(config: ServeConfig, catalog: Catalog) -> Result {
         recent: Recent::default(),
         pulls: Arc::new(Semaphore::new(MAX_PULLS)),
         limits: config.limits.clone(),
+        pace: Pace::new(config.stream_interval),
         log: config.log,
         trace_file: config.trace_file.as_deref().map(TraceFile::open).transpose()?,
     });
