@@ -137,6 +137,11 @@ impl EngineHandle {
         self.0.intake.watch(Box::new(watcher));
     }
 
+    /// Whether a defect ended the engine: it takes no more requests, and its memory is given back.
+    pub fn is_broken(&self) -> bool {
+        self.0.intake.is_broken()
+    }
+
     /// Stops the engine's thread; running requests get `Error(Cancelled)`. Idempotent.
     pub fn shutdown(&self) {
         self.0.shutdown();

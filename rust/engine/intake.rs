@@ -117,6 +117,11 @@ impl Intake {
         self.room.notify_all();
     }
 
+    /// A defect ended the engine.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.lock().closed, Some(Error::Internal(_)))
+    }
+
     /// Parks the engine's thread until there is something to do. False: closed.
     pub fn wait(&self, busy: bool) -> bool {
         let idle = |state: &mut State| {

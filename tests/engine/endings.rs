@@ -93,6 +93,7 @@ fn a_panic_reaches_every_caller() {
     }
     let error = engine.generate(request(&[3], long())).unwrap_err();
     assert!(error.to_string().contains("lost its mind"), "{error}");
+    assert!(engine.is_broken());
     engine.shutdown();
 }
 
@@ -113,6 +114,7 @@ fn shutdown_ends_every_request_and_can_be_repeated() {
     assert_eq!((engine.stats().num_used_blocks, engine.stats().num_running, engine.stats().num_waiting), (0, 0, 0));
     engine.shutdown();
     assert!(matches!(engine.generate(request(&[1], long())), Err(Error::Cancelled(_))));
+    assert!(!engine.is_broken());
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl App {
             cache_salt: visit.caller.cache_salt(ask.cache_salt),
             ..GenerateRequest::new(Prompt::Tokens(prompt.clone()), ask.params)
         };
-        let id = model.engine.submit(request, sink).map_err(|error| self.refused(model, error))?;
+        let id = model.engine.submit(request, sink).map_err(|error| explain(&self.drain, error))?;
         taken.store(true, Ordering::Release);
         visit.record.update().engine_requests.push(id);
         Ok(Answer {
@@ -92,14 +92,6 @@ impl App {
             pause: Pause::new(self.pace),
             ended: false,
         })
-    }
-
-    /// An engine that fails to take a request at all is broken, unless it is being shut down.
-    fn refused(&self, model: &Lease, error: ferrule_engine::Error) -> ServeError {
-        if matches!(error, ferrule_engine::Error::Internal(_)) {
-            model.discard();
-        }
-        explain(&self.drain, error)
     }
 }
 
@@ -165,8 +157,6 @@ fn explain(drain: &Drain, error: ferrule_engine::Error) -> ServeError {
     }
 }
 
-    /// Between two frames of a stream.
-    pause: Pause,
 /// An answer as it is made. Dropping it cancels what is left of it: its blocks are free after the engine's step.
 pub struct Answer {
     pub prompt: Vec<TokenId>,
@@ -175,6 +165,8 @@ pub struct Answer {
     drain: Arc<Drain>,
     id: RequestId,
     events: EventReceiver,
+    /// Between two frames of a stream.
+    pause: Pause,
     ended: bool,
 }
 

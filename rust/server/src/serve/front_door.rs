@@ -136,7 +136,87 @@ fn shaped(visit: &Visit, error: &ServeError) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use ferrule_engine::EngineConfig;
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+
     use super::*;
+    use crate::serve::access_log::AccessLog;
+    use crate::serve::app::{Limits, Shared};
+    use crate::serve::auth::Auth;
+    use crate::serve::drain::{Drain, Phase};
+    use crate::serve::models::{Catalog, KeepAlive, Registry, RegistryConfig};
+    use crate::serve::pace::Pace;
+
+    /// A server with the null model, which takes 5 ms per step.
+    fn app() -> App {
+        let metrics = Arc::default();
+        let config = RegistryConfig {
+            engine: EngineConfig::default(),
+            memory_budget: None,
+            keep_alive: KeepAlive::Forever,
+            patience: Duration::from_secs(60),
+        };
+        let catalog = Catalog::open(&["null:5".into()]).unwrap();
+        let limits = Limits {
+            max_body_bytes: 1 << 20,
+            read_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
+            max_connections: 1,
+        };
+        let app = App::new(Shared {
+            registry: Registry::new(catalog, config, Arc::clone(&metrics)),
+            metrics,
+            auth: Arc::new(Auth::open()),
+            drain: Drain::new(),
+            recent: Default::default(),
+            pulls: Arc::new(tokio::sync::Semaphore::new(1)),
+            limits,
+            pace: Pace::new(Duration::ZERO),
+            log: AccessLog::Off,
+            trace_file: None,
+        });
+        app.drain.advance(Phase::Running);
+        app
+    }
+
+    async fn complete(app: App, max_tokens: usize) -> (u16, Value) {
+        let body = format!(r#"{{"prompt": "hi", "max_tokens": {max_tokens}, "ignore_eos": true}}"#);
+        let request = Request::post("/v1/completions").body(Body::from(body)).unwrap();
+        let response = front_door(app.clone(), router(app), request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_a_defect_ended_is_replaced_for_the_next_request() {
+        let app = app();
+        let running: Vec<_> = (0..3).map(|_| tokio::spawn(complete(app.clone(), 4000))).collect();
+        let engine = loop {
+            if let Some(resident) = app.registry.residents().pop()
+                && resident.model.engine.stats().num_running == 3
+            {
+                break resident.model.engine.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        engine.watch(|_| panic!("a defect between two steps"));
+        for request in running {
+            let (status, body) = request.await.unwrap();
+            let message = body["error"]["message"].as_str().unwrap();
+            assert!(status == 500 && message.contains("a defect between two steps"), "{status} {body}");
+        }
+        assert!(engine.is_broken() && app.registry.residents().is_empty());
+        let (status, body) = complete(app.clone(), 4).await;
+        assert_eq!((status, &body["usage"]["completion_tokens"]), (200, &4.into()), "{body}");
+        assert_eq!(app.registry.residents().len(), 1);
+        // The engine lets go of a request a moment after its last word.
+        app.drain.wait_idle().await;
+    }
 
     #[tokio::test]
     async fn a_panic_ends_its_request_alone() {

@@ -101,6 +101,9 @@ impl Registry {
 
     fn attempt(&self, served: &Served, keep_alive: Option<KeepAlive>) -> Result<Attempt> {
         let mut slots = self.0.lock();
+        if slots.get(&served.name).is_some_and(Slot::is_broken) {
+            slots.remove(&served.name);
+        }
         match slots.get_mut(&served.name) {
             Some(Slot::Loaded(loaded)) if loaded.gives_way => Ok(Attempt::Leaving),
             Some(Slot::Loaded(loaded)) => {
@@ -138,7 +141,7 @@ impl Registry {
             }),
             _ => None,
         };
-        let mut residents: Vec<_> = slots.values().filter_map(resident).collect();
+        let mut residents: Vec<_> = slots.values().filter(|slot| !slot.is_broken()).filter_map(resident).collect();
         residents.sort_by(|a, b| a.model.served.name.cmp(&b.model.served.name));
         residents
     }
@@ -316,16 +319,6 @@ impl Shared {
             loaded.leases -= 1;
             loaded.last_used = Instant::now();
         }
-        self.changed();
-    }
-
-    pub fn discard(&self, model: &Arc<LoadedModel>) {
-        let mut slots = self.lock();
-        let is_it = |slot: &Slot| matches!(slot, Slot::Loaded(loaded) if Arc::ptr_eq(&loaded.model, model));
-        if slots.get(&model.served.name).is_some_and(is_it) {
-            slots.remove(&model.served.name);
-        }
-        drop(slots);
         self.changed();
     }
 

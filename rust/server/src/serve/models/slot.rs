@@ -103,6 +103,11 @@ impl Loaded {
 }
 
 impl Slot {
+    /// A defect ended the engine: the next request loads the model again.
+    pub fn is_broken(&self) -> bool {
+        matches!(self, Self::Loaded(loaded) if loaded.model.engine.is_broken())
+    }
+
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Loading { reserved, .. } => *reserved,
@@ -132,13 +137,6 @@ impl Lease {
     pub fn of_request(mut self, in_flight: InFlight) -> Self {
         Arc::get_mut(&mut self.0).expect("a new lease has no copies").in_flight = Some(in_flight);
         self
-    }
-
-    /// The engine is broken: the next request loads the model again.
-    pub fn discard(&self) {
-        if let Some(registry) = self.0.registry.upgrade() {
-            registry.discard(&self.0.model);
-        }
     }
 }
 
