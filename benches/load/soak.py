@@ -23,7 +23,7 @@ SERVER = [
     *("--max-num-seqs", str(SEQUENCES), "--max-queue-len", str(CONNECTIONS - SEQUENCES)),
     *("--max-num-batched-tokens", str(STEP_TOKENS), "--kv-cache-memory", "1GB"),
 ]
-RATE = 10.0
+RATE = 30.0
 """Arrivals per second, several times what two cores answer with the smallest models."""
 FLAT = 1.05
 """Memory at the end may be this many times that of half time, when the whole KV cache has been touched."""

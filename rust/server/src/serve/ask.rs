@@ -98,7 +98,7 @@ impl App {
 pub async fn tokens(model: &Lease, prompt: Prompt) -> Result<Vec<TokenId>> {
     let num_bytes = match &prompt {
         Prompt::Text(text) => text.len(),
-        Prompt::Tokens(_) => 0,
+        Prompt::Tokens(_) => return Ok(model.engine.tokenize(prompt)?),
         Prompt::Chat(messages) | Prompt::OpenChat(messages) => messages.iter().map(|turn| turn.content.len()).sum(),
     };
     tokenize(model, num_bytes, |engine| engine.tokenize(prompt)).await
