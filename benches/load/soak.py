@@ -98,9 +98,11 @@ def wrong_errors(run: Run) -> list[str]:
 def main(binary: Path, model: str, duration: float, seed: int, out: Path | None) -> int:
     with servers.ferrule(binary, model, SERVER) as target:
         step = _longest_step(target)
+        before = target.cpu_seconds()
         run, samples = load(target, Lengths(), RATE, duration, seed)
+        cpu = target.cpu_seconds() - before
         idle = wait_idle(target)
-    result = summary([run], Slo(1.0, 0.1), 0.0)
+    result = summary([run], Slo(1.0, 0.1), cpu)
     gaps = [gap for answer in run.answers for gap in answer.gaps]
     half, end = (samples[int(len(samples) * share)]["rss_bytes"] for share in (0.5, 0.99))
     checks: dict[str, tuple[bool, str]] = {
