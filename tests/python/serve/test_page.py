@@ -248,6 +248,18 @@ def test_a_narrow_window_shows_one_part_at_a_time(page):
     assert page.js("document.documentElement.scrollWidth") == 400
 
 
+@pytest.mark.parametrize("width", [1920, 1360, 1280, 390])
+def test_figures_fit_their_tiles(page, width):
+    page.resize(width, 800)
+    page.js("document.querySelector('[data-show=engine]').click()")
+    cut = """(() => {
+        const figures = [...document.querySelectorAll('.tiles dd')];
+        for (const dd of figures) dd.textContent = dd.className ? 'p90 1,234 ms' : '1,234 ms';
+        return figures.filter(dd => dd.scrollWidth > dd.clientWidth).length;
+    })()"""
+    assert page.js(cut) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "html"),
     [
