@@ -248,7 +248,7 @@ def test_a_narrow_window_shows_one_part_at_a_time(page):
     assert page.js("document.documentElement.scrollWidth") == 400
 
 
-@pytest.mark.parametrize("width", [1920, 1360, 1280, 390])
+@pytest.mark.parametrize("width", [1920, 1280, 800, 390])
 def test_figures_fit_their_tiles(page, width):
     page.resize(width, 800)
     page.js("document.querySelector('[data-show=engine]').click()")
