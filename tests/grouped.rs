@@ -117,10 +117,14 @@ impl Plan {
                     (name("weight_g_idx"), "I32", vec![k], order),
                 ]
             }
-            Form::Plain => vec![
-                (name("weight"), "I8", vec![n, k], self.codes.iter().map(|&code| (code as u8) ^ 0x80).collect()),
-                (name("weight_scale"), "F16", vec![n, g], self.scales(false)),
-            ],
+            Form::Plain => {
+                let signed = |codes: &[u32]| codes.iter().map(|&code| (code as u8) ^ 0x80).collect();
+                vec![
+                    (name("weight"), "I8", vec![n, k], signed(&self.codes)),
+                    (name("weight_scale"), "F16", vec![n, g], self.scales(false)),
+                    (name("weight_zero_point"), "I8", vec![n, g], signed(&self.zeros)),
+                ]
+            }
         }
     }
 
@@ -182,7 +186,7 @@ fn write(dir: &Path, tensors: &[(String, &'static str, Vec<usize>, Vec<u8>)]) {
 fn forms() -> impl Strategy<Value = (Form, usize, bool)> {
     let four = prop::sample::select(vec![Form::Gptq(1), Form::Gptq(2), Form::Awq, Form::Packed]);
     let eight = prop::sample::select(vec![Form::Gptq(1), Form::Gptq(2), Form::Packed, Form::Plain]);
-    prop_oneof![3 => (four, Just(4), any::<bool>()), 1 => (eight, Just(8), Just(true))]
+    prop_oneof![3 => (four, Just(4), any::<bool>()), 2 => (eight, Just(8), any::<bool>())]
 }
 
 fn plans() -> impl Strategy<Value = (Form, bool, Plan)> {
@@ -216,7 +220,8 @@ proptest! {
         let view = folder.tensor("model.x.weight").unwrap();
         prop_assert_eq!((view.dtype, &view.shape), (info.dtype, &info.shape));
         prop_assert_eq!(view.shape, [plan.rows, plan.cols]);
-        prop_assert!(symmetric || view.dtype.name().starts_with('U') || plan.zeros.iter().all(|&zero| zero == 8));
+        let middle = 1u32 << (plan.bits - 1);
+        prop_assert!(symmetric || view.dtype.name().starts_with('U') || plan.zeros.iter().all(|&zero| zero == middle));
         prop_assert!(!symmetric || view.dtype.name().starts_with('I') || view.dtype == DType::Q8_0);
         prop_assert_eq!(folder.column_order("model.x.weight").is_none(), plan.groups.is_sorted());
         prop_assert_eq!(numbers(&folder), plan.numbers());
@@ -276,6 +281,7 @@ fn packed_by_a_library(case: &Value) -> Packed {
         "scales" | "weight_scale" => "F16",
         "weight_shape" => "I64",
         "weight" => "I8",
+        "weight_zero_point" if form == Form::Plain => "I8",
         _ => "I32",
     };
     let tensor = |(part, tensor): (&String, &Value)| {

@@ -10,7 +10,7 @@ use ferrule_engine::weights::TensorView;
 use half::f16;
 use proptest::prelude::*;
 
-const QUANTIZED: [DType; 19] = [
+const QUANTIZED: [DType; 20] = [
     DType::Q4_0,
     DType::Q4_1,
     DType::Q5_0,
@@ -30,6 +30,7 @@ const QUANTIZED: [DType; 19] = [
     DType::U4G32,
     DType::U4G64,
     DType::U4G128,
+    DType::U8G32,
 ];
 const DENSE: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F8_E4M3];
 
@@ -62,7 +63,9 @@ fn f16_fields(dtype: DType) -> &'static [usize] {
         DType::Q2_K => &[80, 82],
         DType::Q3_K => &[108],
         DType::Q6_K => &[208],
-        DType::I4G32 | DType::I4G64 | DType::I4G128 | DType::U4G32 | DType::U4G64 | DType::U4G128 => &[0],
+        DType::I4G32 | DType::I4G64 | DType::I4G128 | DType::U4G32 | DType::U4G64 | DType::U4G128 | DType::U8G32 => {
+            &[0]
+        }
         _ => &[],
     }
 }
@@ -204,7 +207,7 @@ fn max_min(dtype: DType) -> f64 {
         DType::Q4_1 | DType::Q5_1 => 0.1,
         DType::Q2_K => 0.1 * 15.0,
         DType::Q4_K | DType::Q5_K => 0.1 * 63.0,
-        DType::U4G32 | DType::U4G64 | DType::U4G128 => 0.1 * 255.0,
+        DType::U4G32 | DType::U4G64 | DType::U4G128 | DType::U8G32 => 0.1 * 255.0,
         _ => 0.0,
     }
 }

@@ -18,6 +18,8 @@ FLAT = {"bits": 4, "group_size": GROUP}
 QUANTIZATION = {
     "gptq": FLAT | {"quant_method": "gptq", "desc_act": False},
     "gptq-act-order": FLAT | {"quant_method": "gptq", "desc_act": True},
+    "gptq-8-bits": {"quant_method": "gptq", "bits": 8, "group_size": GROUP},
+    "gptq-8-bits-act-order": {"quant_method": "gptq", "bits": 8, "group_size": GROUP, "checkpoint_format": "gptq_v2"},
     "awq": FLAT | {"quant_method": "awq", "version": "gemm", "zero_point": True},
     "fp8": {"quant_method": "fp8", "weight_block_size": [GROUP, GROUP]},
     "packed": {
@@ -30,13 +32,14 @@ QUANTIZATION = {
 }
 
 
-def quantize(weight):
+def quantize(weight, bits):
     """Codes (rows, cols), zero points and scales (rows, groups) of a matrix, rounded to the nearest."""
+    most = 2**bits - 1
     groups = weight.reshape(len(weight), -1, GROUP)
     low, high = np.minimum(groups.min(-1), 0), np.maximum(groups.max(-1), 0)
-    scales = ((high - low) / 15).astype(np.float16)
+    scales = ((high - low) / most).astype(np.float16)
     zeros = np.rint(-low / scales).astype(np.uint32)
-    codes = np.clip(np.rint(groups / scales[..., None]) + zeros[..., None], 0, 15).astype(np.uint32)
+    codes = np.clip(np.rint(groups / scales[..., None]) + zeros[..., None], 0, most).astype(np.uint32)
     return codes.reshape(weight.shape), zeros, scales
 
 
@@ -45,10 +48,11 @@ def dequantize(codes, zeros, scales):
     return (scales.astype(np.float32)[..., None] * steps).reshape(codes.shape)
 
 
-def words(codes):
-    """Eight codes of the last axis a word."""
-    eights = codes.reshape(*codes.shape[:-1], -1, 8).astype(np.uint32)
-    return np.bitwise_or.reduce(eights << (4 * np.arange(8, dtype=np.uint32)), axis=-1).view(np.int32)
+def words(codes, bits=4):
+    """Codes of the last axis, as many as a word holds."""
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    together = codes.reshape(*codes.shape[:-1], -1, len(shifts)).astype(np.uint32)
+    return np.bitwise_or.reduce(together << shifts, axis=-1).view(np.int32)
 
 
 def reordered(codes):
@@ -67,7 +71,7 @@ def act_order(form, name, cols):
     """The columns as GPTQ's act-order sorts them: those of a group side by side."""
     random = np.random.default_rng(zlib.crc32(input_of(name).encode()))
     match form:
-        case "gptq-act-order":
+        case "gptq-act-order" | "gptq-8-bits-act-order":
             return random.permutation(cols)
         case "gptq-groups-moved":
             return random.permutation(np.arange(cols).reshape(-1, GROUP)).ravel()
@@ -75,12 +79,14 @@ def act_order(form, name, cols):
             return np.arange(cols)
 
 
-def parts(form, codes, zeros, scales, groups):
-    match form:
-        case "gptq" | "gptq-act-order" | "gptq-groups-moved":
+def parts(quantization, codes, zeros, scales, groups):
+    match quantization["quant_method"]:
+        case "gptq":
+            bits = quantization["bits"]
+            stored = zeros.T - (quantization.get("checkpoint_format") != "gptq_v2") & (2**bits - 1)
             return {
-                "qweight": np.ascontiguousarray(words(codes).T),
-                "qzeros": words((zeros.T - 1) & 15),
+                "qweight": np.ascontiguousarray(words(codes, bits).T),
+                "qzeros": words(stored, bits),
                 "scales": np.ascontiguousarray(scales.T),
                 "g_idx": groups.astype(np.int32),
             }
@@ -135,9 +141,9 @@ def write_folder(folder, form, quantization):
             continue
         order = act_order(form, name, weight.shape[1])
         back = np.argsort(order)
-        codes, zeros, scales = quantize(weight[:, order])
+        codes, zeros, scales = quantize(weight[:, order], quantization.get("bits", 4))
         weights[name] = dequantize(codes, zeros, scales)[:, back]
-        quantized = parts(form, codes[:, back], zeros, scales, back // GROUP)
+        quantized = parts(quantization, codes[:, back], zeros, scales, back // GROUP)
         tensors |= {f"{stem}.{part}": tensor for part, tensor in quantized.items()}
     write_safetensors(folder / "model.safetensors", tensors)
     config = CONFIG.to_json() | {"quantization_config": quantization}

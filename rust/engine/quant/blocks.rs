@@ -403,6 +403,22 @@ block!(BlockU4<16>, U4G32, |b, out| decode_u4(b.d, b.z, &b.qs, out));
 block!(BlockU4<32>, U4G64, |b, out| decode_u4(b.d, b.z, &b.qs, out));
 block!(BlockU4<64>, U4G128, |b, out| decode_u4(b.d, b.z, &b.qs, out));
 
+/// Eight bits with a zero point. x = d q + d (-z).
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockU8 {
+    pub d: Half,
+    pub z: u8,
+    pub qs: [u8; 32],
+}
+
+block!(BlockU8, U8G32, |b, out| {
+    let (d, negated) = (b.d.to_f32(), f32::from(-i16::from(b.z)));
+    for j in 0..32 {
+        out[j] = d * f32::from(b.qs[j]) + d * negated;
+    }
+});
+
 /// Floats of eight bits. x = d value(q).
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -444,6 +460,7 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         DType::U4G32 => decode_blocks::<BlockU4<16>>(bytes, out),
         DType::U4G64 => decode_blocks::<BlockU4<32>>(bytes, out),
         DType::U4G128 => decode_blocks::<BlockU4<64>>(bytes, out),
+        DType::U8G32 => decode_blocks::<BlockU8>(bytes, out),
         DType::F8_E4M3 => decode_blocks::<BlockF8>(bytes, out),
     }
 }

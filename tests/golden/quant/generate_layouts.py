@@ -36,6 +36,13 @@ CASES = [
     ("packed", "compressed-tensors", 4, 64, False, False),
     ("packed-8-bits", "compressed-tensors", 8, 32, True, False),
     ("plain", "compressed-tensors", 8, COLS, True, False),
+    ("gptq-8-bits-zeros", "auto-gptq", 8, 64, False, False),
+    ("gptq-8-bits-act-order", "auto-gptq", 8, 32, False, True),
+    ("gptq-8-bits-whole-columns", "auto-gptq", 8, COLS, False, False),
+    ("gptq-v2-8-bits-zeros", "gptqmodel", 8, 128, False, False),
+    ("gptq-v2-8-bits-act-order", "gptqmodel", 8, 32, False, True),
+    ("packed-8-bits-zeros", "compressed-tensors", 8, 32, False, False),
+    ("plain-zeros", "compressed-tensors", 8, COLS, False, False),
 ]
 
 

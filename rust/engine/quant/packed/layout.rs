@@ -60,6 +60,7 @@ pub enum Layout {
     U4G32,
     U4G64,
     U4G128,
+    U8G32,
     /// (cols, 16) per panel.
     F32,
     F16,
@@ -242,6 +243,7 @@ formats! {
     U4G32   { cols: 32,  group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  zero: true, sub_scales: false },
     U4G64   { cols: 64,  group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  zero: true, sub_scales: false },
     U4G128  { cols: 128, group: 32, bits: 4, code_bits: 4, offset: 0,   min: true,  zero: true, sub_scales: false },
+    U8G32   { cols: 32,  group: 32, bits: 8, code_bits: 8, offset: 0,   min: true,  zero: true, sub_scales: false },
 }
 
 const _: () = {
@@ -252,6 +254,7 @@ const _: () = {
     assert!(format::K5Min::SPEC.bytes() == 2880);
     assert!(format::K6Sub16::SPEC.bytes() == 3360);
     assert!(format::U4G128::SPEC.bytes() == 1088);
+    assert!(format::U8G32::SPEC.bytes() == 576);
 };
 
 impl Layout {
@@ -279,6 +282,7 @@ impl Layout {
             DType::U4G32 => Self::U4G32,
             DType::U4G64 => Self::U4G64,
             DType::U4G128 => Self::U4G128,
+            DType::U8G32 => Self::U8G32,
         }
     }
 

@@ -39,6 +39,7 @@ impl BlockParts {
             DType::MXFP4 => self.mxfp4(block),
             DType::I4G32 | DType::I4G64 | DType::I4G128 => self.grouped(block, false),
             DType::U4G32 | DType::U4G64 | DType::U4G128 => self.grouped(block, true),
+            DType::U8G32 => self.u8(block),
             DType::F32 | DType::F16 | DType::BF16 | DType::F8_E4M3 => unreachable!("dense types have no blocks"),
         }
     }
@@ -147,14 +148,21 @@ impl BlockParts {
         split_nibbles(&block[1..], &mut self.codes[..32]);
     }
 
+    /// Scale and zero point; returns what follows.
+    fn scale_and_zero<'a>(&mut self, block: &'a [u8]) -> &'a [u8] {
+        self.scale = [block[0], block[1]];
+        self.min = (-i16::from(block[2])).to_le_bytes();
+        &block[3..]
+    }
+
+    fn u8(&mut self, block: &[u8]) {
+        let codes = self.scale_and_zero(block);
+        self.codes[..32].copy_from_slice(codes);
+    }
+
     /// Scale, zero point if there is one, and two columns a byte.
     fn grouped(&mut self, block: &[u8], zero: bool) {
-        self.scale = [block[0], block[1]];
-        let mut bytes = &block[2..];
-        if zero {
-            self.min = (-i16::from(bytes[0])).to_le_bytes();
-            bytes = &bytes[1..];
-        }
+        let bytes = if zero { self.scale_and_zero(block) } else { self.header(block, false) };
         for (&byte, codes) in bytes.iter().zip(self.codes.as_chunks_mut::<2>().0) {
             *codes = [byte & 15, byte >> 4];
         }

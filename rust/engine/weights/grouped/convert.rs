@@ -51,7 +51,7 @@ impl Converted<'_> {
 
     fn write_row(&self, row: usize, words: &[u32], out: &mut [u8]) {
         let Matrix { dtype, group, .. } = *self.matrix;
-        let has_zero = matches!(dtype, DType::U4G32 | DType::U4G64 | DType::U4G128);
+        let has_zero = matches!(dtype, DType::U4G32 | DType::U4G64 | DType::U4G128 | DType::U8G32);
         let words = words.chunks_exact(dtype.block_len() / self.parts.scheme.per_word());
         for (b, (block, words)) in out.chunks_exact_mut(dtype.block_bytes()).zip(words).enumerate() {
             let group = b * dtype.block_len() / group;
@@ -60,7 +60,10 @@ impl Converted<'_> {
             if has_zero {
                 factors[2] = self.parts.zero(row, group);
             }
-            codes.as_chunks_mut::<4>().0.iter_mut().zip(words).for_each(|(codes, word)| *codes = word.to_le_bytes());
+            // Codes of a file are unsigned, Q8_0's are signed.
+            let flip = if dtype == DType::Q8_0 { 0x8080_8080 } else { 0 };
+            let codes = codes.as_chunks_mut::<4>().0.iter_mut();
+            codes.zip(words).for_each(|(codes, word)| *codes = (word ^ flip).to_le_bytes());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Folders of matrices whose rows are quantized in groups of columns: GPTQ, AWQ, compressed-tensors. Their tensors read
-//! as one matrix `weight` of a block type ([`DType::I4G128`] and its kin, or Q8_0), without loss but for scales that
-//! are bf16 or f32 and no f16.
+//! as one matrix `weight` of a block type ([`DType::I4G128`] and its kin, [`DType::U8G32`], or Q8_0), without loss but for
+//! scales that are bf16 or f32 and no f16.
 //!
 //! With K columns, N rows, G groups and P codes in a word of 32 bits (8 of four bits, or 4 of eight):
 //!
@@ -8,7 +8,7 @@
 //! GPTQ        qweight [K/P, N]         qzeros [G, N/P]                     scales [G, N]         g_idx [K]
 //! AWQ         qweight [K, N/P]         qzeros [G, N/P]                     scales [G, N]
 //! packed      weight_packed [N, K/P]   weight_zero_point [N/P, G] or none  weight_scale [N, G]   weight_g_idx [K]
-//! plain       weight [N, K] of int8                                        weight_scale [N, G]
+//! plain       weight [N, K] of int8    weight_zero_point [N, G] of int8    weight_scale [N, G]
 //! ```
 //!
 //! A weight is scale * (code - zero). Sources: the packing code of AutoGPTQ, AutoAWQ and compressed-tensors.

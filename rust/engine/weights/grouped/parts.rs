@@ -75,8 +75,9 @@ impl<'a> Parts<'a> {
         if !cols.is_multiple_of(group) {
             return Some(format!("has {cols} columns, which are no whole groups of {group}"));
         }
-        let (groups, per_word) = (cols / group, scheme.per_word());
-        let (scales, zero_words) = match scheme.packing {
+        let groups = cols / group;
+        let per_word = if scheme.packing == Packing::Plain { 1 } else { scheme.per_word() };
+        let (scales, zeros_shape) = match scheme.packing {
             Packing::Gptq { .. } | Packing::Awq => ([groups, rows], [groups, rows / per_word]),
             Packing::Packed | Packing::Plain => ([rows, groups], [rows / per_word, groups]),
         };
@@ -86,12 +87,11 @@ impl<'a> Parts<'a> {
                 "has scales of type {dtype} and shape {shape:?} where floats of {scales:?} are needed"
             ));
         }
-        let zeros = zeros.filter(|_| self.zeros.is_some());
         let is_misfit =
-            |zeros: &RawTensor<'_>| zeros.dtype != "I32" || zeros.shape != zero_words || !rows.is_multiple_of(per_word);
-        if let Some(zeros) = zeros.filter(is_misfit) {
+            |zeros: &RawTensor<'_>| zeros.dtype != word || zeros.shape != zeros_shape || !rows.is_multiple_of(per_word);
+        if let Some(zeros) = zeros.filter(|zeros| self.zeros.is_some() && is_misfit(zeros)) {
             let RawTensor { dtype, shape, .. } = zeros;
-            return Some(format!("has zero points of type {dtype} and shape {shape:?}, not I32 of {zero_words:?}"));
+            return Some(format!("has zero points of type {dtype} and shape {shape:?}, not {word} of {zeros_shape:?}"));
         }
         let order = order.filter(|_| self.order.is_some());
         let order = order.filter(|order| order.dtype != "I32" || order.shape != [cols])?;
@@ -115,7 +115,7 @@ impl<'a> Parts<'a> {
             (4, Some(64), false) => DType::U4G64,
             (4, Some(_), false) => DType::U4G32,
             (_, Some(_), true) => DType::Q8_0,
-            (_, Some(_), false) => return refuse("zero points of eight bits".into()),
+            (_, Some(_), false) => DType::U8G32,
             (_, None, _) => return refuse(format!("groups of {} columns", self.group)),
         };
         let order = (!order.is_sorted()).then_some(order);
@@ -127,8 +127,7 @@ impl<'a> Parts<'a> {
         (0..self.rows * (self.cols / self.group)).all(|at| self.scale_at(at).is_finite())
     }
 
-    /// The codes of any rows as blocks hold them, in words of 32 bits and the file's order of columns:
-    /// (rows.len(), cols / per_word).
+    /// The codes of any rows, unsigned, in words of 32 bits and the file's order of columns: (rows.len(), cols / per_word).
     pub fn read_words(&self, rows: &[usize], out: &mut [u32]) {
         let per_row = self.cols / self.scheme.per_word();
         match self.scheme.packing {
@@ -148,8 +147,8 @@ impl<'a> Parts<'a> {
             }
             Packing::Awq => self.read_awq(rows, out),
         }
-        if self.scheme.bits == 8 && self.scheme.packing != Packing::Plain {
-            // Codes of eight bits count from -128 in blocks.
+        if self.scheme.packing == Packing::Plain {
+            // These alone count from -128.
             out.iter_mut().for_each(|word| *word ^= 0x8080_8080);
         }
     }
@@ -197,9 +196,8 @@ impl<'a> Parts<'a> {
                 stored.wrapping_add(u32::from(version == 1))
             }
             Packing::Awq => word(group * (self.rows / 8) + row / 8) >> (4 * AWQ_NIBBLE[row % 8]),
-            Packing::Packed | Packing::Plain => {
-                word(row / per_word * (self.cols / self.group) + group) >> (bits * (row % per_word))
-            }
+            Packing::Packed => word(row / per_word * (self.cols / self.group) + group) >> (bits * (row % per_word)),
+            Packing::Plain => u32::from(zeros[row * (self.cols / self.group) + group] ^ 0x80),
         };
         (zero & mask) as u8
     }
