@@ -9,8 +9,8 @@ use super::{AttentionTask, BLOCK_SIZE, ROWS_PER_TILE};
 pub(in crate::kernels) const CHUNK_LEN: usize = 256;
 const BLOCKS: usize = CHUNK_LEN / BLOCK_SIZE;
 
-/// Blocks between what is read and what is prefetched.
-const AHEAD: usize = 4;
+/// Blocks between what is read and what is prefetched, of numbers of one byte: half as many of longer ones.
+const AHEAD: usize = 8;
 
 /// Rows of a task against one chunk. Positions count from the chunk's first.
 pub(in crate::kernels) struct Chunk<'a> {
@@ -75,12 +75,13 @@ impl<'a> Chunk<'a> {
 
     fn look_ahead(&mut self) {
         let Range { start, end } = self.blocks;
+        let ahead = AHEAD / self.task.kv.shape.dtype.number_bytes().min(2);
         for i in self.blocks.clone() {
-            self.after_keys[i] = match i + AHEAD {
+            self.after_keys[i] = match i + ahead {
                 next if next < end => self.keys[next],
                 next => self.values[(start + next - end).min(i)],
             };
-            self.after_values[i] = match i + AHEAD {
+            self.after_values[i] = match i + ahead {
                 next if next < end => self.values[next],
                 next => self.next_keys(next - end),
             };

@@ -10,7 +10,7 @@ use super::element::Int8Element;
 use super::softmax::vectors;
 use super::{scores, values};
 use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, SCALE, STATE_HEADER, SUM};
-use crate::kernels::simd::{F32x16, I32x16, WIDTH, math};
+use crate::kernels::simd::{F32x16, I32x16, WIDTH, math, prefetch};
 
 /// A vector of scores has the scales of one block.
 const _: () = assert!(WIDTH == BLOCK_SIZE);
@@ -32,6 +32,7 @@ const fn most_factor(terms: usize) -> f32 {
 pub(super) unsafe fn chunk_partial<S: F32x16>(chunk: &Chunk<'_>, scores: &mut [f32], partial: &mut [f32]) {
     let num_rows = chunk.rows.len();
     let stride = partial.len() / num_rows;
+    prefetch_scales(chunk);
     for (row, state) in partial.chunks_exact_mut(stride).enumerate() {
         // SAFETY: the caller's promise.
         let query = unsafe { std::slice::from_raw_parts(chunk.query(row), chunk.task.kv.shape.head_dim) };
@@ -96,6 +97,16 @@ fn round_query<S: F32x16>(query: &[f32], room: &mut [f32]) -> f32 {
         unsafe { S::read(x).mul(S::splat(inverse)).store_i16(room.as_mut_ptr().cast()) };
     }
     scale
+}
+
+/// The scales of all values are read before the first value.
+#[inline(always)]
+fn prefetch_scales(chunk: &Chunk<'_>) {
+    for block in chunk.blocks.clone() {
+        for piece in [chunk.keys[block], chunk.values[block]] {
+            prefetch(scales(chunk, piece).cast(), BLOCK_SIZE * size_of::<f32>());
+        }
+    }
 }
 
 /// Where a block's piece keeps its scales.

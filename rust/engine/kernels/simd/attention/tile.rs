@@ -24,7 +24,7 @@ macro_rules! for_each_tile {
                     8.. => $tile::<$S, $E, 8, 2>($($argument),*),
                     4.. => $tile::<$S, $E, 4, 4>($($argument),*),
                     3 => $tile::<$S, $E, 3, 4>($($argument),*),
-                    2 => $tile::<$S, $E, 2, 2>($($argument),*),
+                    2 => $tile::<$S, $E, 2, 4>($($argument),*),
                     _ => $tile::<$S, $E, 1, 4>($($argument),*),
                 }
             } else {
