@@ -108,7 +108,7 @@ impl World {
 
     /// Whether a tier rounds queries and weights to bf16, which it multiplies.
     fn is_rounded(&self, kernels: &Kernels) -> bool {
-        self.shape.dtype == KvDtype::Bf16 && kernels.isa() == Isa::Avx512Bf16
+        matches!(self.shape.dtype, KvDtype::Bf16 | KvDtype::Fp8) && kernels.isa() == Isa::Avx512Bf16
     }
 
     /// One query's output (num_kv_heads * group, head_dim), by the textbook.
@@ -335,6 +335,30 @@ proptest! {
         });
         if let (Some(avx2), Some(avx512)) = (run(Isa::Avx2), run(Isa::Avx512)) {
             prop_assert_eq!(avx2, avx512);
+        }
+    }
+}
+
+/// What a query finds that sees one position: its values, every number of E4M3 (whose NaN are stored as the greatest).
+#[test]
+fn a_position_alone_gives_its_values_back() {
+    let size = |code: u32| match code >> 3 {
+        0 => code as f32 / 512.0,
+        exponent => (8 + code % 8) as f32 * 2f32.powi(exponent as i32 - 10),
+    };
+    let numbers: Vec<f32> = (0..127).flat_map(|code| [size(code), -size(code)]).chain([448.0, -448.0]).collect();
+    for (kernels, dtype) in tiers().into_iter().flat_map(|kernels| DTYPES.map(|dtype| (kernels, dtype))) {
+        let shape = KvShape { dtype, num_kv_heads: 1, head_dim: 256 };
+        let world = World { shape, group: 2, len: 2, window: Some(1), softcap: None, seed: 1 };
+        let mut cache = Cache::new(&world, &kernels, 0, 5);
+        for position in 0..2 {
+            cache.store(&kernels, position, &world.k(position), &numbers);
+        }
+        let out = cache.attend(&kernels, 0, 2, 2);
+        for (got, want) in out.iter().zip(numbers.iter().cycle()) {
+            // Its weight is one, and a rounding away from it.
+            let bound = if dtype == KvDtype::Int8 { 448.0 / 127.0 * 0.51 } else { want.abs() * 1e-6 };
+            assert!((got - want).abs() <= bound, "{dtype:?} in {}: {got} is not {want}", kernels.isa());
         }
     }
 }

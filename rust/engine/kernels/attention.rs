@@ -210,7 +210,7 @@ impl Kernels {
     /// As for `attention_partial`.
     unsafe fn chunk_partial(&self, chunk: &Chunk<'_>, scores: &mut [f32], partial: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
-        if self.isa() == Isa::Avx512Bf16 && chunk.task.kv.shape.dtype == KvDtype::Bf16 {
+        if self.isa() == Isa::Avx512Bf16 && matches!(chunk.task.kv.shape.dtype, KvDtype::Bf16 | KvDtype::Fp8) {
             // SAFETY: this machine has the tier; the caller's promises.
             return unsafe { super::avx512::attention::bf16_partial(chunk, scores, partial) };
         }

@@ -34,6 +34,24 @@ fn e4m3_to_f16(codes: __m128i) -> __m256i {
     tier!(_mm256_mask_set1_epi16(halves, nan, !0))
 }
 
+/// What an exponent of E4M3 becomes one of bf16 with, for numbers that are 2^8 times too small.
+const E4M3_BIAS: i16 = (127 - 7 - 8) << 7;
+
+/// By the last bits of a subnormal number of E4M3: how its bf16, 2^8 times too small, differs from the bits moved up by 4.
+#[repr(align(64))]
+struct SmallE4m3([u16; 32]);
+
+static SMALL_E4M3: SmallE4m3 = {
+    let mut table = [0; 32];
+    let mut mantissa = 1;
+    while mantissa < 8 {
+        let number = mantissa as f32 / (1 << (9 + 8)) as f32;
+        table[mantissa] = (number.to_bits() >> 16) as u16 ^ (mantissa << 4) as u16;
+        mantissa += 1;
+    }
+    SmallE4m3(table)
+};
+
 impl F32x16 for Vector {
     const REGISTERS: usize = 32;
 
@@ -200,6 +218,20 @@ impl Bf16x16 for Vector {
     #[inline(always)]
     unsafe fn load_bf16_pairs(p: *const u8) -> Pairs {
         Pairs(tier!(_mm512_loadu_si512(p.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3_as_bf16_pairs(p: *const u8) -> Pairs {
+        // The sign fills the high half. Moved up, the exponent ends where that of bf16 does, whose upper bits are
+        // those of a bias; but what has no exponent in E4M3 has one in bf16.
+        let words = tier!(_mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())));
+        let moved = tier!(_mm512_slli_epi16::<4>(words));
+        let small = tier!(_mm512_testn_epi16_mask(words, _mm512_set1_epi16(0x78)));
+        // SAFETY: the table is 64 bytes.
+        let table = unsafe { _mm512_loadu_si512(SMALL_E4M3.0.as_ptr().cast()) };
+        let upper = tier!(_mm512_mask_permutexvar_epi16(_mm512_set1_epi16(E4M3_BIAS), small, words, table));
+        const AND_XOR: i32 = 0b0110_1010;
+        Pairs(tier!(_mm512_ternarylogic_epi32::<AND_XOR>(moved, _mm512_set1_epi16(!0x780f), upper)))
     }
 
     #[inline(always)]

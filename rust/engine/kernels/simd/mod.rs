@@ -149,6 +149,12 @@ pub(super) trait Bf16x16: F32x16 {
     /// `p` is valid for reading 64 bytes.
     unsafe fn load_bf16_pairs(p: *const u8) -> Self::Pairs;
 
+    /// Sixteen pairs of numbers of E4M3, divided by 2^8. None may be NaN.
+    ///
+    /// # Safety
+    /// `p` is valid for reading 32 bytes.
+    unsafe fn load_e4m3_as_bf16_pairs(p: *const u8) -> Self::Pairs;
+
     /// The same pair everywhere.
     fn splat_bf16_pair(pair: u32) -> Self::Pairs;
 

@@ -1,16 +1,41 @@
-//! Attention over keys and values of bf16 where the machine multiplies pairs of them: twice as many products an instruction,
-//! and nothing is widened. Queries and weights are rounded to bf16 as well; sums are float32.
+//! Attention over keys and values of bf16, or of what becomes bf16 without loss, where the machine multiplies pairs of them:
+//! twice as many products an instruction. Queries and weights are rounded to bf16 as well; sums are float32.
 
-use super::element::{Element, float_sums};
-use super::{scores, softmax, values};
+use std::marker::PhantomData;
+
+use super::element::{Bf16Element, Element, FloatElement, Fp8Element, float_sums};
+use super::{apply_unit, scores, softmax, values};
 use crate::kernels::attention::{CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
 use crate::kernels::simd::{Bf16x16, WIDTH};
 
-/// Bf16 meets bf16.
-struct Bf16Pairs;
+/// Elements that bf16 holds, divided by their `UNIT`.
+pub(in crate::kernels) trait Bf16Elements: FloatElement {
+    /// # Safety
+    /// `p` is valid for reading `PAIR_BYTES`.
+    unsafe fn load<S: Bf16x16>(p: *const u8) -> S::Pairs;
+}
 
-impl<S: Bf16x16> Element<S> for Bf16Pairs {
-    const PAIR_BYTES: usize = 64;
+impl Bf16Elements for Bf16Element {
+    #[inline(always)]
+    unsafe fn load<S: Bf16x16>(p: *const u8) -> S::Pairs {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16_pairs(p) }
+    }
+}
+
+impl Bf16Elements for Fp8Element {
+    #[inline(always)]
+    unsafe fn load<S: Bf16x16>(p: *const u8) -> S::Pairs {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_e4m3_as_bf16_pairs(p) }
+    }
+}
+
+/// Bf16 meets bf16.
+struct Bf16Pairs<E>(PhantomData<E>);
+
+impl<S: Bf16x16, E: Bf16Elements> Element<S> for Bf16Pairs<E> {
+    const PAIR_BYTES: usize = E::PAIR_BYTES;
     type Factor = u16;
     type Pair = S::Pairs;
     float_sums!(S);
@@ -18,7 +43,7 @@ impl<S: Bf16x16> Element<S> for Bf16Pairs {
     #[inline(always)]
     unsafe fn load_pair(p: *const u8) -> S::Pairs {
         // SAFETY: the caller's promise.
-        unsafe { S::load_bf16_pairs(p) }
+        unsafe { E::load::<S>(p) }
     }
 
     #[inline(always)]
@@ -36,12 +61,16 @@ impl<S: Bf16x16> Element<S> for Bf16Pairs {
     }
 }
 
-/// As `chunk_partial` of the vector tiers, for blocks of bf16.
+/// As `chunk_partial` of the vector tiers, for blocks of `E`.
 ///
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(in crate::kernels) unsafe fn chunk_partial<S: Bf16x16>(chunk: &Chunk<'_>, scores: &mut [f32], partial: &mut [f32]) {
+pub(in crate::kernels) unsafe fn chunk_partial<S: Bf16x16, E: Bf16Elements>(
+    chunk: &Chunk<'_>,
+    scores: &mut [f32],
+    partial: &mut [f32],
+) {
     let num_rows = chunk.rows.len();
     let stride = partial.len() / num_rows;
     for (row, state) in partial.chunks_exact_mut(stride).enumerate() {
@@ -57,12 +86,12 @@ pub(in crate::kernels) unsafe fn chunk_partial<S: Bf16x16>(chunk: &Chunk<'_>, sc
     let queries = partial[STATE_HEADER..].as_ptr();
     let query = |row: usize| queries.wrapping_add(row * stride).cast();
     // SAFETY: the caller's promise, and the queries above.
-    unsafe { scores::compute::<S, Bf16Pairs>(chunk, query, scores) };
+    unsafe { scores::compute::<S, Bf16Pairs<E>>(chunk, query, scores) };
     let rows = scores.chunks_exact_mut(CHUNK_LEN).zip(partial.chunks_exact_mut(stride)).take(num_rows);
     for (row, (scores, state)) in rows.enumerate() {
         state.fill(0.0);
         let seen = chunk.seen(row);
-        (state[MAX], state[SUM]) = softmax::weigh::<S>(chunk, seen.clone(), chunk.task.scale, scores);
+        (state[MAX], state[SUM]) = softmax::weigh::<S>(chunk, seen.clone(), chunk.task.scale * E::UNIT, scores);
         for at in softmax::vectors(&seen) {
             let weights = S::read(&scores[at..]);
             // SAFETY: sixteen bf16 end before the next sixteen floats begin.
@@ -70,5 +99,6 @@ pub(in crate::kernels) unsafe fn chunk_partial<S: Bf16x16>(chunk: &Chunk<'_>, sc
         }
     }
     // SAFETY: the caller's promise, and the weights above.
-    unsafe { values::accumulate::<S, Bf16Pairs>(chunk, scores.as_ptr().cast(), partial, stride) };
+    unsafe { values::accumulate::<S, Bf16Pairs<E>>(chunk, scores.as_ptr().cast(), partial, stride) };
+    apply_unit::<S, E>(partial, stride);
 }

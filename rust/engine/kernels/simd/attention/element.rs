@@ -66,7 +66,7 @@ macro_rules! float_sums {
 pub(super) use float_sums;
 
 /// Elements that widen to floats.
-pub(super) trait FloatElement {
+pub(in crate::kernels) trait FloatElement {
     const PAIR_BYTES: usize;
     /// What a widened one counts.
     const UNIT: f32 = 1.0;
@@ -88,7 +88,7 @@ impl FloatElement for F32Element {
     }
 }
 
-pub(super) struct Bf16Element;
+pub(in crate::kernels) struct Bf16Element;
 
 impl FloatElement for Bf16Element {
     const PAIR_BYTES: usize = 64;
@@ -112,7 +112,7 @@ impl FloatElement for F16Element {
     }
 }
 
-pub(super) struct Fp8Element;
+pub(in crate::kernels) struct Fp8Element;
 
 impl FloatElement for Fp8Element {
     const PAIR_BYTES: usize = 32;

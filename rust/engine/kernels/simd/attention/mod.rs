@@ -1,7 +1,7 @@
 //! Attention over one chunk, for vector tiers: scores, softmax, weighted values. A state's maximum counts in powers of two.
 
 pub(in crate::kernels) mod bf16;
-mod element;
+pub(in crate::kernels) mod element;
 mod int8;
 mod scores;
 mod softmax;
@@ -46,14 +46,19 @@ unsafe fn float_partial<S: F32x16, E: FloatElement>(chunk: &Chunk<'_>, scores: &
     }
     // SAFETY: the caller's promise.
     unsafe { values::accumulate::<S, E>(chunk, scores.as_ptr(), partial, stride) };
-    if E::UNIT != 1.0 {
-        partial.chunks_exact_mut(stride).for_each(|state| multiply::<S>(&mut state[STATE_HEADER..], E::UNIT));
-    }
+    apply_unit::<S, E>(partial, stride);
 }
 
+/// Multiplies the sums of all states by what a widened element counts.
 #[inline(always)]
-fn multiply<S: F32x16>(sums: &mut [f32], factor: f32) {
-    sums.chunks_exact_mut(WIDTH).for_each(|sums| S::read(sums).mul(S::splat(factor)).write(sums));
+fn apply_unit<S: F32x16, E: FloatElement>(partial: &mut [f32], stride: usize) {
+    if E::UNIT == 1.0 {
+        return;
+    }
+    for state in partial.chunks_exact_mut(stride) {
+        let sums = state[STATE_HEADER..].chunks_exact_mut(WIDTH);
+        sums.for_each(|sums| S::read(sums).mul(S::splat(E::UNIT)).write(sums));
+    }
 }
 
 /// Adds `partial` to `state`; both have seen something.
