@@ -19,6 +19,8 @@ const IMPORTANCE: &str = "importance.json";
 const CONVERTED: &str = "converted.gguf";
 /// The file before it is measured.
 const UNMEASURED: &str = "unmeasured.gguf";
+/// How many tensors its beginning has.
+const ENCODED: &str = "encoded";
 
 pub fn make(job: &Job<'_>, mixture: &'static Mixture, progress: &mut dyn Progress) -> Result<Certificate> {
     if job.options.group_size.is_some() {
@@ -33,10 +35,17 @@ pub fn make(job: &Job<'_>, mixture: &'static Mixture, progress: &mut dyn Progres
     let importance = importance(job, &partial, &texts.calibration, progress)?;
     let plan = Plan::new(gguf, mixture, true)?;
     tell_fallbacks(&plan, progress);
-    progress.begin("quantizing", plan.tensors.len());
     let unmeasured = partial.dir.join(UNMEASURED);
-    let threads = job.options.threads.unwrap_or_else(Pool::default_threads);
-    plan.write(gguf, &unmeasured, &importance, threads, &mut || progress.step())?;
+    if !unmeasured.exists() {
+        let num_encoded = partial.read_text(ENCODED).and_then(|count| count.parse().ok()).unwrap_or(0);
+        let begun = plan.begin(gguf, &unmeasured, num_encoded)?;
+        progress.begin("quantizing", begun.num_left());
+        let threads = job.options.threads.unwrap_or_else(Pool::default_threads);
+        begun.finish(gguf, &importance, threads, &mut |num_encoded| {
+            partial.write_text(ENCODED, &num_encoded.to_string())?;
+            progress.step()
+        })?;
+    }
     let certificate = job.certify(&unmeasured, plan.num_bytes() as u64, None, texts, progress)?;
     kquants::copy_with(&Gguf::open(&unmeasured)?, job.target, certificate::KEY, &certificate.to_json())?;
     partial.remove()?;
@@ -67,13 +76,15 @@ fn tell_fallbacks(plan: &Plan, progress: &mut dyn Progress) {
 
 /// The importance of the columns of every matrix: an earlier run's, if there was one.
 fn importance(job: &Job<'_>, partial: &Partial, text: &Named, progress: &mut dyn Progress) -> Result<Importance> {
-    let kept = partial.read_text(IMPORTANCE).and_then(|text| serde_json::from_str(&text).ok());
-    if let Some(kept) = kept {
+    let read = |text: &str| serde_json::from_str(text).ok();
+    if let Some(kept) = partial.read_text(IMPORTANCE).as_deref().and_then(read) {
         return Ok(kept);
     }
     let importance = measured_importance(job, text, progress)?;
-    partial.write_text(IMPORTANCE, &serde_json::to_string(&importance).expect("numbers become JSON"))?;
-    Ok(importance)
+    let text = serde_json::to_string(&importance).expect("numbers become JSON");
+    partial.write_text(IMPORTANCE, &text)?;
+    // The same numbers as a run that goes on from here will have, to their last bit.
+    Ok(read(&text).expect("JSON becomes numbers"))
 }
 
 fn measured_importance(job: &Job<'_>, text: &Named, progress: &mut dyn Progress) -> Result<Importance> {

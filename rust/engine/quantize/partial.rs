@@ -5,10 +5,17 @@
 //!               calibration.json        its tokens
 //!               layer-00000.safetensors and so on: finished layers
 //!               hidden-00001            the residual stream before layer 1, float32, once layer 0 is finished
+//!
+//! of a GGUF file:
+//!               converted.gguf          what the source is as such a file, if it is a folder
+//!               importance.json         of its columns
+//!               encoded                 how many tensors are finished in
+//!               unmeasured.gguf.unfinished
+//!               unmeasured.gguf         all of them
 //! ```
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -19,6 +26,8 @@ use crate::error::{Error, Result};
 pub struct Partial {
     pub dir: PathBuf,
     target: PathBuf,
+    /// Keeps others away.
+    _lock: File,
 }
 
 impl Partial {
@@ -29,7 +38,9 @@ impl Partial {
         }
         let mut name = target.file_name().map_or_else(OsString::new, OsString::from);
         name.push(".partial");
-        let partial = Self { dir: target.with_file_name(name), target: target.into() };
+        let dir = target.with_file_name(name);
+        fs::create_dir_all(&dir).map_err(|err| Error::io(&dir, err))?;
+        let partial = Self { _lock: lock(&dir)?, dir, target: target.into() };
         let path = partial.dir.join("plan.json");
         match fs::read(&path) {
             Ok(bytes) if serde_json::from_slice::<Value>(&bytes).is_ok_and(|old| old == *plan) => Ok(partial),
@@ -38,7 +49,6 @@ impl Partial {
                 partial.dir.display()
             ))),
             Err(_) => {
-                fs::create_dir_all(&partial.dir).map_err(|err| Error::io(&partial.dir, err))?;
                 partial.write_text("plan.json", &plan.to_string())?;
                 Ok(partial)
             }
@@ -116,6 +126,18 @@ impl Partial {
                 let _ = fs::remove_file(entry.path());
             }
         }
+    }
+}
+
+/// Two would write into each other's files.
+fn lock(dir: &Path) -> Result<File> {
+    let file = File::open(dir).map_err(|err| Error::io(dir, err))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::InvalidConfig(format!("another quantization is at work in {}", dir.display())))
+        }
+        Err(TryLockError::Error(err)) => Err(Error::io(dir, err)),
     }
 }
 

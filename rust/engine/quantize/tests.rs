@@ -75,13 +75,15 @@ struct LayoutCase {
 }
 
 impl LayoutCase {
-    /// None: columns in an order of their own, or version 2 of GPTQ's zero points, which are read and not written.
+    /// None: columns in an order of their own, version 2 of GPTQ's zero points, or those of compressed-tensors, which are
+    /// read and not written.
     fn layout(&self) -> Option<Layout> {
+        let has_zeros = self.tensors.contains_key("weight_zero_point");
         match self.packer.as_str() {
             "auto-gptq" => bytes(&self.groups).is_sorted().then_some(Layout::Gptq),
             "autoawq" => Some(Layout::Awq),
-            "compressed-tensors" if self.group == self.cols => Some(Layout::Plain),
-            "compressed-tensors" => (!self.tensors.contains_key("weight_zero_point")).then_some(Layout::Packed),
+            "compressed-tensors" if has_zeros => None,
+            "compressed-tensors" => Some(if self.group == self.cols { Layout::Plain } else { Layout::Packed }),
             _ => None,
         }
     }
@@ -109,7 +111,7 @@ fn tensors_are_packed_bit_for_bit_as_the_formats_libraries_do() {
         }
         compared += 1;
     }
-    assert_eq!(compared, 9);
+    assert_eq!(compared, 11);
 }
 
 #[test]
@@ -249,6 +251,97 @@ fn a_run_that_was_stopped_goes_on_to_the_same_bits() {
         names.sort();
         assert_eq!(names, ["config.json", "model.safetensors"], "{scheme}");
     }
+}
+
+/// Counts encoded tensors, and stops when a run has encoded as many as it may.
+struct Encoding {
+    may: usize,
+    in_run: Option<usize>,
+    tensors: usize,
+}
+
+impl Encoding {
+    fn stopped_after(may: usize) -> Self {
+        Self { may, in_run: None, tensors: 0 }
+    }
+}
+
+impl Progress for Encoding {
+    fn begin(&mut self, what: &str, _steps: usize) {
+        self.in_run = (what == "quantizing").then_some(0);
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let Some(in_run) = &mut self.in_run else { return Ok(()) };
+        *in_run += 1;
+        self.tensors += 1;
+        if *in_run == self.may { Err(Error::Cancelled("at a tensor".into())) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_gguf_file_that_was_stopped_goes_on_to_the_same_bits_and_encodes_nothing_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = with_tokenizer("gemma3", dir.path());
+    for scheme in ["q4_0", "q4_k_m"] {
+        let [whole, pieces] = ["whole", "pieces"].map(|name| dir.path().join(format!("{name}-{scheme}.gguf")));
+        let options =
+            Options { calibration_tokens: 512, threads: Some(2), ..Options::new(scheme.parse::<Recipe>().unwrap()) };
+        let mut undisturbed = Encoding::stopped_after(usize::MAX);
+        let certificate = quantize(&source, &whole, &options, &mut undisturbed).unwrap();
+        let (mut stopped, mut runs) = (Encoding::stopped_after(7), 1);
+        let last = loop {
+            match quantize(&source, &pieces, &options, &mut stopped) {
+                Err(Error::Cancelled(_)) => runs += 1,
+                other => break other.unwrap(),
+            }
+        };
+        assert_eq!(last, certificate, "{scheme}");
+        assert!(std::fs::read(&whole).unwrap() == std::fs::read(&pieces).unwrap(), "{scheme}");
+        assert_eq!((stopped.tensors, runs), (undisturbed.tensors, undisturbed.tensors / 7 + 1), "{scheme}");
+        assert!(!dir.path().join(format!("pieces-{scheme}.gguf.partial")).exists());
+    }
+}
+
+#[test]
+fn what_an_interrupted_run_left_of_a_tensor_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = with_tokenizer("llama3", dir.path());
+    let [whole, pieces] = ["whole", "pieces"].map(|name| dir.path().join(format!("{name}.gguf")));
+    let options =
+        Options { calibration_tokens: 512, threads: Some(2), ..Options::new("q8_0".parse::<Recipe>().unwrap()) };
+    quantize(&source, &whole, &options, &mut Silent).unwrap();
+    let unfinished = dir.path().join("pieces.gguf.partial/unmeasured.gguf.unfinished");
+    let mut damages = 0;
+    while let Err(stop) = quantize(&source, &pieces, &options, &mut Encoding::stopped_after(5)) {
+        assert!(matches!(stop, Error::Cancelled(_)), "{stop}");
+        // A process that is killed leaves a part of what it wrote since it last waited for the disk.
+        if let Ok(mut file) = std::fs::OpenOptions::new().append(true).open(&unfinished) {
+            std::io::Write::write_all(&mut file, &[0xab; 777]).unwrap();
+            damages += 1;
+        }
+    }
+    assert!(damages > 1, "stopped {damages} times while it encoded");
+    assert!(std::fs::read(&whole).unwrap() == std::fs::read(&pieces).unwrap());
+}
+
+#[test]
+fn two_quantizations_do_not_share_a_folder() {
+    struct Other<'a>(&'a Path, &'a Path, usize);
+    impl Progress for Other<'_> {
+        fn begin(&mut self, _what: &str, _steps: usize) {}
+        fn step(&mut self) -> Result<()> {
+            let refused = quantize(self.0, self.1, &options(Scheme::Int8), &mut Silent);
+            assert!(matches!(refused, Err(Error::InvalidConfig(what)) if what.contains("at work in")));
+            self.2 += 1;
+            Ok(())
+        }
+    }
+    let (source, dir) = (golden("models/llama3"), tempfile::tempdir().unwrap());
+    let target = dir.path().join("made");
+    let mut other = Other(&source, &target, 0);
+    quantize(&source, &target, &options(Scheme::Int8), &mut other).unwrap();
+    assert!(other.2 > 0);
 }
 
 /// Of what `scheme` makes of a tiny model.

@@ -57,30 +57,10 @@ impl Plan {
         self.tensors.iter().map(NewTensor::num_bytes).sum()
     }
 
-    /// Writes the file. `on_tensor` hears of every tensor.
-    pub fn write(
-        &self,
-        source: &Gguf,
-        target: &Path,
-        importance: &Importance,
-        threads: usize,
-        on_tensor: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        let mut writer = GgufWriter::create(target, &self.metadata(source), &self.tensors)?;
-        for tensor in &self.tensors {
-            let view = source.tensor(&tensor.name)?;
-            match view.dtype == tensor.dtype {
-                true => writer.write(&view.bytes)?,
-                false => {
-                    let importance = importance.get(&tensor.name).map(Vec::as_slice);
-                    let encoded = encode(&view, tensor.dtype, importance, threads);
-                    writer.write(&encoded.ok_or_else(|| not_finite(source.path(), &tensor.name))?)?;
-                }
-            }
-            source.release(&tensor.name);
-            on_tensor()?;
-        }
-        writer.finish()
+    /// Begins the file, or goes on with one that was begun and has `num_written` tensors.
+    pub fn begin(&self, source: &Gguf, target: &Path, num_written: usize) -> Result<Begun<'_>> {
+        let (writer, num_written) = GgufWriter::resume(target, &self.metadata(source), &self.tensors, num_written)?;
+        Ok(Begun { plan: self, writer, num_written })
     }
 
     /// The source's, but for what tells how the tensors lie in the file.
@@ -94,6 +74,46 @@ impl Plan {
         pairs.u32("general.file_type", self.mixture.file_type);
         pairs.u32("general.quantization_version", QUANTIZATION_VERSION);
         pairs
+    }
+}
+
+/// A file on its way, which stays when it is dropped.
+pub struct Begun<'a> {
+    plan: &'a Plan,
+    writer: GgufWriter,
+    num_written: usize,
+}
+
+impl Begun<'_> {
+    /// Tensors that it does not have yet.
+    pub fn num_left(&self) -> usize {
+        self.plan.tensors.len() - self.num_written
+    }
+
+    /// Writes the rest. `on_tensor` hears how many tensors the disk has, after each.
+    pub fn finish(
+        mut self,
+        source: &Gguf,
+        importance: &Importance,
+        threads: usize,
+        on_tensor: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        for tensor in &self.plan.tensors[self.num_written..] {
+            let view = source.tensor(&tensor.name)?;
+            match view.dtype == tensor.dtype {
+                true => self.writer.write(&view.bytes)?,
+                false => {
+                    let importance = importance.get(&tensor.name).map(Vec::as_slice);
+                    let encoded = encode(&view, tensor.dtype, importance, threads);
+                    self.writer.write(&encoded.ok_or_else(|| not_finite(source.path(), &tensor.name))?)?;
+                }
+            }
+            source.release(&tensor.name);
+            self.writer.sync()?;
+            self.num_written += 1;
+            on_tensor(self.num_written)?;
+        }
+        self.writer.finish()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Writes GGUF version 3, tensor by tensor.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::header::{DEFAULT_ALIGNMENT, MAGIC};
@@ -106,7 +106,7 @@ impl NewTensor {
     }
 }
 
-/// A file on its way. It gets its name when it is whole; one that is dropped before leaves nothing.
+/// A file on its way. It gets its name when it is whole; one that is dropped before leaves nothing, if it was not to stay.
 #[derive(Debug)]
 pub struct GgufWriter {
     out: BufWriter<File>,
@@ -114,20 +114,43 @@ pub struct GgufWriter {
     unfinished: PathBuf,
     /// Bytes of the tensors to come, the next one last.
     sizes: Vec<usize>,
+    stays: bool,
 }
 
 impl GgufWriter {
     /// Writes the header. Tensors follow in this order, aligned to 32 bytes.
     pub fn create(path: &Path, metadata: &Pairs, tensors: &[NewTensor]) -> Result<Self> {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".unfinished");
-        let unfinished = path.with_file_name(name);
+        let unfinished = unfinished(path);
         let file = File::create(&unfinished).map_err(|err| Error::io(&unfinished, err))?;
-        let sizes = tensors.iter().rev().map(NewTensor::num_bytes).collect();
-        let mut writer = Self { out: BufWriter::with_capacity(1 << 20, file), path: path.into(), unfinished, sizes };
-        let header = header(metadata, tensors);
-        writer.write_aligned(&header)?;
+        let mut writer = Self::new(path, file, tensors);
+        writer.write_aligned(&header(metadata, tensors))?;
         Ok(writer)
+    }
+
+    /// Goes on with what a writer of the same file has left that was dropped, or whose process ended, after it had synced
+    /// `num_written` tensors: it has those already. What is not there is begun. It stays when this writer is dropped.
+    pub fn resume(path: &Path, metadata: &Pairs, tensors: &[NewTensor], num_written: usize) -> Result<(Self, usize)> {
+        let header = header(metadata, tensors);
+        let written: usize = tensors.iter().take(num_written).map(|tensor| aligned(tensor.num_bytes())).sum();
+        let file = left(&unfinished(path), &header, aligned(header.len()) + written);
+        let (mut writer, num_written) = match file {
+            Some(file) => (Self::new(path, file, &tensors[num_written..]), num_written),
+            None => (Self::create(path, metadata, tensors)?, 0),
+        };
+        writer.stays = true;
+        Ok((writer, num_written))
+    }
+
+    fn new(path: &Path, file: File, tensors: &[NewTensor]) -> Self {
+        let sizes = tensors.iter().rev().map(NewTensor::num_bytes).collect();
+        let out = BufWriter::with_capacity(1 << 20, file);
+        Self { out, path: path.into(), unfinished: unfinished(path), sizes, stays: false }
+    }
+
+    /// Waits until the disk has what was written.
+    pub fn sync(&mut self) -> Result<()> {
+        let outcome = self.out.flush().and_then(|()| self.out.get_ref().sync_data());
+        outcome.map_err(|err| Error::io(&self.unfinished, err))
     }
 
     /// All bytes of the next tensor.
@@ -145,7 +168,7 @@ impl GgufWriter {
     }
 
     fn write_aligned(&mut self, bytes: &[u8]) -> Result<()> {
-        let padding = bytes.len().next_multiple_of(DEFAULT_ALIGNMENT as usize) - bytes.len();
+        let padding = aligned(bytes.len()) - bytes.len();
         let outcome: io::Result<()> =
             self.out.write_all(bytes).and_then(|()| self.out.write_all(&[0; DEFAULT_ALIGNMENT as usize][..padding]));
         outcome.map_err(|err| Error::io(&self.unfinished, err))
@@ -154,9 +177,32 @@ impl GgufWriter {
 
 impl Drop for GgufWriter {
     fn drop(&mut self) {
-        // It is there only if `finish` did not rename it, and nobody can use it.
-        let _ = fs::remove_file(&self.unfinished);
+        if !self.stays {
+            // It is there only if `finish` did not rename it, and nobody can use it.
+            let _ = fs::remove_file(&self.unfinished);
+        }
     }
+}
+
+fn aligned(num_bytes: usize) -> usize {
+    num_bytes.next_multiple_of(DEFAULT_ALIGNMENT as usize)
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".unfinished");
+    path.with_file_name(name)
+}
+
+/// The file, cut after `len` bytes. None: it is not there, too short, or another one.
+fn left(path: &Path, header: &[u8], len: usize) -> Option<File> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+    let mut found = vec![0; header.len()];
+    file.read_exact(&mut found).ok()?;
+    let is_whole = found == header && file.metadata().ok()?.len() >= len as u64;
+    is_whole.then_some(())?;
+    file.set_len(len as u64).and_then(|()| file.seek(SeekFrom::End(0))).ok()?;
+    Some(file)
 }
 
 fn header(metadata: &Pairs, tensors: &[NewTensor]) -> Vec<u8> {
@@ -172,7 +218,7 @@ fn header(metadata: &Pairs, tensors: &[NewTensor]) -> Vec<u8> {
         let number = types::number(tensor.dtype).expect("a type that GGUF has");
         bytes.extend(number.to_le_bytes());
         bytes.extend((offset as u64).to_le_bytes());
-        offset += tensor.num_bytes().next_multiple_of(DEFAULT_ALIGNMENT as usize);
+        offset += aligned(tensor.num_bytes());
     }
     bytes
 }
