@@ -18,7 +18,7 @@ from harness import gptq_folder, hf_folder
 from harness.shapes import SHAPES
 
 FOLDERS = ("safetensors", "gptq", "gptq-act-order")
-FORMATS = (*FOLDERS, "BF16", "Q4_0", "Q2_K", "Q3_K_M", "Q4_K_M", "IQ4_NL", "IQ4_XS", "Q8_0")
+FORMATS = (*FOLDERS, "BF16", "Q4_0", "Q2_K", "Q3_K_M", "Q4_K_M", "IQ4_NL", "IQ4_XS", "MXFP4", "Q8_0")
 
 
 def main() -> None:
@@ -45,8 +45,14 @@ def make(shape_name: str, format_name: str, out: Path, threads: int) -> None:
 
 
 def make_gguf(shape_name: str, format_name: str, out: Path, threads: int) -> None:
+    from gguf import GGMLQuantizationType
+
     from harness import gguf_file
 
+    if format_name == "MXFP4":
+        kind = GGMLQuantizationType.MXFP4
+        _once(out / f"{shape_name}.MXFP4.gguf", lambda path: gguf_file.write(SHAPES[shape_name], path, kind))
+        return
     source = out / f"{shape_name}.BF16.gguf"
     _once(source, lambda path: gguf_file.write(SHAPES[shape_name], path))
     if format_name != "BF16":

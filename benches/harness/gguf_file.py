@@ -1,31 +1,44 @@
-"""Writes a random-weight model as GGUF in bf16."""
+"""Writes a random-weight model as GGUF, in bf16 or in MXFP4, which llama.cpp makes of mixtures of experts alone."""
 
+import zlib
 from pathlib import Path
 
 import gguf
 import numpy as np
+from gguf import GGMLQuantizationType as Kind
+from numpy.typing import NDArray
 
 from harness import vocabulary
 from harness.shapes import Shape
 from harness.tensors import Tensor, interleave_heads, tensors
 
+MXFP4_BLOCK, MXFP4_BYTES = 32, 17
+"""Numbers of a block, and bytes: the exponent of its scale, then four bits a number."""
 
-def write(shape: Shape, path: Path) -> None:
+
+def write(shape: Shape, path: Path, kind: Kind = Kind.BF16) -> None:
     writer = gguf.GGUFWriter(path, shape.model_type)
     _describe(writer, shape, path.stem)
     _add_vocabulary(writer, shape.vocab_size)
     for tensor in tensors(shape):
-        is_norm = len(tensor.shape) == 1
-        kind = gguf.GGMLQuantizationType.F32 if is_norm else gguf.GGMLQuantizationType.BF16
-        dtype, size = (np.float32, 4) if is_norm else (np.uint16, 2)
-        num_bytes = tensor.num_bytes() // 2 * size
-        writer.add_tensor_info(tensor.gguf_name, tensor.shape, np.dtype(dtype), num_bytes, raw_dtype=kind)
+        own = _kind(tensor, kind)
+        block, size = gguf.GGML_QUANT_SIZES[own]
+        num_numbers = tensor.num_bytes() // 2
+        dtype = np.dtype(np.float32 if own is Kind.F32 else np.uint16)
+        writer.add_tensor_info(tensor.gguf_name, tensor.shape, dtype, num_numbers // block * size, raw_dtype=own)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for tensor in tensors(shape):
-        writer.write_tensor_data(_content(tensor))
+        writer.write_tensor_data(_content(tensor, _kind(tensor, kind)))
     writer.close()
+
+
+def _kind(tensor: Tensor, kind: Kind) -> Kind:
+    """A norm has float32. The embedding table, which is the head too, has eight bits beside four."""
+    if len(tensor.shape) == 1:
+        return Kind.F32
+    return Kind.Q8_0 if kind is Kind.MXFP4 and tensor.gguf_name == "token_embd.weight" else kind
 
 
 def _describe(writer: gguf.GGUFWriter, shape: Shape, name: str) -> None:
@@ -56,7 +69,21 @@ def _add_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
     writer.add_add_bos_token(False)
 
 
-def _content(tensor: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
-    if len(tensor.shape) == 1:
+def _content(tensor: Tensor, kind: Kind) -> NDArray[np.generic]:
+    if kind is Kind.F32:
         return tensor.values()
+    if kind is Kind.Q8_0:
+        return gguf.quants.quantize(tensor.values(), kind)
+    if kind is Kind.MXFP4:
+        return _random_codes(tensor)
     return interleave_heads(tensor.bits(), tensor.rotated_heads) if tensor.rotated_heads else tensor.bits()
+
+
+def _random_codes(tensor: Tensor) -> NDArray[np.generic]:
+    """Blocks of equally likely codes, spread as the tensor's numbers are."""
+    rows, cols = tensor.shape
+    random = np.random.default_rng(zlib.crc32(tensor.gguf_name.encode()))
+    blocks = random.integers(0, 256, (rows, cols // MXFP4_BLOCK, MXFP4_BYTES), dtype=np.uint8)
+    # The spread of equally likely codes is 5.9, and an exponent of 128 is a scale of one.
+    blocks[..., 0] = round(128 + np.log2(tensor.std / 5.9))
+    return blocks.reshape(rows, -1)
