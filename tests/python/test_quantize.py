@@ -77,10 +77,18 @@ def test_what_does_not_fit_is_named(source, tmp_path):
 
 def test_another_quantization_does_not_go_on_with_this_one(source, tmp_path):
     (tmp_path / "short.txt").write_text("too short")
-    with pytest.raises(ferrule.InvalidRequest):
-        ferrule.quantize(source, tmp_path / "made", scheme="int4-gptq", calibration=tmp_path / "short.txt")
+    for _ in range(2):
+        with pytest.raises(ferrule.InvalidRequest):
+            ferrule.quantize(source, tmp_path / "made", scheme="int4-gptq", calibration=tmp_path / "short.txt")
+    (tmp_path / "made.partial" / "calibration.json").write_text("work")
     with pytest.raises(ferrule.InvalidConfig, match=r"made\.partial.*delete it"):
-        ferrule.quantize(source, tmp_path / "made", scheme="int4-awq")
+        ferrule.quantize(source, tmp_path / "made", scheme="int4")
+
+
+def test_a_mistake_in_the_command_leaves_nothing_that_must_be_deleted(source, tmp_path):
+    with pytest.raises(ferrule.StorageError, match=r"missing\.txt"):
+        ferrule.quantize(source, tmp_path / "made", scheme="int4-gptq", calibration=tmp_path / "missing.txt")
+    assert ferrule.quantize(source, tmp_path / "made", scheme="int8", calibration_tokens=512)["scheme"] == "int8"
 
 
 def test_a_gguf_file_becomes_a_folder_with_the_same_tokens_and_nearly_the_same_scores(tmp_path):

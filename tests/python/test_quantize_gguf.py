@@ -3,6 +3,9 @@
 import ctypes
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +63,25 @@ def made(request, source, text, tmp_path_factory):
     path = tmp_path_factory.mktemp("made") / f"{request.param}.gguf"
     certificate = ferrule.quantize(source, path, scheme=request.param, calibration=text, calibration_tokens=1024)
     return request.param, path, certificate
+
+
+def quantize_command(source, target, text):
+    settings = ["--scheme", "q4_k_m", "--calibration", text, "--calibration-tokens", "4096"]
+    return [sys.executable, "-m", "ferrule", "quantize", source, target, *settings]
+
+
+def test_runs_that_are_killed_at_any_time_end_with_the_same_bytes(source, text, tmp_path):
+    begin = time.monotonic()
+    subprocess.run(quantize_command(source, tmp_path / "whole.gguf", text), check=True, capture_output=True)
+    whole, random = time.monotonic() - begin, np.random.default_rng()
+    command, target, num_killed = quantize_command(source, tmp_path / "pieces.gguf", text), tmp_path / "pieces.gguf", 0
+    while not target.exists():
+        # Some get further than those before; whatever is finished stays.
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=random.uniform(0.1, 1) * whole)
+        except subprocess.TimeoutExpired:
+            num_killed += 1
+    assert target.read_bytes() == (tmp_path / "whole.gguf").read_bytes(), f"after {num_killed} were killed"
 
 
 def weights():

@@ -31,7 +31,8 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// Opens or makes the folder beside `target`. What is in it must have been made by the same `plan`.
+    /// Opens or makes the folder beside `target`. What is in it must have been made by the same `plan`; one in which
+    /// nothing was made yet may have another.
     pub fn open(target: &Path, plan: &Value) -> Result<Self> {
         if target.exists() {
             return Err(Error::InvalidConfig(format!("{} is there already", target.display())));
@@ -44,15 +45,20 @@ impl Partial {
         let path = partial.dir.join("plan.json");
         match fs::read(&path) {
             Ok(bytes) if serde_json::from_slice::<Value>(&bytes).is_ok_and(|old| old == *plan) => Ok(partial),
-            Ok(_) => Err(Error::InvalidConfig(format!(
+            Ok(_) if partial.has_work() => Err(Error::InvalidConfig(format!(
                 "{} is left of another quantization: delete it, or ask for the same again",
                 partial.dir.display()
             ))),
-            Err(_) => {
+            _ => {
                 partial.write_text("plan.json", &plan.to_string())?;
                 Ok(partial)
             }
         }
+    }
+
+    fn has_work(&self) -> bool {
+        let mut names = fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.any(|name| name != "plan.json")
     }
 
     /// Writes a small file whole or not at all.
