@@ -110,6 +110,10 @@ def draw(results: dict[str, Results], path: Path) -> None:
         axis.set_title(model, loc="left", fontsize=9, fontweight="bold")
         axis.set_xlabel("MB of tensors")
         axis.set_ylabel("loss of perplexity, %")
+        # Linear below one percent, where files of more bits lie.
+        axis.set_yscale("symlog", linthresh=1)
+        axis.set_yticks(ticks := [-0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100], [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
         axis.margins(0.2)
         axis.tick_params(colors=INK)
         axis.spines[["top", "right"]].set_visible(False)
