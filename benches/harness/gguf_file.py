@@ -73,7 +73,8 @@ def _content(tensor: Tensor, kind: Kind) -> NDArray[np.generic]:
     if kind is Kind.F32:
         return tensor.values()
     if kind is Kind.Q8_0:
-        return gguf.quants.quantize(tensor.values(), kind)
+        rounded: NDArray[np.generic] = gguf.quants.quantize(tensor.values(), kind)
+        return rounded
     if kind is Kind.MXFP4:
         return _random_codes(tensor)
     return interleave_heads(tensor.bits(), tensor.rotated_heads) if tensor.rotated_heads else tensor.bits()
