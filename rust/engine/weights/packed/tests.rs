@@ -95,8 +95,9 @@ fn the_layout_is_that_of_its_version() {
     let place = |dtype| DType::ALL.iter().position(|&other| other == dtype).unwrap();
     let (plain, rest) = sums.split_at(place(DType::IQ4_NL));
     let (tables, rest) = rest.split_at(place(DType::I4G32) - plain.len());
-    let (grouped, floats) = rest.split_at(rest.len() - 1);
-    let folds = [plain, grouped, tables, floats].map(fold);
+    let (grouped, rest) = rest.split_at(place(DType::U8G32) - place(DType::I4G32));
+    let (bytes, floats) = rest.split_at(1);
+    let folds = [plain, grouped, tables, floats, bytes].map(fold);
     assert_eq!(
         (LAYOUT_VERSION, folds),
         (
@@ -106,6 +107,7 @@ fn the_layout_is_that_of_its_version() {
                 3_030_467_911_030_672_139,
                 925_970_399_991_023_067,
                 10_549_251_092_942_688_739,
+                17_662_459_195_961_862_547,
             ]
         ),
         "raise LAYOUT_VERSION if packing changed on purpose: {sums:?}"
