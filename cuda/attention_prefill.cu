@@ -2,6 +2,7 @@
 //
 // A block serves one head and 64 queries of one sequence, 16 per warp. K and V tiles of KEYS positions are fetched one
 // step ahead. Scores and outputs stay in registers: the accumulators of q . K are, packed, the first operand of p . V.
+// Numbers of one byte are fetched as they are, and become tiles of bf16 when their step has come.
 #include "simt.cuh"
 
 constexpr int QUERIES = 64, THREADS = 128;
@@ -13,14 +14,31 @@ struct Shape {
     static constexpr int STRIDE = D + 8;
 };
 
-template <int D>
-DEVICE void prefill(const bf16* qkv, const bf16* cache, const int* block_tables, const int* query_starts,
+// A stage's codes (K and V, KEYS, D) as a tile each of bf16.
+template <class Kv, int D>
+DEVICE void widen(const uint8_t* codes, bf16* tiles) {
+    constexpr int CHUNKS = D / 8;
+#pragma unroll
+    for (int turn = 0; turn < 2 * Shape<D>::KEYS * CHUNKS / THREADS; ++turn) {
+        const int i = turn * THREADS + threadIdx.x;
+        const uint2 v = load8(codes + i * 8);
+        uint4 pairs;
+        Kv::widen(pairs.x, pairs.y, v.x), Kv::widen(pairs.z, pairs.w, v.y);
+        store16(tiles + i / CHUNKS * Shape<D>::STRIDE + i % CHUNKS * 8, pairs);
+    }
+}
+
+template <class Kv, int D>
+DEVICE void prefill(const bf16* qkv, const uint8_t* cache, const int* block_tables, const int* query_starts,
                     const int* context_lens, bf16* attended, int num_heads, int num_kv_heads, int max_blocks,
                     int window, float scale, float softcap) {
-    constexpr int KEYS = Shape<D>::KEYS, STRIDE = Shape<D>::STRIDE, CHUNKS = D / 8;
-    SHARED_DYNAMIC(bf16, q_tile);                  // (QUERIES, STRIDE)
-    bf16* k_tiles = q_tile + QUERIES * STRIDE;     // (2, KEYS, STRIDE)
-    bf16* v_tiles = k_tiles + 2 * KEYS * STRIDE;   // (2, KEYS, STRIDE)
+    constexpr bool NARROW = Kv::BYTES == 1;
+    constexpr int KEYS = Shape<D>::KEYS, STRIDE = Shape<D>::STRIDE, CHUNKS = D / 8, TILES = NARROW ? 1 : 2;
+    SHARED_DYNAMIC(bf16, q_tile);                      // (QUERIES, STRIDE)
+    bf16* k_tiles = q_tile + QUERIES * STRIDE;         // (TILES, KEYS, STRIDE)
+    bf16* v_tiles = k_tiles + TILES * KEYS * STRIDE;   // (TILES, KEYS, STRIDE)
+    uint8_t* codes = reinterpret_cast<uint8_t*>(v_tiles + TILES * KEYS * STRIDE);  // NARROW: (2 stages, K and V, KEYS, D)
+    float* scales = reinterpret_cast<float*>(codes + 4 * KEYS * D);                // SCALED: (2 stages, K and V, KEYS)
     const int head = blockIdx.y, s = blockIdx.z, kv_head = head / (num_heads / num_kv_heads);
     const int start = query_starts[s], num_queries = query_starts[s + 1] - start, context_len = context_lens[s];
     const int first = blockIdx.x * QUERIES;        // of this block's queries, within the sequence's
@@ -31,17 +49,38 @@ DEVICE void prefill(const bf16* qkv, const bf16* cache, const int* block_tables,
     const int width = (num_heads + 2 * num_kv_heads) * D;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int matrix = lane / 8, row = lane % 8;
+    const int part_bytes = kv_part_bytes<Kv>(num_kv_heads, D);
+    const int64_t block_bytes = kv_block_bytes<Kv>(num_kv_heads, D);
 
-    auto fetch = [&](int from, int stage) {
+    const auto is_seen = [&](int position) { return position >= begin && position < end; };
+    // Where the position's block begins in the cache.
+    const auto block_of = [&](int position) {
+        return block_tables[(int64_t)s * max_blocks + position / 16] * block_bytes;
+    };
+    const auto fetch = [&](int from, int stage) {
+        constexpr int AT_ONCE = 16 / Kv::BYTES, LOADS = D / AT_ONCE;
 #pragma unroll
-        for (int turn = 0; turn < KEYS * CHUNKS / THREADS; ++turn) {
-            const int i = turn * THREADS + threadIdx.x, key = i / CHUNKS, column = i % CHUNKS * 8;
-            const bool seen = from + key >= begin && from + key < end;
-            const int64_t block = seen ? block_tables[(int64_t)s * max_blocks + (from + key) / 16] : 0;
-            const int64_t at = ((block * 2 * num_kv_heads + kv_head) * 16 + (from + key) % 16) * D + column;
-            const int to = (stage * KEYS + key) * STRIDE + column;
-            cp_async16(k_tiles + to, cache + (seen ? at : 0), seen);
-            cp_async16(v_tiles + to, cache + (seen ? at + (int64_t)num_kv_heads * 16 * D : 0), seen);
+        for (int turn = 0; turn < KEYS * LOADS / THREADS; ++turn) {
+            const int i = turn * THREADS + threadIdx.x, key = i / LOADS, column = i % LOADS * AT_ONCE;
+            const bool seen = is_seen(from + key);
+            const int in_block = ((kv_head * 16 + (from + key) % 16) * D + column) * Kv::BYTES;
+            const uint8_t* k = seen ? cache + block_of(from + key) + in_block : cache;
+            const uint8_t* v = seen ? k + part_bytes : cache;
+            if constexpr (NARROW) {
+                cp_async16(codes + (stage * 2 * KEYS + key) * D + column, k, seen);
+                cp_async16(codes + ((stage * 2 + 1) * KEYS + key) * D + column, v, seen);
+            } else {
+                cp_async16(k_tiles + (stage * KEYS + key) * STRIDE + column, k, seen);
+                cp_async16(v_tiles + (stage * KEYS + key) * STRIDE + column, v, seen);
+            }
+        }
+        if constexpr (Kv::SCALED) {
+            const int key = threadIdx.x % KEYS, part = threadIdx.x / KEYS;
+            if (part < 2) {
+                const bool seen = is_seen(from + key);
+                const int in_block = 2 * part_bytes + ((part * num_kv_heads + kv_head) * 16 + (from + key) % 16) * 4;
+                cp_async4(scales + (stage * 2 + part) * KEYS + key, seen ? cache + block_of(from + key) + in_block : cache, seen);
+            }
         }
     };
     for (int i = threadIdx.x; i < QUERIES * CHUNKS; i += THREADS) {
@@ -62,6 +101,12 @@ DEVICE void prefill(const bf16* qkv, const bf16* cache, const int* block_tables,
         cp_async_commit();
         cp_async_wait<1>();
         __syncthreads();
+        if constexpr (NARROW) {
+            widen<Kv, D>(codes + stage * 2 * KEYS * D, k_tiles);
+            __syncthreads();
+        }
+        const int first_key = NARROW ? 0 : stage * KEYS;
+        const float* k_scales = scales + stage * 2 * KEYS;
         float scores[KEYS / 8][4] = {};
 #pragma unroll
         for (int i = 0; i < D / 16; ++i) {
@@ -70,7 +115,7 @@ DEVICE void prefill(const bf16* qkv, const bf16* cache, const int* block_tables,
 #pragma unroll
             for (int j = 0; j < KEYS / 16; ++j) {
                 uint32_t k[4];
-                const int key = stage * KEYS + j * 16 + matrix / 2 * 8 + row;
+                const int key = first_key + j * 16 + matrix / 2 * 8 + row;
                 ldmatrix_x4(k, k_tiles + key * STRIDE + i * 16 + matrix % 2 * 8);
                 mma_bf16(scores[2 * j], q, k[0], k[1]);
                 mma_bf16(scores[2 * j + 1], q, k[2], k[3]);
@@ -87,6 +132,7 @@ DEVICE void prefill(const bf16* qkv, const bf16* cache, const int* block_tables,
                 for (int c = 2 * half; c < 2 * half + 2; ++c) {
                     const int key = from + j * 8 + 2 * t + c % 2;
                     float score = scores[j][c] * scale;
+                    if constexpr (Kv::SCALED) score *= k_scales[key - from];
                     if (softcap > 0.f) score = softcap * fast_tanh(score * inverse_cap);
                     const bool seen = key <= mine && key > oldest && key < end;
                     scores[j][c] = seen ? score * LOG2_E : NEG_INF;
@@ -105,6 +151,7 @@ DEVICE void prefill(const bf16* qkv, const bf16* cache, const int* block_tables,
                 for (int c = 2 * half; c < 2 * half + 2; ++c) {
                     scores[j][c] = fast_exp2(scores[j][c] - reference);
                     sum[half] += scores[j][c];
+                    if constexpr (Kv::SCALED) scores[j][c] *= k_scales[KEYS + j * 8 + 2 * t + c % 2];
                 }
         }
 #pragma unroll
@@ -115,7 +162,7 @@ DEVICE void prefill(const bf16* qkv, const bf16* cache, const int* block_tables,
 #pragma unroll
             for (int i = 0; i < D / 16; ++i) {
                 uint32_t v[4];
-                const int key = stage * KEYS + j * 16 + matrix % 2 * 8 + row;
+                const int key = first_key + j * 16 + matrix % 2 * 8 + row;
                 ldmatrix_x4_trans(v, v_tiles + key * STRIDE + i * 16 + matrix / 2 * 8);
                 mma_bf16(o[2 * i], weights, v[0], v[1]);
                 mma_bf16(o[2 * i + 1], weights, v[2], v[3]);
@@ -145,18 +192,22 @@ DEVICE void prefill(const bf16* qkv, const bf16* cache, const int* block_tables,
     }
 }
 
-#define PREFILL_ATTENTION(D)                                                                             \
-    KERNEL(ferrule_prefill_attention_d##D, (128, 1),                                                     \
+#define PREFILL_ATTENTION(kind, Kv, D)                                                                   \
+    KERNEL(ferrule_prefill_attention##kind##_d##D, (128, 1),                                             \
            const bf16* qkv,         /* (num_tokens, (num_heads + 2 * num_kv_heads) * D) */               \
-           const bf16* cache,       /* (num_blocks, 2, num_kv_heads, 16, D) */                           \
+           const uint8_t* cache,    /* (num_blocks,) blocks of Kv */                                     \
            const int* block_tables, /* (num_seqs, max_blocks) */                                         \
            const int* query_starts, /* (num_seqs + 1,) */                                                \
            const int* context_lens, /* (num_seqs,) */                                                    \
            bf16* attended,          /* (num_tokens, num_heads * D) */                                    \
            int num_heads, int num_kv_heads, int max_blocks, int window, float scale, float softcap) {    \
-        prefill<D>(qkv, cache, block_tables, query_starts, context_lens, attended, num_heads, num_kv_heads, \
-                   max_blocks, window, scale, softcap);                                                  \
+        prefill<Kv, D>(qkv, cache, block_tables, query_starts, context_lens, attended, num_heads,        \
+                       num_kv_heads, max_blocks, window, scale, softcap);                                \
     }
-PREFILL_ATTENTION(64)
-PREFILL_ATTENTION(128)
-PREFILL_ATTENTION(256)
+#define PREFILL_ATTENTIONS(kind, Kv) \
+    PREFILL_ATTENTION(kind, Kv, 64)  \
+    PREFILL_ATTENTION(kind, Kv, 128) \
+    PREFILL_ATTENTION(kind, Kv, 256)
+PREFILL_ATTENTIONS(, KvBf16)
+PREFILL_ATTENTIONS(_int8, KvInt8)
+PREFILL_ATTENTIONS(_fp8, KvFp8)

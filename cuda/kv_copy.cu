@@ -2,11 +2,11 @@
 #include "simt.cuh"
 
 KERNEL(ferrule_copy_blocks, (256),
-       bf16* cache,       // (layers_per_block, num_blocks, block_elements)
+       uint8_t* cache,    // (layers_per_block, num_blocks, block_bytes)
        const int* pairs,  // (num_copies, 2): source, destination
-       int64_t num_blocks, int64_t block_elements) {
-    bf16* layer = cache + (int64_t)blockIdx.y * num_blocks * block_elements;
-    const bf16* from = layer + (int64_t)pairs[2 * blockIdx.x] * block_elements;
-    bf16* to = layer + (int64_t)pairs[2 * blockIdx.x + 1] * block_elements;
-    for (int64_t i = threadIdx.x * 8; i < block_elements; i += blockDim.x * 8) store16(to + i, load16_streamed(from + i));
+       int64_t num_blocks, int64_t block_bytes) {
+    uint8_t* layer = cache + (int64_t)blockIdx.y * num_blocks * block_bytes;
+    const uint8_t* from = layer + (int64_t)pairs[2 * blockIdx.x] * block_bytes;
+    uint8_t* to = layer + (int64_t)pairs[2 * blockIdx.x + 1] * block_bytes;
+    for (int64_t i = threadIdx.x * 16; i < block_bytes; i += blockDim.x * 16) store16(to + i, load16_streamed(from + i));
 }

@@ -89,6 +89,11 @@ DEVICE void cp_async16(void* dst, const void* src, bool pred) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                  ::"r"(shared_address(dst)), "l"(src), "r"(pred ? 16 : 0) : "memory");
 }
+// The same for 4 bytes.
+DEVICE void cp_async4(void* dst, const void* src, bool pred) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+                 ::"r"(shared_address(dst)), "l"(src), "r"(pred ? 4 : 0) : "memory");
+}
 DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most N of this thread's groups are under way.
 template <int N>
@@ -214,17 +219,49 @@ DEVICE void dequantize_int4(uint32_t (&pairs)[4], uint32_t codes, uint32_t minus
 // What dequantize_int4 adds to 128 + code: the bf16 of -128 - zero.
 DEVICE uint32_t minus_zero_int4(uint32_t zero) { return 0xc300c300u | zero * 0x10001u; }
 
-// Four codes of 8 bits, two's complement: bytes 0 and 2, then 1 and 3. The low 7 bits are as above, and the sign makes 128
-// to 256.
+// Two codes of 8 bits, two's complement, in bytes 0 and 2. The low 7 bits are as above, and the sign makes 128 to 256.
+DEVICE uint32_t widen_int8(uint32_t codes) {
+    const uint32_t low = and_or(codes, 0x007f007fu, 0x43004300u), sign = and_or(codes, 0x00800080u, 0x43004300u);
+    return fma_bf16x2(sign, BF16_MINUS_ONES, low);
+}
+// Four of them: bytes 0 and 2, then 1 and 3.
 DEVICE void dequantize_int8(uint32_t& pair0, uint32_t& pair1, uint32_t codes, const SplitScale& scale) {
-    uint32_t pairs[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const uint32_t low = and_or(codes >> 8 * i, 0x007f007fu, 0x43004300u);
-        const uint32_t sign = and_or(codes >> 8 * i, 0x00800080u, 0x43004300u);
-        pairs[i] = scaled(fma_bf16x2(sign, BF16_MINUS_ONES, low), scale);
+    pair0 = scaled(widen_int8(codes), scale);
+    pair1 = scaled(widen_int8(codes >> 8), scale);
+}
+
+// Types of the KV cache. A block of a layer is (2, num_kv_heads, 16, head_dim) numbers, K then V; behind them, where they
+// are SCALED, (2, num_kv_heads, 16) float32 scales of a position's head. Numbers of one byte stand in the order 0 2 1 3
+// within every four: `widen` makes neighbours of the bytes 0 and 2, and of 1 and 3.
+struct KvBf16 {
+    static constexpr int BYTES = 2;
+    static constexpr bool SCALED = false;
+};
+struct KvInt8 {
+    static constexpr int BYTES = 1;
+    static constexpr bool SCALED = true;
+    DEVICE void widen(uint32_t& pair0, uint32_t& pair1, uint32_t codes) {
+        pair0 = widen_int8(codes), pair1 = widen_int8(codes >> 8);
     }
-    pair0 = pairs[0], pair1 = pairs[1];
+};
+// E4M3: its bits in a bf16's places stand for the number times 2^-120.
+struct KvFp8 {
+    static constexpr int BYTES = 1;
+    static constexpr bool SCALED = false;
+    DEVICE void widen(uint32_t& pair0, uint32_t& pair1, uint32_t codes) {
+        const uint32_t low = and_or(codes << 8, 0x80008000u, codes << 4 & 0x07f007f0u);
+        const uint32_t high = and_or(codes, 0x80008000u, codes >> 4 & 0x07f007f0u);
+        pair0 = fma_bf16x2(low, 0x7b807b80u, BF16_MINUS_ZEROS), pair1 = fma_bf16x2(high, 0x7b807b80u, BF16_MINUS_ZEROS);
+    }
+};
+// Bytes of the numbers of K, or V, in a block, and of the block.
+template <class Kv>
+DEVICE int kv_part_bytes(int num_kv_heads, int head_dim) {
+    return num_kv_heads * 16 * head_dim * Kv::BYTES;
+}
+template <class Kv>
+DEVICE int64_t kv_block_bytes(int num_kv_heads, int head_dim) {
+    return 2 * kv_part_bytes<Kv>(num_kv_heads, head_dim) + (Kv::SCALED ? 2 * num_kv_heads * 16 * 4 : 0);
 }
 
 DEVICE float warp_sum(float x) {

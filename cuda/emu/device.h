@@ -60,7 +60,7 @@ void load(void* value, const void* p, size_t bytes, Site site);
 void store(void* p, const void* value, size_t bytes, Site site);
 // Before a read and write at once, which such others do not race with.
 void atomic_access(void* p, size_t bytes, Site site);
-void cp_async16(void* dst, const void* src, bool pred, Site site);
+void cp_async(void* dst, const void* src, size_t bytes, bool pred, Site site);
 void cp_async_commit();
 void cp_async_wait(int groups_under_way);
 // `x` with the error that the approximate units of a device may have.
@@ -169,7 +169,8 @@ DEVICE uint2 load8(const void* p, EMU_SITE) {
     return v;
 }
 DEVICE void store8(void* p, uint2 v, EMU_SITE) { emu::store(p, &v, 8, site_); }
-DEVICE void cp_async16(void* dst, const void* src, bool pred, EMU_SITE) { emu::cp_async16(dst, src, pred, site_); }
+DEVICE void cp_async16(void* dst, const void* src, bool pred, EMU_SITE) { emu::cp_async(dst, src, 16, pred, site_); }
+DEVICE void cp_async4(void* dst, const void* src, bool pred, EMU_SITE) { emu::cp_async(dst, src, 4, pred, site_); }
 DEVICE void cp_async_commit() { emu::cp_async_commit(); }
 template <int N>
 DEVICE void cp_async_wait() {

@@ -42,6 +42,7 @@ struct Warp {
 struct AsyncCopy {
     void* dst;
     const void* src;
+    size_t bytes;
     bool pred;
     Site site;
 };

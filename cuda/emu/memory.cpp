@@ -135,26 +135,26 @@ void atomic_access(void* p, size_t bytes, Site site) { check_site(p, bytes, Kind
 static void finish(const AsyncCopy& copy) {
     // Noted when it was issued.
     const bool trace = std::exchange(config.trace, false);
-    check_site(copy.dst, 16, Kind::Write, copy.site);
+    check_site(copy.dst, copy.bytes, Kind::Write, copy.site);
     config.trace = trace;
     if (copy.pred)
-        memcpy(copy.dst, copy.src, 16);
+        memcpy(copy.dst, copy.src, copy.bytes);
     else
-        memset(copy.dst, 0, 16);
+        memset(copy.dst, 0, copy.bytes);
 }
 
-void cp_async16(void* dst, const void* src, bool pred, Site site) {
+void cp_async(void* dst, const void* src, size_t bytes, bool pred, Site site) {
     if (!in_shared(dst)) fail("cp.async to %p, which is not shared memory: %s:%d", dst, site.file, site.line);
-    if (pred) check_site(src, 16, Kind::Read, site);
+    if (pred) check_site(src, bytes, Kind::Read, site);
     // Until the wait, the destination belongs to the copy.
-    check_site(dst, 16, Kind::Write, site);
-    const AsyncCopy copy{dst, src, pred, site};
+    check_site(dst, bytes, Kind::Write, site);
+    const AsyncCopy copy{dst, src, bytes, pred, site};
     const bool early = config.cp_async == CopyTime::Random ? random_bits() & 1 : config.cp_async == CopyTime::Early;
     if (early)
         finish(copy);
     else
-        memset(dst, 0xff, 16);
-    invalidate_shared(dst, 16);
+        memset(dst, 0xff, bytes);
+    invalidate_shared(dst, bytes);
     current_fiber()->open.push_back(copy);
 }
 

@@ -68,11 +68,6 @@ impl CudaStep<'_> {
         self.arrays.slice(self.size.range(section))
     }
 
-    fn attention_shape(&self) -> AttentionShape {
-        let &ModelConfig { num_heads, num_kv_heads, head_dim, .. } = self.config;
-        AttentionShape { num_heads, num_kv_heads, head_dim }
-    }
-
     /// The step's rows of a buffer of bf16 activations, and their width.
     fn activations(&self, act: Act) -> (DeviceSlice<'_, bf16>, usize) {
         let config = self.config;
@@ -104,7 +99,7 @@ impl CudaStep<'_> {
     fn batch(&self, layer: usize) -> Batch<'_> {
         let group = self.kv.group(layer);
         Batch {
-            shape: self.attention_shape(),
+            shape: self.kv.shape,
             qkv: self.activations(Act::Qkv).0,
             cache: self.kv.layer(layer),
             block_tables: self.array(Section::Tables(group)),
@@ -145,7 +140,7 @@ impl CudaStep<'_> {
 
     /// Copies the blocks that the step names, before anything is stored.
     pub fn copy_blocks(&self) {
-        let (shape, layers_per_block) = (self.attention_shape(), self.kv.geometry.layers_per_block);
+        let (shape, layers_per_block) = (self.kv.shape, self.kv.geometry.layers_per_block);
         let pairs = self.array(Section::Copies);
         if !pairs.is_empty() {
             self.launch(&CopyBlocks { shape, cache: self.kv.all(), layers_per_block, pairs });
@@ -183,7 +178,7 @@ impl Backend for CudaStep<'_> {
     fn rotate_and_store(&self, layer: usize, heads: &HeadTransform<DeviceBuffer<f32>>) {
         let rotations = &self.rotations[heads.rope];
         self.launch(&RopeAndStore {
-            shape: self.attention_shape(),
+            shape: self.kv.shape,
             qkv: self.activations(Act::Qkv).0,
             bias: heads.bias.as_ref().map(DeviceBuffer::all),
             query_norm: heads.query_norm.as_ref().map(DeviceBuffer::all),

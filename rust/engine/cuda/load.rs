@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::driver::{Context, DeviceInfo, Driver};
 use super::heads::HeadPadding;
 use super::image::Images;
-use super::launch::Kernels;
+use super::launch::{AttentionShape, Kernels};
 use super::memory::{Activations, Capacity};
 use super::{open, weights};
 use crate::config::{self, Device, EngineConfig, KvDtype};
@@ -35,7 +35,7 @@ pub(crate) fn load(source: &Source, config: &EngineConfig) -> Result<LoadedModel
     let num_multiprocessors = context.info().num_multiprocessors;
     let (kv, capacity) = plan(&padded, config, num_multiprocessors, weight_bytes, context.free_bytes()?)?;
     let threads = config.threads.unwrap_or_else(Pool::default_threads);
-    let backend = describe(&context, config.device, padding);
+    let backend = describe(&context, config.device, padding, kv_dtype(config));
     let runner = CudaRunner::new(CudaParts {
         weights: weights::load(source, &context, padding, threads)?,
         context,
@@ -44,6 +44,7 @@ pub(crate) fn load(source: &Source, config: &EngineConfig) -> Result<LoadedModel
         capacity,
         kernels,
         geometry: kv.geometry.clone(),
+        kv_dtype: kv_dtype(config),
         profile: config.profile.clone(),
     })?;
     Ok(LoadedModel { runner: Box::new(runner), kv, weight_bytes, backend })
@@ -55,10 +56,14 @@ fn check_settings(config: &EngineConfig) -> Result<()> {
     if config.activations == config::Activations::F32 {
         return refuse("activations is f32: bf16 is built".into());
     }
-    match config.kv_cache_dtype {
-        None | Some(KvDtype::Bf16) => Ok(()),
-        Some(dtype) => refuse(format!("kv_cache_dtype is {dtype}: only bf16 is built")),
+    match kv_dtype(config) {
+        dtype if AttentionShape::KV_DTYPES.contains(&dtype) => Ok(()),
+        dtype => refuse(format!("kv_cache_dtype is {dtype}: bf16, int8 and fp8 are built")),
     }
+}
+
+fn kv_dtype(config: &EngineConfig) -> KvDtype {
+    config.kv_cache_dtype.unwrap_or(KvDtype::Bf16)
 }
 
 fn check_device(info: &DeviceInfo) -> Result<()> {
@@ -100,7 +105,7 @@ fn plan(
     let taken = weight_bytes + Activations::num_bytes(model, &longest);
     let share = (free.saturating_sub(taken) as f64 * KV_SHARE) as u64;
     let config = EngineConfig {
-        kv_cache_dtype: Some(KvDtype::Bf16),
+        kv_cache_dtype: Some(kv_dtype(config)),
         kv_cache_memory: config.kv_cache_memory.or(Some(share)),
         ..config.clone()
     };
@@ -109,11 +114,11 @@ fn plan(
     Ok((kv, capacity))
 }
 
-fn describe(context: &Context, device: Device, padding: HeadPadding) -> String {
+fn describe(context: &Context, device: Device, padding: HeadPadding, kv_dtype: KvDtype) -> String {
     let DeviceInfo { name, capability: (major, minor), .. } = context.info();
     let heads = match padding.real == padding.padded {
         true => String::new(),
         false => format!(", heads of {} as {}", padding.real, padding.padded),
     };
-    format!("{device} {name} (sm_{major}{minor}), bf16 activations{heads}")
+    format!("{device} {name} (sm_{major}{minor}), bf16 activations, {kv_dtype} keys and values{heads}")
 }

@@ -15,18 +15,18 @@ const LEAST_SPLIT: usize = 256;
 /// Most pieces of a sequence. Their number is the same in all steps, so that an answer does not depend on its company.
 const MAX_SPLITS: usize = 16;
 
-/// The numbers inside KV blocks: (layers_per_block, num_blocks, 2, num_kv_heads, 16, head_dim).
+/// What is inside KV blocks: (layers_per_block, num_blocks, block_bytes).
 pub struct KvCache {
     pub geometry: KvGeometry,
-    shape: AttentionShape,
-    numbers: DeviceBuffer<bf16>,
+    pub shape: AttentionShape,
+    bytes: DeviceBuffer<u8>,
     /// By model layer: its group, and its slot in the group's blocks.
     places: Vec<(usize, usize)>,
 }
 
 impl KvCache {
     pub fn new(context: &Arc<Context>, geometry: KvGeometry, shape: AttentionShape) -> Result<Self> {
-        let len = geometry.layers_per_block * geometry.num_blocks * shape.block_elements();
+        let len = geometry.layers_per_block * geometry.num_blocks * shape.block_bytes();
         let num_layers = geometry.groups.iter().map(|group| group.layers.len()).sum();
         let mut places = vec![(0, 0); num_layers];
         for (group, kv_group) in geometry.groups.iter().enumerate() {
@@ -34,22 +34,22 @@ impl KvCache {
                 places[layer] = (group, slot);
             }
         }
-        Ok(Self { numbers: DeviceBuffer::new(context, len)?, geometry, shape, places })
+        Ok(Self { bytes: DeviceBuffer::new(context, len)?, geometry, shape, places })
     }
 
     pub fn group(&self, layer: usize) -> usize {
         self.places[layer].0
     }
 
-    /// (num_blocks, 2, num_kv_heads, 16, head_dim) of one layer.
-    pub fn layer(&self, layer: usize) -> DeviceSlice<'_, bf16> {
-        let len = self.geometry.num_blocks * self.shape.block_elements();
+    /// (num_blocks, block_bytes) of one layer.
+    pub fn layer(&self, layer: usize) -> DeviceSlice<'_, u8> {
+        let len = self.geometry.num_blocks * self.shape.block_bytes();
         let slot = self.places[layer].1;
-        self.numbers.slice(slot * len..(slot + 1) * len)
+        self.bytes.slice(slot * len..(slot + 1) * len)
     }
 
-    pub fn all(&self) -> DeviceSlice<'_, bf16> {
-        self.numbers.all()
+    pub fn all(&self) -> DeviceSlice<'_, u8> {
+        self.bytes.all()
     }
 }
 

@@ -63,18 +63,19 @@ pub struct CudaParts {
     pub kernels: Kernels,
     pub weights: CudaWeights,
     pub geometry: KvGeometry,
+    pub kv_dtype: KvDtype,
     pub profile: Option<Arc<Profile>>,
 }
 
 impl CudaRunner {
     pub fn new(parts: CudaParts) -> Result<Self> {
-        let CudaParts { context, config, padding, capacity, kernels, weights, geometry, profile } = parts;
+        let CudaParts { context, config, padding, capacity, kernels, weights, geometry, kv_dtype, profile } = parts;
         let &ModelConfig { num_heads, num_kv_heads, head_dim, .. } = &config;
         let largest = StepSize::largest(capacity.num_tokens, capacity.num_seqs, capacity.max_len, &geometry);
         let rotations = config.ropes.iter().map(|rope| Rotations::new(&context, rope, capacity.max_len));
         Ok(Self {
             rotations: rotations.collect::<Result<_>>()?,
-            kv: KvCache::new(&context, geometry, AttentionShape { num_heads, num_kv_heads, head_dim })?,
+            kv: KvCache::new(&context, geometry, AttentionShape { num_heads, num_kv_heads, head_dim, kv_dtype })?,
             acts: Activations::new(&context, &config, &capacity)?,
             compute: Stream::new(&context)?,
             uploads: Stream::new(&context)?,
@@ -157,7 +158,7 @@ impl CudaRunner {
             forward(&backend, &self.config, &self.weights);
             return backend.outcome.into_inner();
         };
-        let costs = &StepCosts::new(step, &self.config, KvDtype::Bf16);
+        let costs = &StepCosts::new(step, &self.config, self.kv.shape.kv_dtype);
         let profiled = Profiled { inner: backend, costs, profile: Some(profile) };
         forward(&profiled, &self.config, &self.weights);
         profiled.inner.outcome.into_inner()

@@ -1,7 +1,8 @@
 """Attention in float64, and batches for its kernels."""
 
 import numpy as np
-from emulator import floats
+from emulator import DYNAMIC_SHARED, floats
+from kv import Bf16Kv
 from reference import assert_close, i32, normal
 
 
@@ -24,23 +25,31 @@ def attention(q, k, v, positions, scale, window, softcap):
 class Batch:
     """Sequences in a paged cache. What no query may see is NaN, and blocks that none sees have wild numbers."""
 
-    def __init__(self, gpu, rng, num_queries, contexts, heads, kv_heads, head_dim, window=0, softcap=0.0):
-        self.gpu, self.contexts, self.starts = gpu, contexts, np.cumsum([0, *num_queries]).astype(i32)
+    def __init__(
+        self, gpu, rng, num_queries, contexts, heads, kv_heads, head_dim, window=0, softcap=0.0, kv_type=Bf16Kv
+    ):
+        self.kv_type, self.gpu, self.contexts, self.starts = (
+            kv_type,
+            gpu,
+            contexts,
+            np.cumsum([0, *num_queries]).astype(i32),
+        )
         self.shape, self.window, self.softcap = (heads, kv_heads, head_dim), window, softcap
         self.scale = head_dim**-0.5
         self.qkv = normal(rng, self.starts[-1], heads + 2 * kv_heads, head_dim)
-        self.kv = [normal(rng, context, 2, kv_heads, head_dim) for context in contexts]
+        self.kv = [rng.standard_normal((context, 2, kv_heads, head_dim)).astype(np.float32) for context in contexts]
         needed = [-(-context // 16) for context in contexts]
         ids = iter(rng.permutation(sum(needed) + 2))
         self.tables = np.full((len(contexts), max(needed) + 1), 0x7FFFFFF, i32)
-        cache = np.full((sum(needed) + 2, 2, kv_heads, 16, head_dim), 0x7FC0, np.uint16)
+        cache = kv_type(sum(needed) + 2, kv_heads, head_dim)
         for s, (context, queries) in enumerate(zip(contexts, num_queries, strict=True)):
             oldest = max(0, context - queries - window + 1) if window else 0
             for block in range(oldest // 16, needed[s]):
                 self.tables[s, block] = next(ids)
             for at in range(oldest, context):
-                cache[self.tables[s, at // 16], :, :, at % 16] = self.kv[s][at]
-        self.addresses = [gpu.upload(x) for x in (self.qkv, cache, self.tables, self.starts, np.array(contexts, i32))]
+                self.kv[s][at] = cache.put(int(self.tables[s, at // 16]) * 16 + at % 16, self.kv[s][at])
+        lists = self.tables, self.starts, np.array(contexts, i32)
+        self.addresses = [gpu.upload(x) for x in (self.qkv, cache.bytes(), *lists)]
         self.out = gpu.upload(np.zeros((self.starts[-1], heads, head_dim), np.uint16))
 
     def sizes(self):
@@ -50,16 +59,15 @@ class Batch:
 
     def prefill(self):
         heads, _, head_dim = self.shape
-        shared = {64: 46080, 128: 87040, 256: 101376}[head_dim]
         grid = (-(-int(np.diff(self.starts).max()) // 64), heads, len(self.contexts))
-        name = f"ferrule_prefill_attention_d{head_dim}"
-        self.gpu.launch(name, grid, 128, *self.addresses, self.out, *self.sizes(), shared=shared)
+        name = f"ferrule_prefill_attention{self.kv_type.name}_d{head_dim}"
+        self.gpu.launch(name, grid, 128, *self.addresses, self.out, *self.sizes(), shared=DYNAMIC_SHARED[name])
 
     def decode(self, splits):
         heads, kv_heads, head_dim = self.shape
         partial = [self.gpu.allocate(len(self.contexts) * heads * splits * n * 4) for n in (head_dim, 2)]
         grid = (splits, kv_heads * -(-heads // kv_heads // 8), len(self.contexts))
-        name = f"ferrule_decode_attention_d{head_dim}"
+        name = f"ferrule_decode_attention{self.kv_type.name}_d{head_dim}"
         self.gpu.launch(name, grid, 128, *self.addresses, self.out, *partial, *self.sizes())
         sizes = i32(heads), i32(head_dim), i32(splits), i32(self.window)
         args = *partial, *self.addresses[3:], self.out, *sizes
@@ -72,7 +80,7 @@ class Batch:
         for s, context in enumerate(self.contexts):
             rows = slice(self.starts[s], self.starts[s + 1])
             positions = context - (rows.stop - rows.start) + np.arange(rows.stop - rows.start)
-            k, v = floats(self.kv[s]).transpose(1, 0, 2, 3)
+            k, v = self.kv[s].transpose(1, 0, 2, 3)
             q = floats(self.qkv)[rows, :heads]
             if len(q):
                 assert_close(found[rows], attention(q, k, v, positions, self.scale, self.window, self.softcap), 0.015)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,15 @@ FORWARD, BACKWARD, RANDOM = range(3)  # of threads, warps and blocks
 LATE, EARLY, EITHER = range(3)  # when cp.async copies
 ROOT = Path(__file__).parents[3]
 FOLDER = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "cuda-emu"
+
+
+# Dynamic shared memory of the kernels that have some.
+DYNAMIC_SHARED = {
+    name: int(shared)
+    for name, shared in re.findall(
+        r'"(ferrule_\w+)" \((\d+)\)', (ROOT / "rust" / "engine" / "cuda" / "launch" / "table.rs").read_text()
+    )
+}
 
 
 class KernelFailure(Exception):

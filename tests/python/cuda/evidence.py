@@ -5,18 +5,9 @@ from dataclasses import dataclass
 
 import cubins
 import traffic
-from emulator import ROOT, Emulator
+from emulator import DYNAMIC_SHARED, ROOT, Emulator
 
 PATH = ROOT / "docs" / "cuda-evidence.md"
-# Dynamic shared memory of the kernels that have some: their table in rust/engine/cuda/launch/table.rs.
-DYNAMIC_SHARED = {
-    "ferrule_prefill_attention_d64": 46080,
-    "ferrule_prefill_attention_d128": 87040,
-    "ferrule_prefill_attention_d256": 101376,
-    **{f"ferrule_gemm{kind}": 98304 for kind in ("", "_f32")},
-    **{f"ferrule_gemm_int4{kind}": 63744 for kind in ("", "_f32")},
-    **{f"ferrule_gemm_int8{kind}": 75264 for kind in ("", "_f32")},
-}
 
 
 @dataclass(frozen=True)
@@ -46,6 +37,8 @@ LOOPS = {
     "ferrule_decode_attention_d64": 2 * 16 * 64 * 2,
     "ferrule_decode_attention_d128": 2 * 16 * 128 * 2,
     "ferrule_decode_attention_d256": 2 * 16 * 256 * 2,
+    "ferrule_decode_attention_int8_d128": 2 * 16 * (128 + 4),
+    "ferrule_decode_attention_fp8_d128": 2 * 16 * 128,
     "ferrule_skinny_gemm_m8": 16 * 128 * 2,
     "ferrule_skinny_gemm_int8_m8": 16 * (128 + 4 * 2),
     "ferrule_skinny_gemm_int4_m8": 16 * (64 + 2 + 1),
@@ -55,6 +48,7 @@ PRODUCT_LOOPS = [
     "ferrule_prefill_attention_d64",
     "ferrule_prefill_attention_d128",
     "ferrule_prefill_attention_d256",
+    "ferrule_prefill_attention_int8_d128",
     "ferrule_gemm",
     "ferrule_gemm_int8",
     "ferrule_gemm_int4",

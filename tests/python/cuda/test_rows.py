@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from emulator import KernelFailure, floats
+from emulator import KernelFailure, bf16, floats
+from kv import KV_TYPES, Bf16Kv, Int8Kv, random_slots
 from reference import EPS, assert_close, i32, normal
 
 
@@ -45,9 +46,10 @@ def test_add_rms_norm(gpu, rng, post, following, hidden):
         assert_close(floats(gpu.download(out, (3, hidden), np.uint16)), rms_norm(expected, weights[1]))
 
 
+@pytest.mark.parametrize("kv_type", KV_TYPES)
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("extras", [False, True])
-def test_rope_and_store(gpu, rng, head_dim, extras):
+def test_rope_and_store(gpu, rng, kv_type, head_dim, extras):
     heads, kv_heads, tokens, blocks = int(rng.integers(1, 4)) * 2, 2, 5, 4
     rotary = head_dim if not extras else head_dim // 2
     all_heads = heads + 2 * kv_heads
@@ -56,14 +58,14 @@ def test_rope_and_store(gpu, rng, head_dim, extras):
     norms = rng.random((2, head_dim)).astype(np.float32)
     angles = rng.random((40, rotary // 2)) * 6
     table = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
-    positions, slots = rng.integers(0, 40, tokens).astype(i32), rng.permutation(blocks * 16)[:tokens].astype(i32)
+    positions, slots = rng.integers(0, 40, tokens).astype(i32), random_slots(rng, blocks, tokens)
     slots[1] = -1
-    cache = np.full((blocks, 2, kv_heads, 16, head_dim), 0x7FC0, np.uint16)
-    on_gpu, stored = gpu.upload(qkv), gpu.upload(cache)
+    cache, before = kv_type(blocks, kv_heads, head_dim), kv_type(blocks, kv_heads, head_dim).bytes()
+    on_gpu, stored = gpu.upload(qkv), gpu.upload(before)
     optional = [gpu.upload(x) if extras else None for x in (bias, *norms)]
     sizes = i32(heads), i32(kv_heads), i32(head_dim), i32(rotary), EPS
     args = on_gpu, *optional, gpu.upload(table), gpu.upload(positions), gpu.upload(slots), stored, *sizes
-    gpu.launch("ferrule_rope_and_store", (tokens, -(-all_heads * head_dim // 1024)), 128, *args)
+    gpu.launch(f"ferrule_rope_and_store{kv_type.name}", (tokens, -(-all_heads * head_dim // 1024)), 128, *args)
 
     x = floats(qkv) + (bias if extras else 0)
     x = x.reshape(tokens, all_heads, head_dim)
@@ -76,12 +78,42 @@ def test_rope_and_store(gpu, rng, head_dim, extras):
     x[:, :-kv_heads, :half], x[:, :-kv_heads, half:rotary] = left * cos - right * sin, right * cos + left * sin
     found = floats(gpu.download(on_gpu, (tokens, all_heads, head_dim), np.uint16))
     assert_close(found[:, :heads], x[:, :heads])
-    kept = gpu.download(stored, cache.shape, np.uint16)
+    cache.set_bytes(gpu.download(stored, before.shape, np.uint8))
+    kept, expected = cache.numbers(), kv_type(blocks, kv_heads, head_dim)
     for token, slot in enumerate(slots):
         if slot >= 0:
-            assert_close(floats(kept[slot // 16, :, :, slot % 16]), x[token, heads:].reshape(2, kv_heads, head_dim))
-            kept[slot // 16, :, :, slot % 16] = 0x7FC0
-    assert (kept == cache).all()
+            wanted = expected.put(int(slot), x[token, heads:].reshape(2, kv_heads, head_dim))
+            # A number near the middle between two codes may become either.
+            tolerance = {Bf16Kv: 0.01, Int8Kv: 0.017}.get(kv_type, 0.07)
+            assert_close(kept[slot // 16, :, :, slot % 16], wanted, tolerance)
+    untouched = np.ones(blocks * 16, bool)
+    untouched[slots[slots >= 0]] = False
+    stays = untouched.reshape(blocks, 16)
+    for found, wild in zip(vars(cache).values(), vars(kv_type(blocks, kv_heads, head_dim)).values(), strict=True):
+        if isinstance(found, np.ndarray):
+            found, wild = np.moveaxis(found, 3, 1)[stays], np.moveaxis(wild, 3, 1)[stays]
+            assert (found.view(np.uint8) == wild.view(np.uint8)).all()
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_values_are_stored_as_the_nearest(gpu, rng, kv_type):
+    """Values are what is projected, so their codes are known to the bit."""
+    heads, kv_heads, head_dim, tokens = 1, 2, 64, 16
+    qkv = normal(rng, tokens, heads + 2 * kv_heads, head_dim)
+    # Sizes of all orders, ties, and zeros.
+    sizes = np.array([0, 2.0**-10, 3 * 2.0**-10, 0.0146484375, 0.9375, 1.0625, 17, 1000], np.float32)
+    qkv[1::2, -kv_heads:, : len(sizes)] = bf16(sizes)
+    qkv[3, -1] = 0
+    cache, slots = kv_type(1, kv_heads, head_dim), np.arange(tokens, dtype=i32)
+    stored = gpu.upload(cache.bytes())
+    angles = gpu.upload(np.stack([np.ones((1, 32)), np.zeros((1, 32))], 1).astype(np.float32))
+    positions = gpu.upload(np.zeros(tokens, i32))
+    sizes = i32(heads), i32(kv_heads), i32(head_dim), i32(head_dim), EPS
+    args = gpu.upload(qkv), None, None, None, angles, positions, gpu.upload(slots), stored, *sizes
+    gpu.launch(f"ferrule_rope_and_store{kv_type.name}", (tokens, 1), 128, *args)
+    for token in range(tokens):
+        cache.put(token, floats(qkv)[token, heads:].reshape(2, kv_heads, head_dim))
+    assert (gpu.download(stored, cache.bytes().shape, np.uint8) == cache.bytes()).all()
 
 
 def silu(x):
@@ -118,11 +150,11 @@ def test_argmax_takes_the_first_of_the_largest(gpu, rng):
 
 
 def test_copy_blocks(gpu, rng):
-    cache = rng.integers(0, 60000, (3, 6, 256)).astype(np.uint16)
+    cache = rng.integers(0, 256, (3, 6, 528)).astype(np.uint8)
     address, pairs = gpu.upload(cache), np.array([[5, 0], [2, 3]], i32)
-    gpu.launch("ferrule_copy_blocks", (2, 3), 256, address, gpu.upload(pairs), np.int64(6), np.int64(256))
+    gpu.launch("ferrule_copy_blocks", (2, 3), 256, address, gpu.upload(pairs), np.int64(6), np.int64(528))
     cache[:, [0, 3]] = cache[:, [5, 2]]
-    assert (gpu.download(address, cache.shape, np.uint16) == cache).all()
+    assert (gpu.download(address, cache.shape, np.uint8) == cache).all()
 
 
 def test_what_lies_outside_is_reported(library):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from attention import Batch
 from emulator import FORWARD
+from kv import Bf16Kv, Fp8Kv, Int8Kv
 from reference import i32, normal
 from weights import Bf16Weights, Int4Weights, Int8Weights, product
 
@@ -125,15 +126,17 @@ def measure(gpu, run):
 # Kernels by what they are, each with a run and the fewest bytes that it must move.
 
 
-def decode(gpu, rng, head_dim, group, context, splits):
-    batch = Batch(gpu, rng, [1, 1], [context] * 2, 2 * group, 2, head_dim)
-    least = 2 * context * 2 * 2 * head_dim * 2 + 2 * 2 * (2 * group) * head_dim * 2
+def decode(gpu, rng, head_dim, group, context, splits, kv_type=Bf16Kv):
+    batch = Batch(gpu, rng, [1, 1], [context] * 2, 2 * group, 2, head_dim, kv_type=kv_type)
+    position = {Bf16Kv: 2 * head_dim, Int8Kv: head_dim + 4, Fp8Kv: head_dim}[kv_type]
+    least = 2 * context * 2 * 2 * position + 2 * 2 * (2 * group) * head_dim * 2
     return lambda: batch.decode(splits), least
 
 
-def prefill(gpu, rng, head_dim, queries):
-    batch = Batch(gpu, rng, [queries], [queries], 2, 2, head_dim)
-    return batch.prefill, queries * 2 * head_dim * 2 * 4
+def prefill(gpu, rng, head_dim, queries, kv_type=Bf16Kv):
+    batch = Batch(gpu, rng, [queries], [queries], 2, 2, head_dim, kv_type=kv_type)
+    position = {Bf16Kv: 2 * head_dim, Int8Kv: head_dim + 4}[kv_type]
+    return batch.prefill, queries * 2 * 2 * (2 * head_dim + position)
 
 
 def gemm(gpu, rng, kind, m, n, k):
@@ -158,7 +161,10 @@ CASES = {
     "decode attention, heads of 128, 4 queries a KV head, 2048 positions": (decode, 128, 4, 2048, 4),
     "decode attention, heads of 64, 3 queries a KV head, 2048 positions": (decode, 64, 3, 2048, 4),
     "decode attention, heads of 256, 2 queries a KV head, 2048 positions": (decode, 256, 2, 2048, 4),
+    "decode attention over int8, heads of 128, 4 queries a KV head, 2048 positions": (decode, 128, 4, 2048, 4, Int8Kv),
+    "decode attention over fp8, heads of 64, 3 queries a KV head, 2048 positions": (decode, 64, 3, 2048, 4, Fp8Kv),
     "prefill attention, heads of 128, 256 queries": (prefill, 128, 256),
+    "prefill attention over int8, heads of 128, 256 queries": (prefill, 128, 256, Int8Kv),
     "product of 1 row with 4 bits, groups of 128": (gemm, Int4Weights, 1, 256, 2048),
     "product of 8 rows with 4 bits, groups of 128": (gemm, Int4Weights, 8, 256, 2048),
     "product of 1 row with 8 bits": (gemm, Int8Weights, 1, 256, 2048),

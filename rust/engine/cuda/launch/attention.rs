@@ -3,6 +3,7 @@
 use half::bf16;
 
 use super::{Args, Call, KernelId, blocks, halves, words};
+use crate::config::KvDtype;
 use crate::cuda::driver::{DeviceSlice, LaunchShape};
 
 /// Positions of a KV block.
@@ -19,11 +20,14 @@ pub struct AttentionShape {
     pub num_kv_heads: usize,
     /// 64, 128 or 256.
     pub head_dim: usize,
+    /// One of `KV_DTYPES`.
+    pub kv_dtype: KvDtype,
 }
 
 impl AttentionShape {
     /// What kernels are built for.
     pub const HEAD_DIMS: [usize; 3] = [64, 128, 256];
+    pub const KV_DTYPES: [KvDtype; 3] = [KvDtype::Bf16, KvDtype::Int8, KvDtype::Fp8];
 
     pub fn q_dim(&self) -> usize {
         self.num_heads * self.head_dim
@@ -33,9 +37,14 @@ impl AttentionShape {
         (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
     }
 
-    /// Numbers in a block of one layer.
-    pub fn block_elements(&self) -> usize {
-        2 * self.num_kv_heads * BLOCK_SIZE * self.head_dim
+    /// Bytes of one position's keys and values.
+    fn position_bytes(&self) -> usize {
+        2 * self.num_kv_heads * self.kv_dtype.head_bytes(self.head_dim)
+    }
+
+    /// Of a block of one layer: its numbers (2, num_kv_heads, 16, head_dim), then scales, if there are any.
+    pub fn block_bytes(&self) -> usize {
+        BLOCK_SIZE * self.position_bytes()
     }
 
     pub(super) fn check(&self) {
@@ -45,13 +54,19 @@ impl AttentionShape {
 
     /// Bytes that `tokens` queries read and write, and `kv_positions` of the cache that are read.
     fn num_bytes(&self, tokens: usize, kv_positions: u64) -> u64 {
-        2 * halves(tokens * self.q_dim()) + halves(2 * self.num_kv_heads * self.head_dim) * kv_positions
+        2 * halves(tokens * self.q_dim()) + self.position_bytes() as u64 * kv_positions
     }
 
-    /// The kernel of this head size among those for `HEAD_DIMS`.
-    fn pick(&self, kernels: [KernelId; 3]) -> KernelId {
-        let place = Self::HEAD_DIMS.iter().position(|&dim| dim == self.head_dim);
+    /// The kernel of this type of cache among those for `KV_DTYPES`.
+    pub(super) fn pick_dtype<T: Copy>(&self, kernels: [T; 3]) -> T {
+        let place = Self::KV_DTYPES.iter().position(|&dtype| dtype == self.kv_dtype);
         kernels[place.expect("checked when the model was loaded")]
+    }
+
+    /// The one of this head size besides, among those for `HEAD_DIMS`.
+    fn pick(&self, kernels: [[KernelId; 3]; 3]) -> KernelId {
+        let place = Self::HEAD_DIMS.iter().position(|&dim| dim == self.head_dim);
+        self.pick_dtype(kernels)[place.expect("checked when the model was loaded")]
     }
 }
 
@@ -61,8 +76,8 @@ pub struct Batch<'a> {
     pub shape: AttentionShape,
     /// (num_tokens, q_dim + 2 * kv_dim)
     pub qkv: DeviceSlice<'a, bf16>,
-    /// A layer slot: (num_blocks, 2, num_kv_heads, 16, head_dim)
-    pub cache: DeviceSlice<'a, bf16>,
+    /// A layer slot: (num_blocks, block_bytes)
+    pub cache: DeviceSlice<'a, u8>,
     /// (num_seqs, max_blocks)
     pub block_tables: DeviceSlice<'a, i32>,
     /// (num_seqs + 1,)
@@ -97,7 +112,7 @@ impl Batch<'_> {
         let tokens = self.attended.len() / self.shape.q_dim();
         assert_eq!(self.attended.len() % self.shape.q_dim(), 0);
         assert_eq!(self.qkv.len(), tokens * self.shape.qkv_dim());
-        assert_eq!(self.cache.len() % self.shape.block_elements(), 0);
+        assert_eq!(self.cache.len() % self.shape.block_bytes(), 0);
         assert_eq!(self.query_starts.len(), self.num_seqs() + 1);
         assert_eq!(self.block_tables.len() % self.num_seqs(), 0);
     }
@@ -115,8 +130,12 @@ pub struct DecodeAttention<'a> {
 
 impl Call for DecodeAttention<'_> {
     fn kernel(&self) -> KernelId {
-        use KernelId::{DecodeAttention64, DecodeAttention128, DecodeAttention256};
-        self.batch.shape.pick([DecodeAttention64, DecodeAttention128, DecodeAttention256])
+        use KernelId::*;
+        self.batch.shape.pick([
+            [DecodeAttention64, DecodeAttention128, DecodeAttention256],
+            [DecodeInt8Attention64, DecodeInt8Attention128, DecodeInt8Attention256],
+            [DecodeFp8Attention64, DecodeFp8Attention128, DecodeFp8Attention256],
+        ])
     }
 
     fn shape(&self) -> LaunchShape {
@@ -207,8 +226,12 @@ pub struct PrefillAttention<'a> {
 
 impl Call for PrefillAttention<'_> {
     fn kernel(&self) -> KernelId {
-        use KernelId::{PrefillAttention64, PrefillAttention128, PrefillAttention256};
-        self.batch.shape.pick([PrefillAttention64, PrefillAttention128, PrefillAttention256])
+        use KernelId::*;
+        self.batch.shape.pick([
+            [PrefillAttention64, PrefillAttention128, PrefillAttention256],
+            [PrefillInt8Attention64, PrefillInt8Attention128, PrefillInt8Attention256],
+            [PrefillFp8Attention64, PrefillFp8Attention128, PrefillFp8Attention256],
+        ])
     }
 
     fn shape(&self) -> LaunchShape {

@@ -23,14 +23,14 @@ pub struct RopeAndStore<'a> {
     pub positions: DeviceSlice<'a, i32>,
     /// (num_tokens,): block * 16 + place in it; negative: nothing is stored.
     pub slots: DeviceSlice<'a, i32>,
-    /// A layer slot: (num_blocks, 2, num_kv_heads, 16, head_dim)
-    pub cache: DeviceSlice<'a, bf16>,
+    /// A layer slot: (num_blocks, block_bytes)
+    pub cache: DeviceSlice<'a, u8>,
     pub eps: f32,
 }
 
 impl Call for RopeAndStore<'_> {
     fn kernel(&self) -> KernelId {
-        KernelId::RopeAndStore
+        self.shape.pick_dtype([KernelId::RopeAndStore, KernelId::RopeAndStoreInt8, KernelId::RopeAndStoreFp8])
     }
 
     fn shape(&self) -> LaunchShape {
@@ -46,7 +46,7 @@ impl Call for RopeAndStore<'_> {
         assert!([self.query_norm, self.key_norm].into_iter().flatten().all(|norm| norm.len() == shape.head_dim));
         assert!(self.rotary_dim.is_multiple_of(16) && self.rotary_dim <= shape.head_dim, "{}", self.rotary_dim);
         assert_eq!(self.cos_sin.len() % self.rotary_dim, 0);
-        assert_eq!(self.cache.len() % shape.block_elements(), 0);
+        assert_eq!(self.cache.len() % shape.block_bytes(), 0);
         [
             self.qkv.into(),
             self.bias.into(),

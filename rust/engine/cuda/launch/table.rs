@@ -26,17 +26,33 @@ macro_rules! kernels {
 kernels! {
     "embed" { Embed: "ferrule_embed" }
     "norm" { RmsNorm: "ferrule_rms_norm", AddRmsNorm: "ferrule_add_rms_norm" }
-    "rope" { RopeAndStore: "ferrule_rope_and_store" }
+    "rope" {
+        RopeAndStore: "ferrule_rope_and_store",
+        RopeAndStoreInt8: "ferrule_rope_and_store_int8",
+        RopeAndStoreFp8: "ferrule_rope_and_store_fp8",
+    }
     "attention_decode" {
         DecodeAttention64: "ferrule_decode_attention_d64",
         DecodeAttention128: "ferrule_decode_attention_d128",
         DecodeAttention256: "ferrule_decode_attention_d256",
+        DecodeInt8Attention64: "ferrule_decode_attention_int8_d64",
+        DecodeInt8Attention128: "ferrule_decode_attention_int8_d128",
+        DecodeInt8Attention256: "ferrule_decode_attention_int8_d256",
+        DecodeFp8Attention64: "ferrule_decode_attention_fp8_d64",
+        DecodeFp8Attention128: "ferrule_decode_attention_fp8_d128",
+        DecodeFp8Attention256: "ferrule_decode_attention_fp8_d256",
         MergeSplits: "ferrule_merge_splits",
     }
     "attention_prefill" {
         PrefillAttention64: "ferrule_prefill_attention_d64" (46080),
         PrefillAttention128: "ferrule_prefill_attention_d128" (87040),
         PrefillAttention256: "ferrule_prefill_attention_d256" (101376),
+        PrefillInt8Attention64: "ferrule_prefill_attention_int8_d64" (45056),
+        PrefillInt8Attention128: "ferrule_prefill_attention_int8_d128" (86016),
+        PrefillInt8Attention256: "ferrule_prefill_attention_int8_d256" (100864),
+        PrefillFp8Attention64: "ferrule_prefill_attention_fp8_d64" (44032),
+        PrefillFp8Attention128: "ferrule_prefill_attention_fp8_d128" (84992),
+        PrefillFp8Attention256: "ferrule_prefill_attention_fp8_d256" (100352),
     }
     "gemm" {
         Gemm: "ferrule_gemm" (98304),
