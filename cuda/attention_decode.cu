@@ -6,7 +6,7 @@
 //   q . K: the dimensions 32 i + 8 t .. + 8 of key g stand for the k-pairs of two products;
 //   p . V: a lane reads 8 dimensions 64 h + 8 g .. + 8 of the keys 2t, 2t+1, 2t+8, 2t+9; pairs of keys are then put
 //   together per dimension, and column g of product i is dimension 64 h + 8 g + i.
-// With numbers of one byte, 16 bytes are 16 dimensions: 64 i + 16 t .. + 16 of four products, and 128 h + 16 g .. + 16 (heads
+// With numbers of one byte, 16 bytes are those of K for 2 i and 2 i + 1, and 16 dimensions 128 h + 16 g .. + 16 of V (heads
 // of 64 have 8 bytes of V a lane). Codes are exact as bf16; their scales multiply the scores, and the weights.
 // Warps take tiles of 16 positions (a block of the cache) in turn, and meet once, at the end.
 #include "simt.cuh"
@@ -88,9 +88,7 @@ DEVICE void decode(const bf16* qkv, const uint8_t* cache, const int* block_table
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const uint4 zero = {0, 0, 0, 0};
     const bf16* q = qkv + ((int64_t)query * (num_heads + 2 * num_kv_heads) + head0) * D;
-    // Of the 8 dimensions of a lane's chunk, two products.
-    const auto chunk = [&](int i) { return NARROW ? i / 2 * 64 + 16 * t + i % 2 * 8 : 32 * i + 8 * t; };
-    const auto load_query = [&](int i) { return g < heads ? load16(q + g * D + chunk(i)) : zero; };
+    const auto load_query = [&](int i) { return g < heads ? load16(q + g * D + 32 * i + 8 * t) : zero; };
     // Queries stay in registers where there is room for them beside the outputs.
     constexpr bool KEEP_QUERY = D <= 128;
     uint4 kept[CHUNKS];
@@ -131,7 +129,7 @@ DEVICE void decode(const bf16* qkv, const uint8_t* cache, const int* block_table
             };
 #pragma unroll
             for (int i = 0; i < CHUNKS; i += NARROW ? 2 : 1) {
-                const uint8_t* from = keys + (key * D + chunk(i)) * Kv::BYTES;
+                const uint8_t* from = keys + key * D * Kv::BYTES + 32 * i * Kv::BYTES + 16 * t;
                 const uint4 k = seen ? load16_streamed(from) : zero;
                 if constexpr (NARROW) {
                     uint4 first, second;

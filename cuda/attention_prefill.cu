@@ -24,7 +24,9 @@ DEVICE void widen(const uint8_t* codes, bf16* tiles) {
         const uint2 v = load8(codes + i * 8);
         uint4 pairs;
         Kv::widen(pairs.x, pairs.y, v.x), Kv::widen(pairs.z, pairs.w, v.y);
-        store16(tiles + i / CHUNKS * Shape<D>::STRIDE + i % CHUNKS * 8, pairs);
+        // Back from k_place.
+        const int chunk = i % CHUNKS, of_k = chunk / 8 * 8 + chunk / 2 % 4 + chunk % 2 * 4;
+        store16(tiles + i / CHUNKS * Shape<D>::STRIDE + (i < Shape<D>::KEYS * CHUNKS ? of_k : chunk) * 8, pairs);
     }
 }
 

@@ -132,7 +132,8 @@ DEVICE void rope_and_store(bf16* qkv, const float* bias, const float* query_norm
     uint8_t* block = cache + slot / 16 * kv_block_bytes<Kv>(num_kv_heads, head_dim);
     // A head's first lane stores its scale.
     float* scales = reinterpret_cast<float*>(block + 2 * part_bytes) + is_value * num_kv_heads * 16;
-    Stored<Kv>::put(kept, block + is_value * part_bytes + (row * head_dim + first) * Kv::BYTES, first ? nullptr : scales + row);
+    const int at = row * head_dim + (is_value ? first : k_place<Kv>(first));
+    Stored<Kv>::put(kept, block + is_value * part_bytes + at * Kv::BYTES, first ? nullptr : scales + row);
 }
 
 #define ROPE_AND_STORE(kind, Kv)                                                                                         \

@@ -232,7 +232,8 @@ DEVICE void dequantize_int8(uint32_t& pair0, uint32_t& pair1, uint32_t codes, co
 
 // Types of the KV cache. A block of a layer is (2, num_kv_heads, 16, head_dim) numbers, K then V; behind them, where they
 // are SCALED, (2, num_kv_heads, 16) float32 scales of a position's head. Numbers of one byte stand in the order 0 2 1 3
-// within every four: `widen` makes neighbours of the bytes 0 and 2, and of 1 and 3.
+// within every four: `widen` makes neighbours of the bytes 0 and 2, and of 1 and 3. Eights of K change places besides: see
+// k_place.
 struct KvBf16 {
     static constexpr int BYTES = 2;
     static constexpr bool SCALED = false;
@@ -254,6 +255,12 @@ struct KvFp8 {
         pair0 = fma_bf16x2(low, 0x7b807b80u, BF16_MINUS_ZEROS), pair1 = fma_bf16x2(high, 0x7b807b80u, BF16_MINUS_ZEROS);
     }
 };
+// Where the eight dimensions from d on stand in a row of K: within 64, those of d and d + 32 are side by side, so that
+// 16 bytes are a lane's part of two products of 32 dimensions each, as for bf16.
+template <class Kv>
+DEVICE int k_place(int d) {
+    return Kv::BYTES == 2 ? d : d / 64 * 64 + d / 8 % 4 * 16 + d / 32 % 2 * 8;
+}
 // Bytes of the numbers of K, or V, in a block, and of the block.
 template <class Kv>
 DEVICE int kv_part_bytes(int num_kv_heads, int head_dim) {

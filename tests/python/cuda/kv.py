@@ -9,7 +9,18 @@ ORDER = [0, 2, 1, 3]
 
 
 def in_order(codes):
-    return codes.reshape(*codes.shape[:-1], -1, 4)[..., ORDER].reshape(codes.shape)
+    """Of blocks (num_blocks, 2, kv_heads, 16, head_dim): K's eights of a 64 stand in the order 0 4 1 5 2 6 3 7."""
+    codes = codes.reshape(*codes.shape[:-1], -1, 4)[..., ORDER].reshape(codes.shape).copy()
+    k = codes[:, 0]
+    codes[:, 0] = k.reshape(*k.shape[:-1], -1, 2, 4, 8).swapaxes(-3, -2).reshape(k.shape)
+    return codes
+
+
+def out_of_order(codes):
+    codes = codes.reshape(*codes.shape[:-1], -1, 4)[..., ORDER].reshape(codes.shape).copy()
+    k = codes[:, 0]
+    codes[:, 0] = k.reshape(*k.shape[:-1], -1, 4, 2, 8).swapaxes(-3, -2).reshape(k.shape)
+    return codes
 
 
 class Bf16Kv:
@@ -67,7 +78,7 @@ class Int8Kv:
 
     def set_bytes(self, found):
         codes = self.codes[0].size
-        self.codes = in_order(found[:, :codes].view(np.int8).reshape(self.codes.shape))
+        self.codes = out_of_order(found[:, :codes].view(np.int8).reshape(self.codes.shape))
         self.scales = found[:, codes:].copy().view(np.float32).reshape(self.scales.shape)
 
 
@@ -111,7 +122,7 @@ class Fp8Kv:
         return in_order(self.codes).reshape(len(self.codes), -1)
 
     def set_bytes(self, found):
-        self.codes = in_order(found.reshape(self.codes.shape))
+        self.codes = out_of_order(found.reshape(self.codes.shape))
 
 
 KV_TYPES = [Bf16Kv, Int8Kv, Fp8Kv]
