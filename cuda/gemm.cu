@@ -299,6 +299,17 @@ KERNEL(ferrule_grouped_gemm_int4, (256, 1), const bf16* x, const uint32_t* codes
     gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);
 }
 
+KERNEL(ferrule_grouped_gemm_int8, (256, 1), const bf16* x, const uint32_t* codes, const uint32_t* scales,
+       const int* starts, bf16* out, int n, int k, int group_shift) {
+    const Group group = group_of(starts);
+    if ((int)blockIdx.x * TILE >= group.rows) return;
+    const int groups = (k + (1 << group_shift) - 1) >> group_shift, blocks = (k + 31) / 32, panels = (n + 15) / 16;
+    const int64_t first_panel = (int64_t)blockIdx.z * panels;
+    const Int8Weights weights{codes + first_panel * blocks * 128, scales + first_panel * groups * 8, n, blocks, groups,
+                              group_shift};
+    gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);
+}
+
 // out[i] = the parts' sums of element i, in order.
 template <class Out>
 DEVICE void sum_parts(const float* partials, Out* out, int64_t count) {

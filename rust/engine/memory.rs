@@ -162,6 +162,7 @@ mod tests {
             vocab_size: 100,
             hidden_size: 64,
             intermediate_size: 128,
+            experts: None,
             num_heads: 4,
             num_kv_heads: 2,
             head_dim: 16,

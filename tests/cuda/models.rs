@@ -18,10 +18,23 @@ const BF16_NOISE: Bound = Bound { usual: 0.025, most: 0.1 };
 /// An E4M3 number is one of 8 between two powers of two: where that noise makes another one of it, it grows. Seen: 0.033 and 0.12.
 const FP8_NOISE: Bound = Bound { usual: 0.05, most: 0.2 };
 
+/// Where two experts are all but equally good, that noise decides which one a token takes, and some tokens are off by far more
+/// than the rest. Seen: 0.029 and 0.17.
+const ROUTED_NOISE: Bound = Bound { usual: 0.04, most: 0.3 };
+
 #[derive(Clone, Copy)]
 struct Bound {
     usual: f32,
     most: f32,
+}
+
+impl Bound {
+    /// For what `model` computes.
+    fn of(self, model: &Path) -> Self {
+        let has_experts = ["mixtral", "qwen3-moe"].iter().any(|name| model.ends_with(name));
+        let other = if has_experts { ROUTED_NOISE } else { self };
+        Self { usual: self.usual.max(other.usual), most: self.most.max(other.most) }
+    }
 }
 
 /// Of SmolLM2's logits, so that bf16 may do twice what it was seen to do: 0.021 usually, 0.04 at most.
@@ -29,7 +42,18 @@ const SMOLLM2_SPREAD: f32 = 2.0;
 
 /// The tiny models whose heads rotate in pairs that GPUs take: 8 rotating dimensions, as in the tiny Phi-3, are refused.
 fn models() -> Vec<PathBuf> {
-    let names = ["gemma2", "gemma3", "llama-sharded", "llama3", "mistral", "qwen2", "qwen3", "qwen3-yarn"];
+    let names = [
+        "gemma2",
+        "gemma3",
+        "llama-sharded",
+        "llama3",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen3",
+        "qwen3-moe",
+        "qwen3-yarn",
+    ];
     names.map(golden).to_vec()
 }
 
@@ -87,15 +111,12 @@ fn logprobs(tokens: &[TokenLogprob]) -> Vec<f32> {
 }
 
 /// `found` is `reference` but for the noise of bf16.
-fn agree(found: &[f32], reference: &[f32], spread: f32, what: &str) {
-    agree_within(BF16_NOISE, found, reference, spread, what);
-}
-
-fn agree_within(bound: Bound, found: &[f32], reference: &[f32], spread: f32, what: &str) {
+fn agree(bound: Bound, found: &[f32], reference: &[f32], spread: f32, what: &str) {
     assert_eq!(found.len(), reference.len());
     let differences: Vec<f32> = found.iter().zip(reference).map(|(a, b)| (a - b) / spread).collect();
     let usual = root_mean_square(&differences);
     let most = differences.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    println!("ZZ {what}: {usual} usually, {most} at most");
     assert!(usual.is_finite() && usual < bound.usual && most < bound.most, "{what}: {usual} usually, {most} at most");
 }
 
@@ -106,7 +127,7 @@ fn families_agree_with_the_exact_mode() {
         let ids = expected(&model).input_ids;
         let reference = score(&load(&model, exact()), &ids);
         let found = score(&load(&model, on_device()), &ids);
-        agree(&found, &reference, spread(&model), &model.display().to_string());
+        agree(BF16_NOISE.of(&model), &found, &reference, spread(&model), &model.display().to_string());
     }
 }
 
@@ -121,7 +142,7 @@ fn quantized_matrices_agree_with_the_exact_mode() {
             let what = format!("{} as {quantization:?}", model.display());
             let reference = score(&load(&model, EngineConfig { quantization, ..exact() }), &ids);
             let device = load(&model, EngineConfig { quantization, ..on_device() });
-            agree(&score(&device, &ids), &reference, spread(&model), &what);
+            agree(BF16_NOISE.of(&model), &score(&device, &ids), &reference, spread(&model), &what);
             sizes.push(device.model().weight_bytes);
         }
         assert!(sizes.is_sorted_by(|larger, smaller| larger > smaller), "{} takes {sizes:?}", model.display());
@@ -177,7 +198,7 @@ fn generated_as(
             reference.extend_from_slice(&score(&exact, &tokens)[prompt.len() - 1..]);
         }
     }
-    agree_within(bound, &found, &reference, spread(model), what);
+    agree(bound.of(model), &found, &reference, spread(model), what);
 }
 
 /// Chunked prompts beside decoding sequences, prefix hits, and batches that graphs pad.
@@ -384,7 +405,7 @@ fn smollm2_answers_a_prompt() {
 
     let engine = load(&path, EngineConfig { max_model_len: Some(512), kv_cache_memory: Some(64 << 20), ..on_device() });
     let found = score(&engine, &tokens);
-    agree(&found[shortest.prompt_ids.len() - 1..], &reference, SMOLLM2_SPREAD, "smollm2");
+    agree(BF16_NOISE, &found[shortest.prompt_ids.len() - 1..], &reference, SMOLLM2_SPREAD, "smollm2");
     let next = engine.generate(greedy_request(&tokens, 2)).expect("the request runs");
     assert_eq!(next.outputs[0].token_ids, shortest.output_ids[reference.len()..][..2]);
 }

@@ -3,7 +3,7 @@
 pub mod cpu;
 pub mod profiled;
 
-use crate::model::Activation;
+use crate::model::{Activation, ExpertsConfig};
 
 /// The activations of a step, (num_tokens, width) each. Backends own the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Act {
     Qkv,
     /// Attention's output, (num_tokens, q_dim).
     Attended,
-    /// (num_tokens, intermediate_size): the gated product.
+    /// (num_tokens, intermediate_size): the gated product. With experts, a row for each of a token's.
     Gate,
     /// What returns to the residual stream, (num_tokens, hidden_size).
     Projected,
@@ -63,6 +63,15 @@ pub trait Backend {
 
     /// Gate = activation(Normed · Gate's rowsᵀ) * (Normed · Up's rowsᵀ), with the rows of both in `weight`.
     fn gated_linear(&self, weight: &Self::Linear, activation: Activation);
+
+    /// Picks every token's experts by the largest of Normed · routerᵀ, with their shares.
+    fn route(&self, router: &Self::Linear, experts: ExpertsConfig);
+
+    /// Gate = what `gated_linear` makes of a token, for each of its experts.
+    fn gated_experts(&self, weight: &Self::Linear, experts: ExpertsConfig, activation: Activation);
+
+    /// Projected = the sum over a token's experts, in the order of their shares, of share * (Gate · Downᵀ).
+    fn sum_experts(&self, weight: &Self::Linear, experts: ExpertsConfig);
 
     /// Residual += Projected (through `post`, where a family norms it first); then Normed = norm(Residual)
     /// with `next`, unless this was the last layer.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Act, Backend, HeadTransform};
 use crate::config::KvDtype;
-use crate::model::{Activation, ModelConfig};
+use crate::model::{Activation, ExpertsConfig, ModelConfig};
 use crate::profile::{Cost, Operation, Profile};
 use crate::sched::SchedulerOutput;
 
@@ -66,6 +66,14 @@ impl<B: Backend<Linear: Weights>> Profiled<'_, B> {
     fn product(&self, weight: &B::Linear, rows: u64) -> Cost {
         Cost { bytes: weight.num_bytes() as u64, ops: 2 * rows * weight.num_weights() as u64 }
     }
+
+    /// Of the experts that tokens take; as many of them as there can be are read.
+    fn experts_product(&self, weight: &B::Linear, experts: ExpertsConfig) -> Cost {
+        let ExpertsConfig { count, per_token, .. } = experts;
+        let (count, entries) = (count as u64, self.costs.num_tokens * per_token as u64);
+        let all = self.product(weight, entries);
+        Cost { bytes: all.bytes / count * entries.min(count), ops: all.ops / count }
+    }
 }
 
 impl<B: Backend<Linear: Weights>> Backend for Profiled<'_, B> {
@@ -105,6 +113,21 @@ impl<B: Backend<Linear: Weights>> Backend for Profiled<'_, B> {
     fn gated_linear(&self, weight: &B::Linear, activation: Activation) {
         let cost = || self.product(weight, self.costs.num_tokens);
         self.time(Operation::GateUp, cost, |inner| inner.gated_linear(weight, activation));
+    }
+
+    fn route(&self, router: &B::Linear, experts: ExpertsConfig) {
+        let cost = || self.product(router, self.costs.num_tokens);
+        self.time(Operation::GateUp, cost, |inner| inner.route(router, experts));
+    }
+
+    fn gated_experts(&self, weight: &B::Linear, experts: ExpertsConfig, activation: Activation) {
+        let cost = || self.experts_product(weight, experts);
+        self.time(Operation::GateUp, cost, |inner| inner.gated_experts(weight, experts, activation));
+    }
+
+    fn sum_experts(&self, weight: &B::Linear, experts: ExpertsConfig) {
+        let cost = || self.experts_product(weight, experts);
+        self.time(Operation::Down, cost, |inner| inner.sum_experts(weight, experts));
     }
 
     fn add_and_norm(&self, post: Option<&B::Vector>, next: Option<&B::Vector>) {

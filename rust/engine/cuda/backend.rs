@@ -7,16 +7,17 @@ use half::bf16;
 use super::driver::{DeviceBuffer, DeviceSlice, Stream};
 use super::heads::HeadPadding;
 use super::launch::{
-    AddRmsNorm, AttentionShape, Batch, Call, CopyBlocks, DecodeAttention, Embed, GatedActivation, Gemm, GemmOutput,
-    Kernels, MergeSplits, PrefillAttention, RmsNorm, RopeAndStore, Softcap, SumParts,
+    AddRmsNorm, Batch, Call, CombineEntries, CopyBlocks, DecodeAttention, Embed, GatedActivation, GatherEntries, Gemm,
+    GemmOutput, GroupedGemm, Kernels, MergeSplits, PrefillAttention, RmsNorm, RopeAndStore, RouteTokens, Softcap,
+    SortEntries, SumParts,
 };
 use super::matrix::CudaMatrix;
-use super::memory::{Activations, KvCache, Rotations};
+use super::memory::{Activations, ExpertActivations, KvCache, Rotations};
 use super::step::{Section, StepSize};
 use super::weights::CudaLinear;
 use crate::backend::{Act, Backend, HeadTransform};
 use crate::error::Result;
-use crate::model::{Activation, ModelConfig};
+use crate::model::{Activation, ExpertsConfig, ModelConfig};
 
 /// Which attention kernels a step needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,6 +95,18 @@ impl CudaStep<'_> {
         if splits > 1 {
             self.launch(&SumParts { partials, out });
         }
+    }
+
+    fn experts(&self) -> &ExpertActivations {
+        self.acts.experts.as_ref().expect("a model with experts has activations for them")
+    }
+
+    /// Every expert's rows of x (num_entries, k) times its matrix.
+    fn multiply_experts(&self, weight: &CudaLinear, x: DeviceSlice<'_, bf16>, out: DeviceSlice<'_, bf16>) {
+        let (starts, k) = (self.experts().starts.all(), weight.cols);
+        let n = weight.rows / (starts.len() - 1);
+        let weight = weight.matrix.as_weight();
+        self.launch(&GroupedGemm { x, weight, starts, out, n, k, most_rows: self.size.num_tokens });
     }
 
     fn batch(&self, layer: usize) -> Batch<'_> {
@@ -208,6 +221,37 @@ impl Backend for CudaStep<'_> {
         self.multiply(weight, self.activations(Act::Normed).0, GemmOutput::Bf16(gate_up));
         let (out, _) = self.activations(Act::Gate);
         self.launch(&GatedActivation { activation, gate_up, out, width });
+    }
+
+    fn route(&self, router: &CudaLinear, experts: ExpertsConfig) {
+        let (acts, num_tokens) = (self.experts(), self.size.num_tokens);
+        let entries = num_tokens * experts.per_token;
+        let (normed, width) = self.activations(Act::Normed);
+        let (logits, shares) = (acts.logits.slice(0..num_tokens * experts.count), acts.shares.slice(0..entries));
+        let (picked, rows) = (acts.picked.slice(0..entries), acts.rows.slice(0..entries));
+        self.multiply(router, normed, GemmOutput::F32(logits));
+        self.launch(&RouteTokens { logits, picked, shares, experts });
+        self.launch(&SortEntries { picked, starts: acts.starts.all(), rows });
+        let sorted = acts.input.slice(0..entries * width);
+        self.launch(&GatherEntries { x: normed, rows, sorted, width, per_token: experts.per_token });
+    }
+
+    fn gated_experts(&self, weight: &CudaLinear, experts: ExpertsConfig, activation: Activation) {
+        let (entries, width) = (self.size.num_tokens * experts.per_token, self.config.intermediate_size);
+        let gate_up = self.acts.gate_up.slice(0..entries * 2 * width);
+        self.multiply_experts(weight, self.experts().input.slice(0..entries * self.config.hidden_size), gate_up);
+        let out = self.acts.gate.slice(0..entries * width);
+        self.launch(&GatedActivation { activation, gate_up, out, width });
+    }
+
+    fn sum_experts(&self, weight: &CudaLinear, experts: ExpertsConfig) {
+        let (acts, ExpertsConfig { per_token, .. }) = (self.experts(), experts);
+        let entries = self.size.num_tokens * per_token;
+        let (out, width) = self.activations(Act::Projected);
+        let sorted = acts.output.slice(0..entries * width);
+        self.multiply_experts(weight, self.acts.gate.slice(0..entries * self.config.intermediate_size), sorted);
+        let (rows, shares) = (acts.rows.slice(0..entries), acts.shares.slice(0..entries));
+        self.launch(&CombineEntries { sorted, rows, shares, out, width, per_token });
     }
 
     fn add_and_norm(&self, post: Option<&DeviceBuffer<f32>>, next: Option<&DeviceBuffer<f32>>) {

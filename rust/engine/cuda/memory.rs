@@ -8,7 +8,7 @@ use super::driver::{Context, DeviceBuffer, DeviceSlice};
 use super::launch::{AttentionShape, Gemm};
 use crate::error::Result;
 use crate::kv::KvGeometry;
-use crate::model::{ModelConfig, RopeConfig, RopeTable};
+use crate::model::{ExpertsConfig, ModelConfig, RopeConfig, RopeTable};
 
 /// Positions of a sequence that one piece of a decode covers at least: the kernel's own constant.
 const LEAST_SPLIT: usize = 256;
@@ -76,9 +76,10 @@ pub struct Activations {
     pub normed: DeviceBuffer<bf16>,
     pub qkv: DeviceBuffer<bf16>,
     pub attended: DeviceBuffer<bf16>,
-    /// (num_tokens, 2 * intermediate_size): gates, then ups.
+    /// (num_tokens, 2 * intermediate_size): gates, then ups. With experts, a row for each of a token's.
     pub gate_up: DeviceBuffer<bf16>,
     pub gate: DeviceBuffer<bf16>,
+    pub experts: Option<ExpertActivations>,
     pub projected: DeviceBuffer<bf16>,
     /// Of products whose tiles several blocks share.
     pub partials: DeviceBuffer<f32>,
@@ -92,18 +93,59 @@ pub struct Activations {
     pub hidden: DeviceBuffer<bf16>,
 }
 
+/// A token has an entry per expert that it takes; rows of entries are in the order of experts.
+pub struct ExpertActivations {
+    /// (num_tokens, count)
+    pub logits: DeviceBuffer<f32>,
+    /// (num_tokens, per_token)
+    pub picked: DeviceBuffer<i32>,
+    /// (num_tokens, per_token)
+    pub shares: DeviceBuffer<f32>,
+    /// (count + 1,)
+    pub starts: DeviceBuffer<i32>,
+    /// (num_tokens, per_token): where each entry's row is.
+    pub rows: DeviceBuffer<i32>,
+    /// (num_entries, hidden_size): what experts read.
+    pub input: DeviceBuffer<bf16>,
+    /// (num_entries, hidden_size): what they make of it.
+    pub output: DeviceBuffer<bf16>,
+}
+
+impl ExpertActivations {
+    fn new(context: &Arc<Context>, experts: ExpertsConfig, hidden_size: usize, num_tokens: usize) -> Result<Self> {
+        let entries = num_tokens * experts.per_token;
+        Ok(Self {
+            logits: DeviceBuffer::new(context, num_tokens * experts.count)?,
+            picked: DeviceBuffer::new(context, entries)?,
+            shares: DeviceBuffer::new(context, entries)?,
+            starts: DeviceBuffer::new(context, experts.count + 1)?,
+            rows: DeviceBuffer::new(context, entries)?,
+            input: DeviceBuffer::new(context, entries * hidden_size)?,
+            output: DeviceBuffer::new(context, entries * hidden_size)?,
+        })
+    }
+
+    fn num_bytes(experts: ExpertsConfig, hidden_size: usize, num_tokens: usize) -> usize {
+        let ExpertsConfig { count, per_token, .. } = experts;
+        num_tokens * (4 * count + per_token * (3 * 4 + 2 * 2 * hidden_size)) + 4 * (count + 1)
+    }
+}
+
 impl Activations {
     pub fn new(context: &Arc<Context>, config: &ModelConfig, capacity: &Capacity) -> Result<Self> {
         let (tokens, hidden, ffn) = (capacity.num_tokens, config.hidden_size, config.intermediate_size);
         let pieces = capacity.num_seqs * config.num_heads * capacity.num_splits();
+        let gate_rows = tokens * config.experts_per_token();
+        let experts = config.experts.map(|experts| ExpertActivations::new(context, experts, hidden, tokens));
         Ok(Self {
             residual: DeviceBuffer::new(context, tokens * hidden)?,
             normed: DeviceBuffer::new(context, tokens * hidden)?,
             qkv: DeviceBuffer::new(context, tokens * (config.q_dim() + 2 * config.kv_dim()))?,
             // Attention leaves the rows of padding alone, and the product after it reads them.
             attended: DeviceBuffer::from_slice(context, &vec![bf16::ZERO; tokens * config.q_dim()])?,
-            gate_up: DeviceBuffer::new(context, tokens * 2 * ffn)?,
-            gate: DeviceBuffer::new(context, tokens * ffn)?,
+            gate_up: DeviceBuffer::new(context, gate_rows * 2 * ffn)?,
+            gate: DeviceBuffer::new(context, gate_rows * ffn)?,
+            experts: experts.transpose()?,
             projected: DeviceBuffer::new(context, tokens * hidden)?,
             partials: DeviceBuffer::new(context, most_partials(config, capacity))?,
             partial_out: DeviceBuffer::new(context, pieces * config.head_dim)?,
@@ -115,18 +157,22 @@ impl Activations {
 
     /// Bytes that `new` takes.
     pub fn num_bytes(config: &ModelConfig, capacity: &Capacity) -> u64 {
-        let per_token = 4 * config.hidden_size
-            + 2 * (2 * config.hidden_size + 2 * config.q_dim() + 2 * config.kv_dim() + 3 * config.intermediate_size);
+        let gated = 3 * config.intermediate_size * config.experts_per_token();
+        let per_token =
+            4 * config.hidden_size + 2 * (2 * config.hidden_size + 2 * config.q_dim() + 2 * config.kv_dim() + gated);
+        let of_experts = |experts| ExpertActivations::num_bytes(experts, config.hidden_size, capacity.num_tokens);
+        let experts = config.experts.map_or(0, of_experts);
         let pieces = capacity.num_seqs * config.num_heads * capacity.num_splits();
         let ends = 4 * capacity.num_logit_rows * config.vocab_size + 2 * capacity.num_seqs * config.hidden_size;
         let partials = 4 * (pieces * (config.head_dim + 2) + most_partials(config, capacity));
-        (capacity.num_tokens * per_token + partials + ends) as u64
+        (capacity.num_tokens * per_token + experts + partials + ends) as u64
     }
 }
 
 /// Numbers in the partials of the largest product.
 fn most_partials(config: &ModelConfig, capacity: &Capacity) -> usize {
     let widest = config.hidden_size.max(config.q_dim() + 2 * config.kv_dim()).max(2 * config.intermediate_size);
+    let widest = widest.max(config.experts.map_or(0, |experts| experts.count));
     let product = |rows, cols| Gemm::most_partials(rows, cols, capacity.num_multiprocessors);
     product(capacity.num_tokens, widest).max(product(capacity.num_logit_rows, config.vocab_size))
 }

@@ -6,13 +6,14 @@ use half::bf16;
 
 use super::driver::{Context, DeviceBuffer};
 use super::heads::HeadPadding;
+use super::launch::{MAX_EXPERTS, MAX_PER_TOKEN};
 use super::matrix::{CodesPanel, CudaMatrix, HostCodes, Storage};
 use crate::backend::profiled::Weights;
 use crate::backend::{Act, HeadTransform};
 use crate::error::{Error, Result};
-use crate::model::{DecoderWeights, FeedForward, LayerWeights, ModelConfig, Role, Source};
+use crate::model::{DecoderWeights, Experts, ExpertsConfig, FeedForward, LayerWeights, ModelConfig, Role, Source};
 use crate::quant::{BlockParts, PANEL_ROWS, dequantize};
-use crate::runner::{MatrixPlace, attn_output, down, gate_up, layer_weights, qkv};
+use crate::runner::{MatrixPlace, attn_output, down, expert_downs, expert_gates, gate_up, layer_weights, qkv, router};
 use crate::weights::RowSource;
 
 type Vector = DeviceBuffer<f32>;
@@ -45,7 +46,12 @@ fn linears(config: &ModelConfig) -> Vec<Vec<MatrixPlace>> {
     linears.extend((!config.tie_embeddings).then(|| head().to_vec()));
     for layer in 0..config.num_layers() {
         linears.extend([qkv(config, layer).to_vec(), attn_output(layer).to_vec()]);
-        linears.extend([gate_up(layer).to_vec(), down(layer).to_vec()]);
+        linears.extend(match config.experts {
+            None => vec![gate_up(layer).to_vec(), down(layer).to_vec()],
+            Some(experts) => {
+                vec![router(layer).to_vec(), expert_gates(layer, experts), expert_downs(layer, experts)]
+            }
+        });
     }
     linears
 }
@@ -116,7 +122,15 @@ impl Loader<'_> {
     }
 
     fn layer(&self, layer: usize) -> Result<LayerWeights<CudaLinear, Vector>> {
-        let ffn = FeedForward::Dense { gate_up: self.linear(&gate_up(layer))?, down: self.linear(&down(layer))? };
+        let ffn = match self.source.config.experts {
+            None => FeedForward::Dense { gate_up: self.linear(&gate_up(layer))?, down: self.linear(&down(layer))? },
+            Some(config) => FeedForward::Experts(Experts {
+                router: self.linear(&router(layer))?,
+                gate_up: self.linear(&expert_gates(layer, config))?,
+                down: self.linear(&expert_downs(layer, config))?,
+                config,
+            }),
+        };
         let host = layer_weights(self.source, layer, |parts| self.linear(parts), ffn)?;
         let optional = |values: Option<Vec<f32>>| values.map(|values| self.vector(&values)).transpose();
         Ok(LayerWeights {
@@ -303,6 +317,13 @@ pub fn check(source: &Source) -> Result<HeadPadding> {
     }
     if config.hidden_size > 16384 {
         return Err(unsupported(format!("the hidden size is {}: GPUs run up to 16384", config.hidden_size)));
+    }
+    if let Some(ExpertsConfig { count, per_token, .. }) = config.experts
+        && (count > MAX_EXPERTS || per_token > MAX_PER_TOKEN)
+    {
+        return Err(unsupported(format!(
+            "{per_token} of {count} experts for a token: GPUs run up to {MAX_PER_TOKEN} of {MAX_EXPERTS}"
+        )));
     }
     match config.ropes.iter().find(|rope| !rope.dim.is_multiple_of(16)) {
         Some(rope) => Err(unsupported(format!("{} rotating dimensions: GPUs run multiples of 16", rope.dim))),

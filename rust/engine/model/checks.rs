@@ -1,10 +1,11 @@
 //! What must hold of a configuration before anything is computed with it.
 
-use super::{ModelConfig, RopeConfig, RopeScaling};
+use super::{ExpertsConfig, ModelConfig, RopeConfig, RopeScaling};
 
 /// Far above every model there is; products of three of these fit in 64 bits.
 const MAX_SIDE: usize = 1 << 20;
 pub const MAX_LAYERS: usize = 4096;
+const MAX_EXPERTS: usize = 1 << 10;
 
 /// The first rule that `config` breaks, as a sentence.
 pub fn broken_rule(config: &ModelConfig) -> Option<String> {
@@ -20,6 +21,11 @@ pub fn broken_rule(config: &ModelConfig) -> Option<String> {
     ];
     if let Some((what, value, most)) = sides.into_iter().find(|&(_, value, most)| value == 0 || value > most) {
         return Some(format!("{what} is {value}; 1 to {most} can be run"));
+    }
+    if let Some(ExpertsConfig { count, per_token, .. }) = config.experts
+        && !(1..=count.min(MAX_EXPERTS)).contains(&per_token)
+    {
+        return Some(format!("{per_token} of {count} experts for a token: up to {MAX_EXPERTS} can be run"));
     }
     if !config.num_heads.is_multiple_of(config.num_kv_heads) {
         let (heads, kv_heads) = (config.num_heads, config.num_kv_heads);

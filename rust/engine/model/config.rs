@@ -55,6 +55,15 @@ pub struct LayerConfig {
     pub rope: usize,
 }
 
+/// A feed-forward of which each token takes some parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertsConfig {
+    pub count: usize,
+    pub per_token: usize,
+    /// The shares of a token's experts sum to 1; else they are what the softmax over all of them says.
+    pub normalized: bool,
+}
+
 /// Everything that the decoder needs to know.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -64,7 +73,9 @@ pub struct ModelConfig {
     pub name: String,
     pub vocab_size: usize,
     pub hidden_size: usize,
+    /// Of each expert, where there are some.
     pub intermediate_size: usize,
+    pub experts: Option<ExpertsConfig>,
     pub num_heads: usize,
     pub num_kv_heads: usize,
     pub head_dim: usize,
@@ -96,6 +107,11 @@ pub struct ModelConfig {
 impl ModelConfig {
     pub fn num_layers(&self) -> usize {
         self.layers.len()
+    }
+
+    /// Feed-forwards that a token goes through in a layer.
+    pub fn experts_per_token(&self) -> usize {
+        self.experts.map_or(1, |experts| experts.per_token)
     }
 
     pub fn q_dim(&self) -> usize {

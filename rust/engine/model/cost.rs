@@ -7,7 +7,8 @@ impl ModelConfig {
     /// Multiply-adds of one token in the layers' matrices.
     pub fn layer_products(&self) -> u64 {
         let attention = self.hidden_size * (self.q_dim() + 2 * self.kv_dim()) + self.q_dim() * self.hidden_size;
-        let feed_forward = 3 * self.hidden_size * self.intermediate_size;
+        let router = self.experts.map_or(0, |experts| self.hidden_size * experts.count);
+        let feed_forward = router + self.experts_per_token() * 3 * self.hidden_size * self.intermediate_size;
         (self.num_layers() * (attention + feed_forward)) as u64
     }
 

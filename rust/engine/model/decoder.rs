@@ -1,6 +1,6 @@
 //! The forward pass, once for all families: they differ by data.
 
-use super::{Activation, ModelConfig};
+use super::{Activation, ExpertsConfig, ModelConfig};
 use crate::backend::{Act, Backend, HeadTransform};
 
 /// Weights in a backend's own form: linears `L` and vectors `V`.
@@ -30,7 +30,6 @@ pub struct LayerWeights<L, V> {
     pub ffn_post_norm: Option<V>,
 }
 
-/// The seam for mixtures of experts: another variant, with its router.
 pub enum FeedForward<L> {
     Dense {
         /// (2 * intermediate_size, hidden_size): Gate and Up.
@@ -38,6 +37,45 @@ pub enum FeedForward<L> {
         /// (hidden_size, intermediate_size)
         down: L,
     },
+    Experts(Experts<L>),
+}
+
+/// A mixture of experts: what a token takes is the sum of its experts' outputs, each times its share.
+pub struct Experts<L> {
+    /// (count, hidden_size)
+    pub router: L,
+    /// Of all experts, one after the other: (2 * intermediate_size, hidden_size) each, Gate and Up.
+    pub gate_up: L,
+    /// (hidden_size, intermediate_size) each.
+    pub down: L,
+    pub config: ExpertsConfig,
+}
+
+impl<L> FeedForward<L> {
+    /// What it reads first.
+    fn first(&self) -> &L {
+        match self {
+            Self::Dense { gate_up, .. } => gate_up,
+            Self::Experts(experts) => &experts.router,
+        }
+    }
+
+    pub fn linears(&self) -> impl Iterator<Item = &L> {
+        match self {
+            Self::Dense { gate_up, down } => [Some(gate_up), Some(down), None],
+            Self::Experts(experts) => [&experts.router, &experts.gate_up, &experts.down].map(Some),
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    /// What reads the gated product.
+    pub fn down(&self) -> &L {
+        match self {
+            Self::Dense { down, .. } => down,
+            Self::Experts(experts) => &experts.down,
+        }
+    }
 }
 
 /// Computes one step: reads the step's tokens, extends the KV cache, writes the rows that are wanted.
@@ -74,8 +112,7 @@ pub fn forward_layer<B: Backend>(
     backend.rotate_and_store(i, &layer.heads);
     backend.attend(i);
     backend.linear(&layer.attn_output, Act::Attended);
-    let FeedForward::Dense { gate_up, .. } = &layer.ffn;
-    backend.expect(gate_up);
+    backend.expect(layer.ffn.first());
     backend.add_and_norm(layer.attn_post_norm.as_ref(), Some(&layer.ffn_norm));
     feed_forward(backend, activation, &layer.ffn);
     if let Some(next) = &next {
@@ -89,6 +126,11 @@ fn feed_forward<B: Backend>(backend: &B, activation: Activation, ffn: &FeedForwa
         FeedForward::Dense { gate_up, down } => {
             backend.gated_linear(gate_up, activation);
             backend.linear(down, Act::Gate);
+        }
+        FeedForward::Experts(experts) => {
+            backend.route(&experts.router, experts.config);
+            backend.gated_experts(&experts.gate_up, experts.config, activation);
+            backend.sum_experts(&experts.down, experts.config);
         }
     }
 }

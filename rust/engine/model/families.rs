@@ -42,6 +42,8 @@ pub struct Family {
     pub post_norms: bool,
     /// q, k, v are one tensor, gate and up another.
     pub fused: bool,
+    /// Hugging Face's names of the experts, for families that have them.
+    pub experts: Option<ExpertNames>,
     /// Embeddings are multiplied by sqrt(hidden_size).
     pub scaled_embedding: bool,
     /// Hugging Face folders hold norm weights minus this.
@@ -54,6 +56,19 @@ pub struct Family {
     /// For GGUF files that leave them out, as Gemma 2's early ones do.
     pub gguf_window: Option<usize>,
     pub softcaps: Option<Softcaps>,
+}
+
+/// Below a layer: `{block}.gate` is the router, `{block}.experts.{e}.{gate}` an expert's gate.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertNames {
+    pub block: &'static str,
+    pub gate: &'static str,
+    pub up: &'static str,
+    pub down: &'static str,
+    /// Where config.json has the size of an expert.
+    pub size: &'static str,
+    /// Shares of a token's experts always sum to 1; else they do if `norm_topk_prob` says so.
+    pub normalized: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +89,7 @@ const LLAMA: Family = Family {
     qk_norm: false,
     post_norms: false,
     fused: false,
+    experts: None,
     scaled_embedding: false,
     norm_offset: 0.0,
     pattern: Pattern::Every,
@@ -138,6 +154,44 @@ pub const FAMILIES: &[Family] = &[
         gguf_row_order: RowOrder::HalfSplit,
         qk_norm: true,
         pattern: Pattern::FromLayer,
+        ..LLAMA
+    },
+    Family {
+        name: "mixtral",
+        gguf_arch: None,
+        model_types: &["mixtral"],
+        architecture: "MixtralForCausalLM",
+        defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 131072, "hidden_act": "silu",
+            "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2}"#,
+        experts: Some(ExpertNames {
+            block: "block_sparse_moe",
+            gate: "w1",
+            up: "w3",
+            down: "w2",
+            size: "intermediate_size",
+            normalized: true,
+        }),
+        ..LLAMA
+    },
+    Family {
+        name: "qwen3moe",
+        gguf_arch: None,
+        model_types: &["qwen3_moe"],
+        architecture: "Qwen3MoeForCausalLM",
+        defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu",
+            "num_key_value_heads": 4, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
+            "sliding_window": 4096, "max_window_layers": 28}"#,
+        gguf_row_order: RowOrder::HalfSplit,
+        qk_norm: true,
+        pattern: Pattern::FromLayer,
+        experts: Some(ExpertNames {
+            block: "mlp",
+            gate: "gate_proj",
+            up: "up_proj",
+            down: "down_proj",
+            size: "moe_intermediate_size",
+            normalized: false,
+        }),
         ..LLAMA
     },
     Family {

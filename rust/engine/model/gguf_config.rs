@@ -53,6 +53,7 @@ impl Meta<'_> {
             vocab_size,
             hidden_size,
             intermediate_size: self.need("feed_forward_length")?,
+            experts: None,
             num_heads,
             num_kv_heads: self.count("attention.head_count_kv")?.unwrap_or(num_heads),
             head_dim,

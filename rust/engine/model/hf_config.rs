@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::families::{self, Family, Pattern};
+use super::families::{self, ExpertNames, Family, Pattern};
 use super::fields::Fields;
-use super::{Activation, LayerConfig, ModelConfig, hf_rope};
+use super::{Activation, ExpertsConfig, LayerConfig, ModelConfig, hf_rope};
 use crate::error::{Error, Result};
 
 /// Fields that would change the mathematics when they are set.
@@ -14,16 +14,19 @@ const REFUSED: &[&str] = &[
     "attention_bias",
     "attention_multiplier",
     "clip_qkv",
+    "decoder_sparse_step",
     "embedding_multiplier",
     "logits_scaling",
     "mlp_bias",
+    "mlp_only_layers",
     "no_rope_layers",
-    "num_experts",
-    "num_local_experts",
     "residual_multiplier",
     "use_bidirectional_attention",
     "use_qk_norm",
 ];
+
+/// Those of families without experts.
+const EXPERTS: &[&str] = &["num_experts", "num_local_experts"];
 
 /// What config.json says.
 pub struct HfConfig {
@@ -42,11 +45,11 @@ pub fn read(dir: &Path) -> Result<HfConfig> {
     let root = Fields::read(&path)?;
     let model_type = root.need("model_type", root.text("model_type")?)?;
     let family = families::of_config(&path, &model_type)?;
-    refuse_what_is_not_handled(&root)?;
+    refuse_what_is_not_handled(&root, family)?;
     let quantization = root.get("quantization_config").or(root.get("compression_config")).cloned();
     // Multimodal checkpoints keep the language model's fields in an object of their own.
     let fields = root.object("text_config")?.unwrap_or(root).or_defaults(family.defaults);
-    refuse_what_is_not_handled(&fields)?;
+    refuse_what_is_not_handled(&fields, family)?;
     let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
     Ok(HfConfig { family, model: config(&fields, family, name)?, quantization })
 }
@@ -63,7 +66,8 @@ fn config(fields: &Fields<'_>, family: &Family, name: String) -> Result<ModelCon
         name,
         vocab_size: 0,
         hidden_size,
-        intermediate_size: need("intermediate_size")?,
+        intermediate_size: need(family.experts.map_or("intermediate_size", |names| names.size))?,
+        experts: family.experts.map(|names| experts(fields, names)).transpose()?,
         num_heads,
         num_kv_heads: fields.count("num_key_value_heads")?.unwrap_or(num_heads),
         head_dim,
@@ -81,6 +85,15 @@ fn config(fields: &Fields<'_>, family: &Family, name: String) -> Result<ModelCon
         qk_norm: family.qk_norm,
         post_norms: family.post_norms,
         tie_embeddings: fields.flag("tie_word_embeddings")?,
+    })
+}
+
+fn experts(fields: &Fields<'_>, names: ExpertNames) -> Result<ExpertsConfig> {
+    let count = fields.count("num_experts")?.or(fields.count("num_local_experts")?);
+    Ok(ExpertsConfig {
+        count: fields.need("num_experts", count)?,
+        per_token: fields.need("num_experts_per_tok", fields.count("num_experts_per_tok")?)?,
+        normalized: names.normalized || fields.flag("norm_topk_prob")?,
     })
 }
 
@@ -145,7 +158,7 @@ fn slides(fields: &Fields<'_>, kind: &str) -> Result<bool> {
     }
 }
 
-fn refuse_what_is_not_handled(fields: &Fields<'_>) -> Result<()> {
+fn refuse_what_is_not_handled(fields: &Fields<'_>, family: &Family) -> Result<()> {
     let is_set = |value: &Value| match value {
         Value::Bool(set) => *set,
         // Multipliers are neutral at one, counts at zero.
@@ -153,7 +166,8 @@ fn refuse_what_is_not_handled(fields: &Fields<'_>) -> Result<()> {
         Value::Array(items) => !items.is_empty(),
         _ => true,
     };
-    match REFUSED.iter().find(|key| fields.get(key).is_some_and(is_set)) {
+    let experts = if family.experts.is_none() { EXPERTS } else { &[] };
+    match REFUSED.iter().chain(experts).find(|key| fields.get(key).is_some_and(is_set)) {
         Some(key) => Err(fields.unsupported(&format!("'{key}' of config.json"))),
         None => Ok(()),
     }

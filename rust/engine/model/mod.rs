@@ -14,8 +14,8 @@ mod registry;
 mod role;
 mod rope;
 
-pub use config::{Activation, LayerConfig, ModelConfig, RopeConfig, RopeScaling};
-pub use decoder::{DecoderWeights, FeedForward, LayerWeights, forward, forward_layer};
+pub use config::{Activation, ExpertsConfig, LayerConfig, ModelConfig, RopeConfig, RopeScaling};
+pub use decoder::{DecoderWeights, Experts, FeedForward, LayerWeights, forward, forward_layer};
 pub(crate) use registry::roles;
 pub use registry::{Source, TensorPart, open, open_as};
 pub use role::Role;

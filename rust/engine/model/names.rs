@@ -39,6 +39,9 @@ impl Naming {
     }
 
     fn name(self, role: Role, family: &Family) -> String {
+        if let (Self::HuggingFace { body, .. }, Some((layer, stem))) = (self, expert_stem(role, family)) {
+            return format!("{body}layers.{layer}.{stem}");
+        }
         match self {
             Self::Gguf => match gguf_stem(role, family.fused) {
                 (Some(layer), stem) => format!("blk.{layer}.{stem}"),
@@ -74,8 +77,9 @@ fn shape(role: Role, config: &ModelConfig) -> (usize, Option<usize>) {
         KeyBias(_) | ValueBias(_) => (config.kv_dim(), None),
         QueryNorm(_) | KeyNorm(_) => (config.head_dim, None),
         AttnOutput(_) => (hidden, Some(config.q_dim())),
-        Gate(_) | Up(_) => (config.intermediate_size, Some(hidden)),
-        Down(_) => (hidden, Some(config.intermediate_size)),
+        Gate(_) | Up(_) | ExpertGate(..) | ExpertUp(..) => (config.intermediate_size, Some(hidden)),
+        Down(_) | ExpertDown(..) => (hidden, Some(config.intermediate_size)),
+        Router(_) => (config.experts.map_or(0, |experts| experts.count), Some(hidden)),
     }
 }
 
@@ -115,7 +119,24 @@ fn gguf_stem(role: Role, fused: bool) -> (Option<usize>, &'static str) {
         Gate(i) => (Some(i), "ffn_gate.weight"),
         Up(i) => (Some(i), "ffn_up.weight"),
         Down(i) => (Some(i), "ffn_down.weight"),
+        Router(i) => (Some(i), "ffn_gate_inp.weight"),
+        ExpertGate(i, _) => (Some(i), "ffn_gate_exps.weight"),
+        ExpertUp(i, _) => (Some(i), "ffn_up_exps.weight"),
+        ExpertDown(i, _) => (Some(i), "ffn_down_exps.weight"),
         FfnPostNorm(i) => (Some(i), "post_ffw_norm.weight"),
+    }
+}
+
+/// Layer and name of what belongs to a mixture of experts.
+fn expert_stem(role: Role, family: &Family) -> Option<(usize, String)> {
+    let names = family.experts?;
+    let expert = |expert: usize, part: &str| format!("{}.experts.{expert}.{part}.weight", names.block);
+    match role {
+        Role::Router(i) => Some((i, format!("{}.gate.weight", names.block))),
+        Role::ExpertGate(i, e) => Some((i, expert(e, names.gate))),
+        Role::ExpertUp(i, e) => Some((i, expert(e, names.up))),
+        Role::ExpertDown(i, e) => Some((i, expert(e, names.down))),
+        _ => None,
     }
 }
 
@@ -144,6 +165,7 @@ fn hf_stem(role: Role, family: &Family) -> (Option<usize>, &'static str) {
         Gate(i) => (Some(i), "mlp.gate_proj.weight"),
         Up(i) => (Some(i), "mlp.up_proj.weight"),
         Down(i) => (Some(i), "mlp.down_proj.weight"),
+        Router(_) | ExpertGate(..) | ExpertUp(..) | ExpertDown(..) => unreachable!("`expert_stem` names them"),
         FfnPostNorm(i) => (Some(i), "post_feedforward_layernorm.weight"),
     }
 }

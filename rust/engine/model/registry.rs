@@ -60,7 +60,9 @@ impl Source {
     /// The matrices of full precision, and of FP8.
     fn unquantized(&self) -> Result<Vec<(Role, String, TensorInfo)>> {
         let mut found = Vec::new();
-        for role in roles(&self.config).into_iter().filter(|role| role.is_matrix()) {
+        // A router is small, and what it picks changes by leaps.
+        let is_rounded = |role: &Role| role.is_matrix() && !matches!(role, Role::Router(_));
+        for role in roles(&self.config).into_iter().filter(is_rounded) {
             let name = self.part(role)?.name;
             let info = self.checkpoint.info(&name)?;
             if matches!(info.dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F8_E4M3) {
@@ -186,7 +188,14 @@ pub fn roles(config: &ModelConfig) -> Vec<Role> {
     let mut roles = vec![Embedding, FinalNorm];
     roles.extend((!config.tie_embeddings).then_some(Head));
     for i in 0..config.num_layers() {
-        roles.extend([AttnNorm(i), Query(i), Key(i), Value(i), AttnOutput(i), FfnNorm(i), Gate(i), Up(i), Down(i)]);
+        roles.extend([AttnNorm(i), Query(i), Key(i), Value(i), AttnOutput(i), FfnNorm(i)]);
+        match config.experts {
+            None => roles.extend([Gate(i), Up(i), Down(i)]),
+            Some(experts) => {
+                roles.push(Router(i));
+                roles.extend((0..experts.count).flat_map(|e| [ExpertGate(i, e), ExpertUp(i, e), ExpertDown(i, e)]));
+            }
+        }
         if config.qkv_bias {
             roles.extend([QueryBias(i), KeyBias(i), ValueBias(i)]);
         }

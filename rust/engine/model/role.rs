@@ -22,13 +22,23 @@ pub enum Role {
     Gate(usize),
     Up(usize),
     Down(usize),
+    /// What tells a token's experts from the others.
+    Router(usize),
+    /// Layer and expert.
+    ExpertGate(usize, usize),
+    ExpertUp(usize, usize),
+    ExpertDown(usize, usize),
     FfnPostNorm(usize),
 }
 
 impl Role {
     pub fn is_matrix(self) -> bool {
         use Role::*;
-        matches!(self, Embedding | Head | Query(_) | Key(_) | Value(_) | AttnOutput(_) | Gate(_) | Up(_) | Down(_))
+        match self {
+            Embedding | Head | Query(_) | Key(_) | Value(_) | AttnOutput(_) | Gate(_) | Up(_) | Down(_) => true,
+            Router(_) | ExpertGate(..) | ExpertUp(..) | ExpertDown(..) => true,
+            _ => false,
+        }
     }
 
     pub fn is_norm(self) -> bool {
@@ -44,8 +54,25 @@ impl Role {
         use Role::*;
         match self {
             Embedding | FinalNorm | Head => None,
-            AttnNorm(i) | Query(i) | Key(i) | Value(i) | QueryBias(i) | KeyBias(i) | ValueBias(i) | QueryNorm(i)
-            | KeyNorm(i) | AttnOutput(i) | AttnPostNorm(i) | FfnNorm(i) | Gate(i) | Up(i) | Down(i)
+            AttnNorm(i)
+            | Query(i)
+            | Key(i)
+            | Value(i)
+            | QueryBias(i)
+            | KeyBias(i)
+            | ValueBias(i)
+            | QueryNorm(i)
+            | KeyNorm(i)
+            | AttnOutput(i)
+            | AttnPostNorm(i)
+            | FfnNorm(i)
+            | Gate(i)
+            | Up(i)
+            | Down(i)
+            | Router(i)
+            | ExpertGate(i, _)
+            | ExpertUp(i, _)
+            | ExpertDown(i, _)
             | FfnPostNorm(i) => Some(i),
         }
     }

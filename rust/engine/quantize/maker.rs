@@ -11,7 +11,7 @@ use super::{Inputs, Matrix};
 use crate::backend::cpu::{CpuLinear, Segment, Session};
 use crate::backend::{Act, Backend, HeadTransform};
 use crate::error::Result;
-use crate::model::{Activation, FeedForward, LayerWeights, Role, Source, forward_layer};
+use crate::model::{Activation, ExpertsConfig, FeedForward, LayerWeights, Role, Source, forward_layer};
 use crate::runner::{MatrixPlace, down, gate_up, layer_weights};
 
 /// Products of a layer.
@@ -97,6 +97,18 @@ impl Backend for Maker<'_> {
         if let Some(linear) = self.make(places, Act::Normed) {
             self.session.gated_linear(&linear, activation);
         }
+    }
+
+    fn route(&self, _router: &Self::Linear, _experts: ExpertsConfig) {
+        unreachable!("mixtures of experts are refused")
+    }
+
+    fn gated_experts(&self, _places: &Self::Linear, _experts: ExpertsConfig, _activation: Activation) {
+        unreachable!("mixtures of experts are refused")
+    }
+
+    fn sum_experts(&self, _places: &Self::Linear, _experts: ExpertsConfig) {
+        unreachable!("mixtures of experts are refused")
     }
 
     fn add_and_norm(&self, post: Option<&Vec<f32>>, next: Option<&Vec<f32>>) {

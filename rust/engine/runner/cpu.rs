@@ -77,15 +77,13 @@ impl CpuRunner {
 
 /// Whether int8 kernels cannot serve every product that reads the gated activations.
 fn reads_float_gate(weights: &CpuWeights) -> bool {
-    let dense = |FeedForward::Dense { down, .. }: &FeedForward<CpuLinear>| {
-        down.segments.iter().any(|segment| !segment.matrix.layout().is_quantized())
-    };
-    weights.layers.iter().any(|layer| dense(&layer.ffn))
+    let reads = |down: &CpuLinear| down.segments.iter().any(|segment| !segment.matrix.layout().is_quantized());
+    weights.layers.iter().any(|layer| reads(layer.ffn.down()))
 }
 
 /// Whether a matrix has its columns in an order of its own.
 fn has_orders(weights: &CpuWeights) -> bool {
-    let ffn = |FeedForward::Dense { gate_up, .. }: &FeedForward<CpuLinear>| gate_up.order.is_some();
+    let ffn = |ffn: &FeedForward<CpuLinear>| ffn.linears().any(|linear| linear.order.is_some());
     let layer = |layer: &LayerWeights<CpuLinear, Vec<f32>>| {
         layer.qkv.order.is_some() || layer.attn_output.order.is_some() || ffn(&layer.ffn)
     };

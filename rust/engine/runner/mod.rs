@@ -7,7 +7,8 @@ mod weights;
 pub use cpu::{CpuParts, CpuRunner};
 pub use cuda::{CudaParts, CudaRunner};
 pub use weights::{
-    CpuWeights, LoadedWeights, MatrixPlace, attn_output, down, gate_up, layer_weights, load_weights, num_bytes, qkv,
+    CpuWeights, LoadedWeights, MatrixPlace, attn_output, down, expert_downs, expert_gates, gate_up, layer_weights,
+    load_weights, num_bytes, qkv, router,
 };
 
 use crate::error::{Error, Result};

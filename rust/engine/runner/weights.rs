@@ -6,7 +6,7 @@ use crate::backend::cpu::{CpuLinear, Segment};
 use crate::backend::{Act, HeadTransform};
 use crate::error::{Error, Result};
 use crate::kernels::threads::Pool;
-use crate::model::{DecoderWeights, FeedForward, LayerWeights, ModelConfig, Role, Source};
+use crate::model::{DecoderWeights, Experts, ExpertsConfig, FeedForward, LayerWeights, ModelConfig, Role, Source};
 use crate::quant::{PackedMatrix, WeightArena};
 use crate::weights::packed::{NamedMatrix, PackedFile};
 
@@ -63,11 +63,30 @@ impl Loader<'_> {
     }
 
     fn feed_forward(&self, layer: usize) -> Result<FeedForward<CpuLinear>> {
+        if let Some(config) = self.config.experts {
+            return Ok(FeedForward::Experts(Experts {
+                router: self.linear(&router(layer))?,
+                gate_up: self.in_order(&expert_gates(layer, config))?,
+                down: self.in_order(&expert_downs(layer, config))?,
+                config,
+            }));
+        }
         let reader = self.column_order(Role::Down(layer))?;
         let gate_up = self.linear_for(&gate_up(layer), reader)?;
         // Its input comes in the order of its columns.
         let down = CpuLinear { order: None, ..self.linear(&down(layer))? };
         Ok(FeedForward::Dense { gate_up, down })
+    }
+
+    /// Matrices whose columns must be in the order of their input.
+    fn in_order(&self, parts: &[MatrixPlace]) -> Result<CpuLinear> {
+        for &(role, ..) in parts {
+            if self.column_order(role)?.is_some() {
+                let what = "an expert has its columns in another order (act-order)";
+                return Err(Error::unsupported(self.source.checkpoint.path(), what));
+            }
+        }
+        self.linear(parts)
     }
 
     /// Matrices that read one input, each with its output and first column there.
@@ -147,6 +166,22 @@ pub fn down(layer: usize) -> [MatrixPlace; 1] {
     [(Role::Down(layer), Act::Projected, 0)]
 }
 
+/// The matrix that picks experts.
+pub fn router(layer: usize) -> [MatrixPlace; 1] {
+    [(Role::Router(layer), Act::Gate, 0)]
+}
+
+/// Gate and up of all experts, which read rows of one input.
+pub fn expert_gates(layer: usize, experts: ExpertsConfig) -> Vec<MatrixPlace> {
+    let parts = |e| [Role::ExpertGate(layer, e), Role::ExpertUp(layer, e)];
+    (0..experts.count).flat_map(parts).map(|role| (role, Act::Gate, 0)).collect()
+}
+
+/// The matrices that read what they make.
+pub fn expert_downs(layer: usize, experts: ExpertsConfig) -> Vec<MatrixPlace> {
+    (0..experts.count).map(|e| (Role::ExpertDown(layer, e), Act::Projected, 0)).collect()
+}
+
 /// Layer `layer`, with its linears as `linear` makes them of matrices that read one input.
 pub fn layer_weights<L>(
     source: &Source,
@@ -192,8 +227,8 @@ fn heads(source: &Source, layer: usize) -> Result<HeadTransform<Vector>> {
 /// Bytes that the matrices take in memory.
 pub fn num_bytes(weights: &CpuWeights) -> u64 {
     let layer = |layer: &LayerWeights<CpuLinear, Vector>| {
-        let FeedForward::Dense { gate_up, down } = &layer.ffn;
-        [&layer.qkv, &layer.attn_output, gate_up, down].map(CpuLinear::num_bytes).iter().sum::<usize>()
+        let attention = [&layer.qkv, &layer.attn_output];
+        attention.into_iter().chain(layer.ffn.linears()).map(CpuLinear::num_bytes).sum::<usize>()
     };
     let ends = weights.embedding.num_bytes() + weights.head.as_ref().map_or(0, CpuLinear::num_bytes);
     (ends + weights.layers.iter().map(layer).sum::<usize>()) as u64

@@ -1,7 +1,7 @@
 """Makes the tiny random checkpoints of this folder, and the logits that Transformers computes for them in float32.
 
     pip install torch transformers safetensors
-    python tests/golden/models/generate.py
+    python tests/golden/models/generate.py [NAME ...]
 
 Each folder has config.json, the weights, and expected.json: input_ids, positions, and the logits of those positions.
 """
@@ -9,6 +9,7 @@ Each folder has config.json, the weights, and expected.json: input_ids, position
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -83,6 +84,12 @@ MODELS = [
             rope_parameters=GEMMA3_ROPES,
         ),
     ),
+    ("mixtral", "MixtralConfig", dict(num_local_experts=4, num_experts_per_tok=2, sliding_window=None)),
+    (
+        "qwen3-moe",
+        "Qwen3MoeConfig",
+        dict(head_dim=32, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=32, norm_topk_prob=True),
+    ),
 ]
 
 # Saved in float32; the others hold bf16, to which their weights are rounded before anything is computed.
@@ -129,6 +136,8 @@ def save(name: str, model: torch.nn.Module) -> None:
 @torch.no_grad()
 def main() -> None:
     for seed, (name, kind, fields) in enumerate(MODELS):
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         torch.manual_seed(seed)
         config = getattr(transformers, kind)(**(COMMON | fields), attn_implementation="eager")
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()

@@ -1,6 +1,9 @@
 //! The activations of a step, allocated once for the largest one.
 
+use std::sync::{Mutex, RwLock};
+
 use super::buffer::Shared;
+use super::experts::Routes;
 use crate::config;
 use crate::kernels::QuantizedRows;
 use crate::model::ModelConfig;
@@ -24,8 +27,28 @@ pub struct Activations {
     /// Inputs of products once more, as int8. None in the exact mode.
     pub attended_int8: Option<QuantizedRows>,
     pub gate_int8: Option<QuantizedRows>,
+    /// For models with experts.
+    pub experts: Option<ExpertActivations>,
     /// Attended with its columns in the order of the matrix that reads it, where that has one.
     pub attended_ordered: Option<Ordered>,
+}
+
+/// A token has an entry per expert that it takes; rows of entries are in the order of experts.
+#[derive(Debug)]
+pub struct ExpertActivations {
+    /// (num_tokens, count): what the router says.
+    pub logits: Shared,
+    /// (num_tokens, per_token), the largest first.
+    pub shares: Shared,
+    /// (num_tokens, per_token): the experts themselves.
+    pub picked: Mutex<Vec<usize>>,
+    pub routes: RwLock<Routes>,
+    /// (num_entries, hidden_size): Normed.
+    pub input: Shared,
+    /// None in the exact mode.
+    pub input_int8: Option<QuantizedRows>,
+    /// (num_entries, hidden_size): what experts make of it.
+    pub output: Shared,
 }
 
 /// An input of products with its columns in another order.
@@ -65,6 +88,7 @@ impl Activations {
         inputs: Inputs,
     ) -> Self {
         let shared = |cols| Shared::new(max_tokens, cols);
+        let gate_rows = max_tokens * config.experts_per_token();
         let ordered = |rows, cols| {
             inputs.ordered.then(|| Ordered { float32: Shared::new(rows, cols), int8: int8(mode, rows, cols) })
         };
@@ -79,10 +103,19 @@ impl Activations {
             private: (0..lanes).map(|_| stream(PRIVATE_TOKENS)).collect(),
             qkv: shared(config.q_dim() + 2 * config.kv_dim()),
             attended: shared(config.q_dim()),
-            gate: inputs.float_gate.then(|| shared(config.intermediate_size)),
+            gate: inputs.float_gate.then(|| Shared::new(gate_rows, config.intermediate_size)),
             projected: shared(config.hidden_size),
             attended_int8: int8(mode, max_tokens, config.q_dim()),
-            gate_int8: int8(mode, max_tokens, config.intermediate_size),
+            gate_int8: int8(mode, gate_rows, config.intermediate_size),
+            experts: config.experts.map(|experts| ExpertActivations {
+                logits: shared(experts.count),
+                shares: shared(experts.per_token),
+                routes: RwLock::default(),
+                picked: Mutex::new(vec![0; max_tokens * experts.per_token]),
+                input: Shared::new(gate_rows, config.hidden_size),
+                input_int8: int8(mode, gate_rows, config.hidden_size),
+                output: Shared::new(gate_rows, config.hidden_size),
+            }),
             attended_ordered: ordered(max_tokens, config.q_dim()),
         }
     }

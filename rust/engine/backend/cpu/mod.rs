@@ -5,6 +5,7 @@
 
 mod activations;
 mod buffer;
+mod experts;
 mod kv_memory;
 mod linear;
 mod plan;
@@ -26,7 +27,7 @@ use crate::kernels::threads::Lane;
 use crate::kernels::{
     AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Kernels, MatMut, NextKeys, QuantizedRows, blocks, cached_rows,
 };
-use crate::model::{Activation, ModelConfig};
+use crate::model::{Activation, ExpertsConfig, ModelConfig};
 use crate::quant::PANEL_ROWS;
 use crate::sched::SchedulerOutput;
 
@@ -147,21 +148,23 @@ impl Backend for CpuLane<'_> {
 
     fn gated_linear(&self, weight: &CpuLinear, activation: Activation) {
         let [gate, up] = &weight.segments[..] else { panic!("a gated linear has two matrices") };
-        let panels = self.gate_panels(gate);
         let tokens = self.shared.plan.num_tokens();
-        let panels_at_once = GROUP_PANELS * (GATED_FLOATS / (tokens.min(BLOCK_ROWS) * QuantizedRows::GROUP)).max(1);
         let input = self.prepare(weight, Act::Normed, tokens);
-        let mut scratch = self.scratch();
-        let len = scratch.len().max(2 * GATED_FLOATS);
-        scratch.resize(len, 0.0);
-        for rows in blocks(0..tokens, cached_rows(gate.matrix.cols())) {
-            for panels in blocks(panels.clone(), panels_at_once) {
-                for rows in blocks(rows.clone(), BLOCK_ROWS) {
-                    self.gated_block([gate, up], input, activation, rows, panels.clone(), &mut scratch);
-                }
-            }
-        }
+        let mut scratch = self.gated_scratch();
+        self.gated_rows([gate, up], input, activation, 0..tokens, &mut scratch);
         self.lane.barrier();
+    }
+
+    fn route(&self, router: &CpuLinear, experts: ExpertsConfig) {
+        self.route_tokens(router, experts);
+    }
+
+    fn gated_experts(&self, weight: &CpuLinear, experts: ExpertsConfig, activation: Activation) {
+        self.gate_experts(weight, experts, activation);
+    }
+
+    fn sum_experts(&self, weight: &CpuLinear, experts: ExpertsConfig) {
+        self.sum_of_experts(weight, experts);
     }
 
     fn add_and_norm(&self, post: Option<&Vec<f32>>, next: Option<&Vec<f32>>) {
@@ -285,6 +288,34 @@ impl CpuLane<'_> {
             unsafe { kernels.quantize(acts.attended.row(token), int8, token, 0) };
         }
         self.lane.barrier();
+    }
+
+    /// Room for the outputs of gate and of up.
+    fn gated_scratch(&self) -> MutexGuard<'_, Vec<f32>> {
+        let mut scratch = self.scratch();
+        let len = scratch.len().max(2 * GATED_FLOATS);
+        scratch.resize(len, 0.0);
+        scratch
+    }
+
+    /// `gated_linear` of some rows of the input, to the same rows of Gate.
+    fn gated_rows(
+        &self,
+        [gate, up]: [&Segment; 2],
+        input: Input<'_>,
+        activation: Activation,
+        rows: Range<usize>,
+        scratch: &mut [f32],
+    ) {
+        let panels = self.gate_panels(gate);
+        let panels_at_once = GROUP_PANELS * (GATED_FLOATS / (rows.len().min(BLOCK_ROWS) * QuantizedRows::GROUP)).max(1);
+        for rows in blocks(rows, cached_rows(gate.matrix.cols())) {
+            for panels in blocks(panels.clone(), panels_at_once) {
+                for rows in blocks(rows.clone(), BLOCK_ROWS) {
+                    self.gated_block([gate, up], input, activation, rows, panels.clone(), scratch);
+                }
+            }
+        }
     }
 
     /// This lane's panels of the gate, and of up: whole groups of int8 activations.

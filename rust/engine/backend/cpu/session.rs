@@ -10,7 +10,7 @@ use crate::ids::TokenId;
 use crate::kernels::threads::Pool;
 use crate::kernels::{BLOCK_SIZE, Kernels, KvShape, MatMut};
 use crate::kv::KvGeometry;
-use crate::model::{Activation, LayerConfig, ModelConfig, RopeTable};
+use crate::model::{Activation, ExpertsConfig, LayerConfig, ModelConfig, RopeTable};
 use crate::sched::{RowsWanted, SchedulerOutput};
 
 /// Whole sequences in one step of float32, one layer at a time: the layer that `enter` named is layer 0 of every
@@ -140,6 +140,18 @@ impl Backend for Session {
 
     fn gated_linear(&self, weight: &CpuLinear, activation: Activation) {
         self.run(|lane| lane.gated_linear(weight, activation));
+    }
+
+    fn route(&self, router: &CpuLinear, experts: ExpertsConfig) {
+        self.run(|lane| lane.route(router, experts));
+    }
+
+    fn gated_experts(&self, weight: &CpuLinear, experts: ExpertsConfig, activation: Activation) {
+        self.run(|lane| lane.gated_experts(weight, experts, activation));
+    }
+
+    fn sum_experts(&self, weight: &CpuLinear, experts: ExpertsConfig) {
+        self.run(|lane| lane.sum_experts(weight, experts));
     }
 
     fn add_and_norm(&self, post: Option<&Vec<f32>>, next: Option<&Vec<f32>>) {

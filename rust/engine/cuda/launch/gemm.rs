@@ -6,7 +6,7 @@ use super::{Args, Call, KernelId, blocks, halves, words};
 use crate::cuda::driver::{Arg, DeviceSlice, LaunchShape};
 
 /// Side of the large kernels' tile.
-const TILE: usize = 128;
+pub(super) const TILE: usize = 128;
 /// Rows of weights that a block of the skinny kernels takes, and that a panel of codes has.
 const PANEL: usize = 16;
 /// Parts that k is cut into: their sums are added in order, whoever makes them.
@@ -73,7 +73,7 @@ pub enum GemmWeight<'a> {
 
 impl GemmWeight<'_> {
     /// Panics where the buffers are not those of a matrix (n, k).
-    fn check(&self, n: usize, k: usize) {
+    pub(super) fn check(&self, n: usize, k: usize) {
         let panels = n.div_ceil(PANEL);
         let check = |codes: usize, block: usize, scales: usize, group: usize| {
             assert!(
@@ -93,7 +93,7 @@ impl GemmWeight<'_> {
         }
     }
 
-    fn num_bytes(&self) -> u64 {
+    pub(super) fn num_bytes(&self) -> u64 {
         match self {
             Self::Bf16(weight) => halves(weight.len()),
             Self::Int4 { codes, scales, zeros, .. } => {
@@ -104,7 +104,7 @@ impl GemmWeight<'_> {
     }
 
     /// The kernel's arguments: x, the weight's own, `between`, and the group behind them.
-    fn args(&self, x: DeviceSlice<'_, bf16>, between: &[Arg]) -> Args {
+    pub(super) fn args(&self, x: DeviceSlice<'_, bf16>, between: &[Arg]) -> Args {
         let group_shift = |group: usize| Arg::I32(group.trailing_zeros() as i32);
         let mut args = Args::from([x.into()]);
         match *self {

@@ -61,6 +61,9 @@ kernels! {
         GemmInt4F32: "ferrule_gemm_int4_f32" (63744),
         GemmInt8: "ferrule_gemm_int8" (75264),
         GemmInt8F32: "ferrule_gemm_int8_f32" (75264),
+        GroupedGemm: "ferrule_grouped_gemm" (98304),
+        GroupedGemmInt4: "ferrule_grouped_gemm_int4" (63744),
+        GroupedGemmInt8: "ferrule_grouped_gemm_int8" (75264),
         SumParts: "ferrule_sum_parts",
         SumPartsF32: "ferrule_sum_parts_f32",
     }
@@ -83,6 +86,12 @@ kernels! {
         SkinnyInt8F32M8: "ferrule_skinny_gemm_int8_f32_m8",
         SkinnyInt8F32M16: "ferrule_skinny_gemm_int8_f32_m16",
         SkinnyInt8F32M32: "ferrule_skinny_gemm_int8_f32_m32",
+    }
+    "moe" {
+        MoeRoute: "ferrule_moe_route",
+        MoeSort: "ferrule_moe_sort",
+        MoeGather: "ferrule_moe_gather",
+        MoeCombine: "ferrule_moe_combine",
     }
     "activation" { GatedSilu: "ferrule_gated_silu", GatedGeluTanh: "ferrule_gated_gelu_tanh" }
     "logits" { Softcap: "ferrule_softcap", EditLogits: "ferrule_edit_logits" }
