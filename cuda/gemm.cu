@@ -138,6 +138,56 @@ struct Int8Weights {
     }
 };
 
+// Codes with a scale and a minimum for each 16 columns or more.
+template <int BITS>
+struct LineWeights {
+    static constexpr int CODE_BYTES = PANELS * 128 * BITS;
+    // Of both halves of both steps.
+    static constexpr int FACTOR_BYTES = 4 * PANELS * 64, BYTES = CODE_BYTES + FACTOR_BYTES;
+    static constexpr int BLOCK = BITS == 4 ? 64 : 32;
+    const uint32_t* codes;  // as Int4Weights' or Int8Weights'
+    const uint2* factors;   // (panels, groups, 8): f16 scales of rows g and g + 8, then their minima
+    int n, blocks, groups, group_shift;
+
+    DEVICE void fetch(const LineWeights& w, unsigned char* stage, int n0, int at) {
+#pragma unroll
+        for (int i = 0; i < 64 / BLOCK; ++i) {
+            const int panel = n0 / 16 + threadIdx.x / 32, block = at / BLOCK + i;
+            const bool inside = panel < (w.n + 15) / 16 && block < w.blocks;
+            const int64_t from = (((int64_t)panel * w.blocks + block) * 32 + threadIdx.x % 32) * 4;
+            cp_async16(stage + (i * THREADS + threadIdx.x) * 16, w.codes + (inside ? from : 0), inside);
+        }
+        // A thread copies the factors of rows 2 i, 2 i + 1, and 8 more: (half of a step, panel, i).
+        if (threadIdx.x >= 4 * PANELS * 4) return;
+        const int place = threadIdx.x / 4, panel = n0 / 16 + place % PANELS;
+        const int group = min((at + place / PANELS * 16) >> w.group_shift, w.groups - 1);
+        const bool inside = panel < (w.n + 15) / 16;
+        const int64_t from = ((int64_t)panel * w.groups + group) * 8 + threadIdx.x % 4 * 2;
+        cp_async16(stage + CODE_BYTES + threadIdx.x * 16, w.factors + (inside ? from : 0), inside);
+    }
+    DEVICE Columns read(const LineWeights&, const unsigned char* stage, int column, int step) {
+        const int lane = threadIdx.x % 32, g = lane / 4, half_step = lane % 4 / 2;
+        Columns c;
+#pragma unroll
+        for (int p = 0; p < 2; ++p) {
+            const int panel = column / 16 + p;
+            const uint2 factors = load8(stage + CODE_BYTES + (((step * 2 + half_step) * PANELS + panel) * 8 + g) * 8);
+            const uint4 v = load16(stage + ((BITS == 4 ? 0 : step * THREADS) + panel * 32 + lane) * 16);
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                if constexpr (BITS == 4) {
+                    const uint32_t first = half ? v.y : v.x, second = half ? v.w : v.z;
+                    dequantize_line_int4(c.pairs[2 * p + half], step ? second : first, line_int4(factors, half));
+                } else {
+                    dequantize_line_int8(c.pairs[2 * p + half], half ? v.z : v.x, half ? v.w : v.y,
+                                         line_int8(factors, half));
+                }
+            }
+        }
+        return c;
+    }
+};
+
 // A warp's products of one stage: acc[i][j] is the tile of 16 rows at 16 i and 8 columns at 8 j.
 template <class Weights>
 DEVICE void multiply_stage(float (&acc)[4][4][4], const Weights& weights, const unsigned char* stage, int warp_row,
@@ -270,8 +320,19 @@ DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partial
         const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                               \
         gemm(x, Int8Weights{codes, scales, n, (k + 31) / 32, groups, group_shift}, out, partials, m, n, k, blockIdx.z, gridDim.z);           \
     }
+#define LINE_GEMM(bits, block, kind, Out)                                                                             \
+    KERNEL(ferrule_gemm_int##bits##_min##kind, (256, 1), const bf16* x, const uint32_t* codes, const uint2* factors,  \
+           Out* out, float* partials, int m, int n, int k, int group_shift) {                                         \
+        const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                               \
+        const LineWeights<bits> weights{codes, factors, n, (k + block - 1) / block, groups, group_shift};             \
+        gemm(x, weights, out, partials, m, n, k, blockIdx.z, gridDim.z);                                              \
+    }
 GEMM(, bf16)
 GEMM(_f32, float)
+LINE_GEMM(4, 64, , bf16)
+LINE_GEMM(4, 64, _f32, float)
+LINE_GEMM(8, 32, , bf16)
+LINE_GEMM(8, 32, _f32, float)
 
 // The products of experts with their own rows: of expert e = z, rows starts[e] .. starts[e + 1] of x (num_rows, k) with
 // matrix e of weight (num_experts, n, k), to the same rows of out (num_rows, n).
@@ -309,6 +370,20 @@ KERNEL(ferrule_grouped_gemm_int8, (256, 1), const bf16* x, const uint32_t* codes
                               group_shift};
     gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);
 }
+
+#define GROUPED_LINE_GEMM(bits, block)                                                                              \
+    KERNEL(ferrule_grouped_gemm_int##bits##_min, (256, 1), const bf16* x, const uint32_t* codes,                    \
+           const uint2* factors, const int* starts, bf16* out, int n, int k, int group_shift) {                     \
+        const Group group = group_of(starts);                                                                       \
+        if ((int)blockIdx.x * TILE >= group.rows) return;                                                           \
+        const int groups = (k + (1 << group_shift) - 1) >> group_shift, blocks = (k + block - 1) / block;           \
+        const int64_t first_panel = (int64_t)blockIdx.z * ((n + 15) / 16);                                          \
+        const LineWeights<bits> weights{codes + first_panel * blocks * 128, factors + first_panel * groups * 8, n,  \
+                                        blocks, groups, group_shift};                                               \
+        gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1); \
+    }
+GROUPED_LINE_GEMM(4, 64)
+GROUPED_LINE_GEMM(8, 32)
 
 // out[i] = the parts' sums of element i, in order.
 template <class Out>

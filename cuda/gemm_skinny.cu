@@ -166,6 +166,67 @@ struct Int8Weights {
     }
 };
 
+// Codes of 4 or 8 bits with a scale and a minimum for each 16 columns or more.
+template <int BITS>
+struct LineWeights {
+    const uint32_t* codes;  // as Int4Weights' or Int8Weights'
+    const uint2* factors;   // (panels, groups, 8): f16 scales of rows g and g + 8, then their minima
+    int blocks, groups, group_shift;
+
+    static constexpr int LOADS = BITS == 4 ? STEPS / 2 : STEPS, BLOCK = BITS == 4 ? 64 : 32;
+    struct Loaded {
+        uint4 codes[LOADS];
+        uint2 factors[STEPS];
+    };
+    struct Factors {
+        Line lines[2];
+    };
+    DEVICE LineWeights at_panel(LineWeights w, int panel) {
+        const int lane = threadIdx.x % 32;
+        w.codes += ((int64_t)panel * w.blocks * 32 + lane) * 4;
+        w.factors += (int64_t)panel * w.groups * 8 + lane / 4;
+        return w;
+    }
+    DEVICE Loaded load(const LineWeights& w, int at) {
+        Loaded l;
+#pragma unroll
+        for (int i = 0; i < LOADS; ++i) {
+            const bool inside = at / BLOCK + i < w.blocks;
+            l.codes[i] = inside ? load16_streamed(w.codes + at / BLOCK * 128 + i * 128) : uint4{0, 0, 0, 0};
+        }
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            if (!begins(step, w.group_shift)) continue;
+            // With groups of 16, half of the lanes have the second one of a step.
+            const int column = at + step * 32 + threadIdx.x % 4 * 8;
+            l.factors[step] = load8(w.factors + min(column >> w.group_shift, w.groups - 1) * 8);
+        }
+        return l;
+    }
+    DEVICE Fragments fragments(const LineWeights& w, const Loaded& l, int step, Factors& factors) {
+        if (begins(step, w.group_shift)) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+                factors.lines[half] = BITS == 4 ? line_int4(l.factors[step], half) : line_int8(l.factors[step], half);
+        }
+        Fragments f;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            uint32_t pairs[4];
+            if constexpr (BITS == 4) {
+                const uint4 v = l.codes[step / 2];
+                const uint32_t first = half ? v.y : v.x, second = half ? v.w : v.z;
+                dequantize_line_int4(pairs, step % 2 ? second : first, factors.lines[half]);
+            } else {
+                const uint4 v = l.codes[step];
+                dequantize_line_int8(pairs, half ? v.z : v.x, half ? v.w : v.y, factors.lines[half]);
+            }
+            Fragments::set_row(f, half, pairs);
+        }
+        return f;
+    }
+};
+
 template <int TILES, class Weights, class Out>
 DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, int n, int k) {
     SHARED(float, sums, [PARTS][TILES * 8][20]);  // (part, row of out, column of out); 20: the lanes of a store meet all banks
@@ -206,6 +267,13 @@ DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, 
     }
 }
 
+#define SKINNY_LINE_GEMM(bits, block, rows, tiles, kind, Out)                                                      \
+    KERNEL(ferrule_skinny_gemm_int##bits##_min##kind##_m##rows, (256), const bf16* x, const uint32_t* codes,        \
+           const uint2* factors, Out* out, int m, int n, int k, int group_shift) {                                 \
+        const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                            \
+        const LineWeights<bits> weights{codes, factors, (k + block - 1) / block, groups, group_shift};             \
+        skinny_gemm<tiles>(x, weights, out, m, n, k);                                                              \
+    }
 #define SKINNY_GEMM(rows, tiles, kind, Out)                                                                        \
     KERNEL(ferrule_skinny_gemm##kind##_m##rows, (256), const bf16* x, const bf16* weight, Out* out, int m, int n,  \
            int k) {                                                                                                \
@@ -220,7 +288,9 @@ DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, 
            const uint32_t* scales, Out* out, int m, int n, int k, int group_shift) {                               \
         const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                            \
         skinny_gemm<tiles>(x, Int8Weights{codes, scales, (k + 31) / 32, groups, group_shift}, out, m, n, k);       \
-    }
+    }                                                                                                              \
+    SKINNY_LINE_GEMM(4, 64, rows, tiles, kind, Out)                                                                \
+    SKINNY_LINE_GEMM(8, 32, rows, tiles, kind, Out)
 SKINNY_GEMM(8, 1, , bf16)
 SKINNY_GEMM(16, 2, , bf16)
 SKINNY_GEMM(32, 4, , bf16)

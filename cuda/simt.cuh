@@ -230,6 +230,34 @@ DEVICE void dequantize_int8(uint32_t& pair0, uint32_t& pair1, uint32_t codes, co
     pair1 = scaled(widen_int8(codes >> 8), scale);
 }
 
+// With minima, a weight is the bf16 nearest to scale * code + minimum: a sum of float32, since the two may all but cancel.
+struct Line {
+    float scale, minimum;
+    DEVICE uint32_t of(const Line& line, uint32_t codes) {
+        return pack_bf16x2(__fmaf_rn(bf16_lo(codes), line.scale, line.minimum),
+                           __fmaf_rn(bf16_hi(codes), line.scale, line.minimum));
+    }
+};
+// `half` of 0 and 1: row g or g + 8 of the factors, f16 pairs of scales and of minima.
+DEVICE Line line_int8(uint2 factors, int half) {
+    return Line{f16_to_float((uint16_t)(factors.x >> 16 * half)), f16_to_float((uint16_t)(factors.y >> 16 * half))};
+}
+// Of codes as they are in 128 + code.
+DEVICE Line line_int4(uint2 factors, int half) {
+    const Line line = line_int8(factors, half);
+    return Line{line.scale, __fmaf_rn(-128.f, line.scale, line.minimum)};
+}
+// A lane's 8 columns of a row: one word of 4 bits, or two of 8 bits.
+DEVICE void dequantize_line_int4(uint32_t (&pairs)[4], uint32_t codes, const Line& line) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pairs[i] = Line::of(line, and_or(codes >> 4 * i, 0x000f000fu, 0x43004300u));
+}
+DEVICE void dequantize_line_int8(uint32_t (&pairs)[4], uint32_t first, uint32_t second, const Line& line) {
+    const uint32_t words[2] = {first, second};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pairs[i] = Line::of(line, widen_int8(words[i / 2] >> 8 * (i % 2)));
+}
+
 // Types of the KV cache. A block of a layer is (2, num_kv_heads, 16, head_dim) numbers, K then V; behind them, where they
 // are SCALED, (2, num_kv_heads, 16) float32 scales of a position's head. Numbers of one byte stand in the order 0 2 1 3
 // within every four: `widen` makes neighbours of the bytes 0 and 2, and of 1 and 3. Eights of K change places besides: see

@@ -222,6 +222,7 @@ DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 }
 
 DEVICE float add_rounded(float a, float b) { return a + b; }
+DEVICE float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
 DEVICE float mul_rounded(float a, float b) { return a * b; }
 __attribute__((no_sanitize("thread"))) DEVICE void atomic_add(uint64_t* p, uint64_t x, EMU_SITE) {
     emu::atomic_access(p, 8, site_);

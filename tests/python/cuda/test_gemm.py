@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from emulator import bf16, floats
 from reference import normal
-from weights import WEIGHTS, Bf16Weights, Int4Weights, Int8Weights, check_product, product, some_k
+from weights import QUANTIZED, WEIGHTS, Bf16Weights, check_product, product, some_k
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)
@@ -47,7 +47,7 @@ def test_a_products_bits_do_not_depend_on_the_kernel(gpu, rng, kind):
     assert (product(gpu, "ferrule_gemm_f32", plain, x, n, np.float32, 1) == whole).all()
 
 
-@pytest.mark.parametrize("kind", [Int4Weights, Int8Weights])
+@pytest.mark.parametrize("kind", QUANTIZED)
 def test_codes_become_the_nearest_bf16(gpu, rng, kind):
     weights = kind(rng, 20, 256)
     for at in range(0, 256, 32):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from emulator import bf16, floats
 from reference import assert_close, i32, normal
-from weights import Bf16Weights, Int4Weights
+from weights import WEIGHTS
 
 
 @pytest.mark.parametrize("num_experts", [8, 60, 128])
@@ -44,7 +44,7 @@ def test_moe_sort(gpu, rng):
     assert (gpu.download(places, entries, i32) == expected[1]).all()
 
 
-@pytest.mark.parametrize("kind", [Bf16Weights, Int4Weights])
+@pytest.mark.parametrize("kind", WEIGHTS)
 def test_moe_products_of_experts_with_their_tokens(gpu, rng, kind):
     """From tokens in their own order, by way of rows in the experts' order, back to tokens."""
     num_experts, top_k, tokens, k, n = 5, 2, int(rng.integers(1, 100)), 64, 16 * int(rng.integers(1, 6))

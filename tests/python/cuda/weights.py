@@ -15,6 +15,21 @@ def factors_by_panel(x):
     return x.reshape(-1, 2, 8, x.shape[1]).transpose(0, 3, 2, 1)
 
 
+def int4_words(codes):
+    codes = padded(codes, 16, 64).astype(np.uint32)
+    # (panel, half, g, block, step, t, i)
+    codes = codes.reshape(-1, 2, 8, codes.shape[1] // 64, 2, 4, 8)
+    shifts = np.array([0, 16, 4, 20, 8, 24, 12, 28], np.uint32)
+    return (codes << shifts).sum(-1, dtype=np.uint32).transpose(0, 3, 2, 5, 4, 1)
+
+
+def int8_words(codes):
+    codes = padded(codes, 16, 32).astype(np.int8).view(np.uint8)
+    # (panel, half, g, block, t, word, byte): pairs of k are two bytes apart
+    codes = codes.reshape(-1, 2, 8, codes.shape[1] // 32, 4, 2, 4)[..., [0, 2, 1, 3]]
+    return codes.transpose(0, 3, 2, 4, 1, 5, 6)
+
+
 class Bf16Weights:
     name, shared = "", 98304
 
@@ -47,13 +62,8 @@ class Int4Weights:
         return self.codes.size // 2 + self.scales.size * (2 if self.zeros is None else 3)
 
     def args(self, gpu):
-        codes = padded(self.codes, 16, 64).astype(np.uint32)
-        # (panel, half, g, block, step, t, i)
-        codes = codes.reshape(-1, 2, 8, codes.shape[1] // 64, 2, 4, 8)
-        shifts = np.array([0, 16, 4, 20, 8, 24, 12, 28], np.uint32)
-        words = (codes << shifts).sum(-1, dtype=np.uint32).transpose(0, 3, 2, 5, 4, 1)
         zeros = self.zeros if self.zeros is None else gpu.upload(factors_by_panel(self.zeros).astype(np.uint8))
-        return gpu.upload(words), gpu.upload(factors_by_panel(self.scales)), zeros
+        return gpu.upload(int4_words(self.codes)), gpu.upload(factors_by_panel(self.scales)), zeros
 
     def sizes(self):
         return (i32(int(self.group).bit_length() - 1),)
@@ -79,13 +89,49 @@ class Int8Weights:
         return self.codes.size + self.scales.size * 2
 
     def args(self, gpu):
-        codes = padded(self.codes, 16, 32).astype(np.int8).view(np.uint8)
-        # (panel, half, g, block, t, word, byte): pairs of k are two bytes apart
-        codes = codes.reshape(-1, 2, 8, codes.shape[1] // 32, 4, 2, 4)[..., [0, 2, 1, 3]]
-        return gpu.upload(codes.transpose(0, 3, 2, 4, 1, 5, 6)), gpu.upload(factors_by_panel(self.scales))
+        return gpu.upload(int8_words(self.codes)), gpu.upload(factors_by_panel(self.scales))
 
     def sizes(self):
         return (i32(5),)
+
+
+class LineWeights:
+    """Codes with a scale and a minimum for each group of columns."""
+
+    def __init__(self, rng, n, k, group=None):
+        self.group = group or int(rng.choice([16, 32]))
+        self.codes = rng.integers(*self.range, (n, k))
+        self.scales = (rng.standard_normal((n, k // self.group)) / 4).astype(np.float16)
+        # So that weights come close to 0.
+        self.minima = (-self.scales * rng.integers(*self.range, self.scales.shape)).astype(np.float16)
+        self.minima += (rng.standard_normal(self.scales.shape) / 64).astype(np.float16)
+        scales, minima = (np.repeat(x, self.group, 1).astype(np.float64) for x in (self.scales, self.minima))
+        # Products are exact, and sums are rounded once to float32.
+        raised = (minima - self.raise_by * scales).astype(np.float32)
+        self.bits = bf16(((self.codes + self.raise_by) * scales + raised).astype(np.float32))
+
+    def num_bytes(self):
+        return self.codes.size * self.bit_count // 8 + self.scales.size * 4
+
+    def factors(self):
+        return np.concatenate([factors_by_panel(self.scales), factors_by_panel(self.minima)], -1)
+
+    def sizes(self):
+        return (i32(self.group.bit_length() - 1),)
+
+
+class Int4LineWeights(LineWeights):
+    name, shared, range, bit_count, raise_by = "_int4_min", 67584, (0, 16), 4, 128
+
+    def args(self, gpu):
+        return gpu.upload(int4_words(self.codes)), gpu.upload(self.factors())
+
+
+class Int8LineWeights(LineWeights):
+    name, shared, range, bit_count, raise_by = "_int8_min", 79872, (-128, 128), 8, 0
+
+    def args(self, gpu):
+        return gpu.upload(int8_words(self.codes)), gpu.upload(self.factors())
 
 
 def product(gpu, kernel, weights, x, n, out_type, splits=None):
@@ -113,7 +159,8 @@ def check_product(weights, x, found):
         assert_close(floats(found), expected, 0.005)
 
 
-WEIGHTS = [Bf16Weights, Int4Weights, Int8Weights]
+QUANTIZED = [Int4Weights, Int8Weights, Int4LineWeights, Int8LineWeights]
+WEIGHTS = [Bf16Weights, *QUANTIZED]
 
 
 def some_k(rng, weights, most):
