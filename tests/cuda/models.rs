@@ -408,6 +408,8 @@ fn smollm2_answers_a_prompt() {
     let tokens = [&shortest.prompt_ids[..], &shortest.output_ids[..reference.len()]].concat();
 
     let engine = load(&path, EngineConfig { max_model_len: Some(512), kv_cache_memory: Some(64 << 20), ..on_device() });
+    // Its matrices are Q4_1, of 5 bits a weight; the embedding, which is the head too, is bf16.
+    assert!(engine.model().weight_bytes < 130_000_000, "{} bytes of weights", engine.model().weight_bytes);
     let found = score(&engine, &tokens);
     agree(BF16_NOISE, &found[shortest.prompt_ids.len() - 1..], &reference, SMOLLM2_SPREAD, "smollm2");
     let next = engine.generate(greedy_request(&tokens, 2)).expect("the request runs");

@@ -77,22 +77,22 @@ pub fn weight_bytes(source: &Source, padding: HeadPadding) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Codes where all of the matrices have codes of one kind and whole panels, and where their groups of columns stay together;
+/// Codes where all of the matrices have codes and whole panels, and where their blocks of columns stay together;
 /// else bf16. So is the embedding, whose rows are looked up.
 fn storage(source: &Source, padding: HeadPadding, parts: &[MatrixPlace]) -> Result<Storage> {
-    let mut common = None;
+    let mut common: Option<Storage> = None;
     for &(role, ..) in parts {
         let name = source.part(role)?.name;
-        let storage = Storage::of(source.checkpoint.info(&name)?.dtype);
+        let dtype = source.checkpoint.info(&name)?.dtype;
         let (rows, _) = matrix_shape(source, padding, role)?;
         let whole_panels = parts.len() == 1 || rows.is_multiple_of(PANEL_ROWS);
-        let whole_groups = !has_head_columns(role) || padding.keeps_groups(storage.group());
+        let whole_groups = !has_head_columns(role) || padding.keeps_groups(dtype.block_len());
         let in_order = source.checkpoint.column_order(&name).is_none();
-        let differs = common.is_some_and(|common| common != storage);
-        if role == Role::Embedding || differs || !(whole_panels && whole_groups && in_order) {
+        if role == Role::Embedding || !(whole_panels && whole_groups && in_order) {
             return Ok(Storage::Bf16);
         }
-        common = Some(storage);
+        let storage = Storage::of(dtype);
+        common = Some(common.map_or(storage, |common| common.common(storage)));
     }
     Ok(common.unwrap_or(Storage::Bf16))
 }

@@ -69,15 +69,25 @@ pub enum GemmWeight<'a> {
         scales: DeviceSlice<'a, f16>,
         group: usize,
     },
+    /// Codes of 4 or 8 bits with a minimum beside each scale.
+    Min {
+        bits: usize,
+        /// As those of `Int4` or `Int8`.
+        codes: DeviceSlice<'a, u32>,
+        /// (panels, k / group, 8, scales and minima, 2)
+        factors: DeviceSlice<'a, f16>,
+        /// 16 or more.
+        group: usize,
+    },
 }
 
 impl GemmWeight<'_> {
     /// Panics where the buffers are not those of a matrix (n, k).
     pub(super) fn check(&self, n: usize, k: usize) {
         let panels = n.div_ceil(PANEL);
-        let check = |codes: usize, block: usize, scales: usize, group: usize| {
+        let check = |codes: usize, block: usize, scales: usize, group: usize, least: usize| {
             assert!(
-                group.is_power_of_two() && group >= 32 && k.is_multiple_of(group),
+                group.is_power_of_two() && group >= least && k.is_multiple_of(group),
                 "{k} columns in groups of {group}"
             );
             assert_eq!(codes, panels * k.div_ceil(block) * 128);
@@ -86,10 +96,11 @@ impl GemmWeight<'_> {
         match *self {
             Self::Bf16(weight) => assert_eq!(weight.len(), n * k),
             Self::Int4 { codes, scales, zeros, group } => {
-                check(codes.len(), 64, scales.len(), group);
+                check(codes.len(), 64, scales.len(), group, 32);
                 assert!(zeros.is_none_or(|zeros| zeros.len() == scales.len()));
             }
-            Self::Int8 { codes, scales, group } => check(codes.len(), 32, scales.len(), group),
+            Self::Int8 { codes, scales, group } => check(codes.len(), 32, scales.len(), group, 32),
+            Self::Min { bits, codes, factors, group } => check(codes.len(), 256 / bits, factors.len() / 2, group, 16),
         }
     }
 
@@ -100,6 +111,7 @@ impl GemmWeight<'_> {
                 words(codes.len()) + halves(scales.len()) + zeros.map_or(0, |zeros| zeros.len() as u64)
             }
             Self::Int8 { codes, scales, .. } => words(codes.len()) + halves(scales.len()),
+            Self::Min { codes, factors, .. } => words(codes.len()) + halves(factors.len()),
         }
     }
 
@@ -114,6 +126,9 @@ impl GemmWeight<'_> {
             }
             Self::Int8 { codes, scales, group } => {
                 args.extend(&[codes.into(), scales.into()]).extend(between).extend(&[group_shift(group)])
+            }
+            Self::Min { codes, factors, group, .. } => {
+                args.extend(&[codes.into(), factors.into()]).extend(between).extend(&[group_shift(group)])
             }
         };
         args
@@ -170,6 +185,18 @@ impl Call for Gemm<'_> {
             (GemmWeight::Int8 { .. }, GemmOutput::Bf16(_)) => [SkinnyInt8M8, SkinnyInt8M16, SkinnyInt8M32, GemmInt8],
             (GemmWeight::Int8 { .. }, GemmOutput::F32(_)) => {
                 [SkinnyInt8F32M8, SkinnyInt8F32M16, SkinnyInt8F32M32, GemmInt8F32]
+            }
+            (GemmWeight::Min { bits: 4, .. }, GemmOutput::Bf16(_)) => {
+                [SkinnyInt4MinM8, SkinnyInt4MinM16, SkinnyInt4MinM32, GemmInt4Min]
+            }
+            (GemmWeight::Min { bits: 4, .. }, GemmOutput::F32(_)) => {
+                [SkinnyInt4MinF32M8, SkinnyInt4MinF32M16, SkinnyInt4MinF32M32, GemmInt4MinF32]
+            }
+            (GemmWeight::Min { .. }, GemmOutput::Bf16(_)) => {
+                [SkinnyInt8MinM8, SkinnyInt8MinM16, SkinnyInt8MinM32, GemmInt8Min]
+            }
+            (GemmWeight::Min { .. }, GemmOutput::F32(_)) => {
+                [SkinnyInt8MinF32M8, SkinnyInt8MinF32M16, SkinnyInt8MinF32M32, GemmInt8MinF32]
             }
         };
         kernels[[8, 16, SKINNY].partition_point(|&most| most < self.m())]

@@ -140,6 +140,8 @@ impl Call for GroupedGemm<'_> {
             GemmWeight::Bf16(_) => KernelId::GroupedGemm,
             GemmWeight::Int4 { .. } => KernelId::GroupedGemmInt4,
             GemmWeight::Int8 { .. } => KernelId::GroupedGemmInt8,
+            GemmWeight::Min { bits: 4, .. } => KernelId::GroupedGemmInt4Min,
+            GemmWeight::Min { .. } => KernelId::GroupedGemmInt8Min,
         }
     }
 
