@@ -3,6 +3,7 @@
 mod driver;
 mod models;
 mod nvrtc;
+mod sampler;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

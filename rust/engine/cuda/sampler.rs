@@ -36,10 +36,12 @@ struct Sections {
     penalties: Range<usize>,
     /// (num_edits, 4)
     edits: Range<usize>,
+    /// (num_rows, ceil(vocab_size / 32)), if there are any.
+    masks: Range<usize>,
 }
 
 impl Sections {
-    fn of(plan: &SamplePlan, num_rows: usize) -> Self {
+    fn of(plan: &SamplePlan, num_rows: usize, vocab_size: usize) -> Self {
         let num_edits: usize = plan.edits.iter().map(|row| row.edits.len()).sum();
         let mut end = 0;
         let mut take = |len: usize| {
@@ -53,6 +55,7 @@ impl Sections {
             starts: take(num_rows + 1),
             penalties: take(3 * num_rows),
             edits: take(4 * num_edits),
+            masks: take(if plan.masks.is_empty() { 0 } else { num_rows * vocab_size.div_ceil(32) }),
         }
     }
 }
@@ -78,15 +81,17 @@ impl Sampler {
         stream: &Stream,
     ) -> Result<Vec<Option<TokenId>>> {
         let num_rows = logits.len() / vocab_size;
-        let sections = Sections::of(plan, num_rows);
-        self.reserve(sections.edits.end, plan.choices.len())?;
+        let sections = Sections::of(plan, num_rows, vocab_size);
+        let num_words = sections.masks.end;
+        self.reserve(num_words, plan.choices.len())?;
         write(plan, &sections, num_rows, self.host.wait()?);
-        self.host.upload(self.device.slice(0..sections.edits.end), stream)?;
+        self.host.upload(self.device.slice(0..num_words), stream)?;
         let part = |range: Range<usize>| self.device.slice(range);
-        if !plan.edits.is_empty() {
+        if !(plan.edits.is_empty() && plan.masks.is_empty()) {
             let (starts, penalties) = (part(sections.starts), part(sections.penalties));
-            kernels
-                .launch(&EditLogits { logits, starts, edits: part(sections.edits), penalties, vocab_size }, stream)?;
+            let masks = (!sections.masks.is_empty()).then(|| part(sections.masks));
+            let edits = part(sections.edits);
+            kernels.launch(&EditLogits { logits, masks, starts, edits, penalties, vocab_size }, stream)?;
         }
         let tokens = self.chosen.slice(0..plan.choices.len());
         let (rows, requests) = (part(sections.rows), part(sections.requests));
@@ -135,6 +140,11 @@ fn write(plan: &SamplePlan, sections: &Sections, num_rows: usize, out: &mut [u32
     }
     out[sections.starts.start + num_rows] = num_edits as u32;
     assert!(rows.next().is_none(), "edits are in the order of their rows");
+    let (masks, width) = (&mut out[sections.masks.clone()], sections.masks.len() / num_rows);
+    masks.fill(u32::MAX);
+    for mask in &plan.masks {
+        masks[mask.row * width..][..width].copy_from_slice(&mask.allowed);
+    }
 }
 
 fn request(choice: &Choice) -> [u32; 8] {

@@ -19,7 +19,7 @@ use crate::output::TokenLogprob;
 use crate::request::SamplingParams;
 
 pub use logprobs::token_logprob;
-pub use plan::{Choice, Edit, RowEdits, SamplePlan};
+pub use plan::{Choice, Edit, RowEdits, RowMask, SamplePlan};
 pub use random::choice_seed;
 
 /// What a sequence knows when its next token is chosen.

@@ -11,6 +11,16 @@ pub struct SamplePlan {
     pub choices: Vec<Choice>,
     /// Of the rows that have some, in order.
     pub edits: Vec<RowEdits>,
+    /// Of the rows that have one, in order.
+    pub masks: Vec<RowMask>,
+}
+
+/// The only tokens that may follow, such as what a grammar allows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowMask {
+    pub row: usize,
+    /// (ceil(vocab_size / 32),): bit i % 32 of word i / 32 allows token i.
+    pub allowed: Vec<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -42,6 +42,8 @@ LOOPS = {
     "ferrule_skinny_gemm_m8": 16 * 128 * 2,
     "ferrule_skinny_gemm_int8_m8": 16 * (128 + 4 * 2),
     "ferrule_skinny_gemm_int4_m8": 16 * (64 + 2 + 1),
+    "ferrule_skinny_gemm_int4_min_m8": 16 * (64 + 4 * 4),
+    "ferrule_skinny_gemm_int8_min_m8": 16 * (128 + 8 * 4),
 }
 # Loops that are to be bound by products: those of a warp in one turn.
 PRODUCT_LOOPS = [
@@ -52,6 +54,7 @@ PRODUCT_LOOPS = [
     "ferrule_gemm",
     "ferrule_gemm_int8",
     "ferrule_gemm_int4",
+    "ferrule_gemm_int4_min",
 ]
 
 

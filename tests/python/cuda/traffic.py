@@ -12,7 +12,7 @@ from attention import Batch
 from emulator import FORWARD
 from kv import Bf16Kv, Fp8Kv, Int8Kv
 from reference import i32, normal
-from weights import Bf16Weights, Int4Weights, Int8Weights, product
+from weights import Bf16Weights, Int4LineWeights, Int4Weights, Int8LineWeights, Int8Weights, product
 
 SECTOR = 32
 WRITE, SHARED = 1, 2
@@ -139,10 +139,14 @@ def prefill(gpu, rng, head_dim, queries, kv_type=Bf16Kv):
     return batch.prefill, queries * 2 * 2 * (2 * head_dim + position)
 
 
+# Columns that a scale serves: as in AWQ's and GPTQ's files, Q4_1 and Q4_K, Q6_K.
+GROUPS = {Int4Weights: 128, Int4LineWeights: 32, Int8LineWeights: 16}
+
+
 def gemm(gpu, rng, kind, m, n, k):
     weights, x = kind(rng, n, k), normal(rng, m, k)
-    if kind is Int4Weights:
-        weights = Int4Weights(rng, n, k, group=128)
+    if kind in GROUPS:
+        weights = kind(rng, n, k, group=GROUPS[kind])
     name = f"ferrule_gemm{kind.name}" if m > 32 else f"ferrule_skinny_gemm{kind.name}_m8"
     splits = 1 if m > 32 else None
     return lambda: product(gpu, name, weights, x, n, np.uint16, splits), 2 * m * (k + n) + weights.num_bytes()
@@ -167,9 +171,12 @@ CASES = {
     "prefill attention over int8, heads of 128, 256 queries": (prefill, 128, 256, Int8Kv),
     "product of 1 row with 4 bits, groups of 128": (gemm, Int4Weights, 1, 256, 2048),
     "product of 8 rows with 4 bits, groups of 128": (gemm, Int4Weights, 8, 256, 2048),
+    "product of 1 row with 4 bits and minima, groups of 32": (gemm, Int4LineWeights, 1, 256, 2048),
+    "product of 1 row with 8 bits and minima, groups of 16": (gemm, Int8LineWeights, 1, 256, 2048),
     "product of 1 row with 8 bits": (gemm, Int8Weights, 1, 256, 2048),
     "product of 1 row with bf16": (gemm, Bf16Weights, 1, 256, 2048),
     "product of 128 rows with 4 bits, groups of 128": (gemm, Int4Weights, 128, 128, 1024),
+    "product of 128 rows with 4 bits and minima, groups of 32": (gemm, Int4LineWeights, 128, 128, 1024),
     "product of 128 rows with bf16": (gemm, Bf16Weights, 128, 128, 1024),
     "add and norm, rows of 4096": (norm, 4096, 4),
 }

@@ -30,10 +30,12 @@ impl Call for Softcap<'_> {
     }
 }
 
-/// Bias, bans and penalties, in place.
+/// Masks, bias, bans and penalties, in place.
 pub struct EditLogits<'a> {
     /// (num_rows, vocab_size)
     pub logits: DeviceSlice<'a, f32>,
+    /// (num_rows, ceil(vocab_size / 32)): tokens whose bit is 0 are forbidden. None: all are allowed.
+    pub masks: Option<DeviceSlice<'a, u32>>,
     /// (num_rows + 1,): where a row's edits begin.
     pub starts: DeviceSlice<'a, u32>,
     /// (num_edits, 4): token, bias, count, flags.
@@ -62,10 +64,11 @@ impl Call for EditLogits<'_> {
         assert_eq!(self.logits.len(), self.num_rows() * self.vocab_size);
         assert_eq!((self.starts.len(), self.penalties.len()), (self.num_rows() + 1, 3 * self.num_rows()));
         assert_eq!(self.edits.len() % 4, 0);
-        let no_masks: Option<DeviceSlice<'_, u32>> = None;
+        let mask_words = self.num_rows() * self.vocab_size.div_ceil(32);
+        assert!(self.masks.is_none_or(|masks| masks.len() == mask_words));
         [
             self.logits.into(),
-            no_masks.into(),
+            self.masks.into(),
             self.starts.into(),
             self.edits.into(),
             self.penalties.into(),
@@ -75,7 +78,8 @@ impl Call for EditLogits<'_> {
     }
 
     fn num_bytes(&self) -> u64 {
-        words(self.starts.len() + self.penalties.len() + self.edits.len() + self.edits.len() / 2)
+        let masks = self.masks.map_or(0, |masks| masks.len());
+        words(self.starts.len() + self.penalties.len() + masks + self.edits.len() + self.edits.len() / 2)
     }
 }
 
