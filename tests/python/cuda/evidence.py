@@ -126,16 +126,64 @@ def memory_table(found):
         ["kernel", "bytes a turn", *(f"{gpu.name}: memory / issue / products, ps" for gpu in GPUS), "bound on H100"]
     ]
     for name, num_bytes in LOOPS.items():
-        loop, cells, times = found[name], [], {}
+        loop, cells = found[name], []
         for gpu in GPUS:
             issue = len(loop) / (gpu.multiprocessors * gpu.clock * ISSUED)
             products = cubins.count(loop, "HMMA") * FLOPS_OF_MMA / (gpu.bf16_flops * MMA_SHARE[gpu.name])
-            times[gpu.name] = memory, issue, products = num_bytes / gpu.bytes_per_s, issue, products
-            cells.append(" / ".join(f"{time * 1e12:.0f}" for time in (memory, issue, products)))
-        memory, *others = times["H100"]
-        share = memory / max(memory, *others)
+            times = num_bytes / gpu.bytes_per_s, issue, products
+            cells.append(" / ".join(f"{time * 1e12:.0f}" for time in times))
+        share = bandwidth_share(GPUS[1], loop, num_bytes)
         rows.append([short(name), num_bytes, *cells, f"{share:.0%} of the bandwidth"])
     return table(*rows)
+
+
+def product_rate(gpu, loop):
+    """What a loop's instructions and products allow, in TFLOP/s."""
+    products = cubins.count(loop, "HMMA")
+    issue = gpu.multiprocessors * gpu.clock * ISSUED / len(loop) * products * FLOPS_OF_MMA
+    return min(issue, gpu.bf16_flops * MMA_SHARE[gpu.name]) / 1e12
+
+
+def bandwidth_share(gpu, loop, num_bytes):
+    """The share of the memory's bandwidth that a loop can take."""
+    issue = len(loop) / (gpu.multiprocessors * gpu.clock * ISSUED)
+    products = cubins.count(loop, "HMMA") * FLOPS_OF_MMA / (gpu.bf16_flops * MMA_SHARE[gpu.name])
+    memory = num_bytes / gpu.bytes_per_s
+    return memory / max(memory, issue, products)
+
+
+def published_table(found):
+    """The estimates beside what others have published."""
+
+    def rates(name):
+        rates = [(product_rate(gpu, found[name]), gpu.bf16_flops / 1e12) for gpu in GPUS]
+        return [f"{rate:.0f} TFLOP/s, {rate / peak:.0%}" for rate, peak in rates]
+
+    def shares(name):
+        return [f"{bandwidth_share(gpu, found[name], LOOPS[name]):.0%} of the bandwidth" for gpu in GPUS]
+
+    # Bytes of bf16 weights over those of codes, scales and zero points, as far as the loop can ask for them.
+    fewer = 16 / (4 + 24 / 128)
+    int4 = "ferrule_skinny_gemm_int4_m8"
+    times = [f"{fewer * bandwidth_share(gpu, found[int4], LOOPS[int4]):.2f} times bf16" for gpu in GPUS]
+    return table(
+        ["what", *(f"{gpu.name}, estimate" for gpu in GPUS), "published"],
+        [
+            "prefill attention, heads of 128",
+            *rates("ferrule_prefill_attention_d128"),
+            "H100: FlashAttention-2 about 35 %, FlashAttention-3 up to 740 TFLOP/s, 75 % (Shah et al. 2024)",
+        ],
+        [
+            "decode attention, heads of 128",
+            *shares("ferrule_decode_attention_d128"),
+            "FlashInfer (Ye et al. 2025) decodes grouped queries on tensor cores too: no figure of it is at hand",
+        ],
+        [
+            "4 bits in groups of 128, few rows",
+            *times,
+            "Marlin (Frantar et al. 2024): 3.87 times up to batches of 16 to 32",
+        ],
+    )
 
 
 def product_table(found):
@@ -143,9 +191,7 @@ def product_table(found):
     for name in PRODUCT_LOOPS:
         loop, cells = found[name], []
         products = cubins.count(loop, "HMMA")
-        for gpu in GPUS:
-            issue = gpu.multiprocessors * gpu.clock * ISSUED / len(loop) * products * FLOPS_OF_MMA
-            cells.append(f"{min(issue, gpu.bf16_flops * MMA_SHARE[gpu.name]) / 1e12:.0f}")
+        cells.extend(f"{product_rate(gpu, loop):.0f}" for gpu in GPUS)
         rows.append([short(name), products, len(loop), *cells])
     return table(*rows)
 
@@ -210,12 +256,11 @@ What the boards' memory allows at best:
 
 {workload_table()}
 
-## Published figures of others
-- Marlin (Frantar et al. 2024): 3.87 times as fast as bf16 weights up to batches of 16 to 32.
-  With groups of 128, f16 scales and 8-bit zero points the bytes are {16 / (4 + 24 / 128):.2f} times as few here.
-- FlashAttention-2 (Dao 2023): about 35 % of an H100's rate; FlashAttention-3 (Shah et al. 2024): up to 740 TFLOP/s
-  there, 75 %, with instructions that only sm_90 has, and that these kernels do not use.
-- FlashInfer (Ye et al. 2025) decodes grouped queries on tensor cores too.
+## Beside published figures of others
+Estimates are the bounds above, not measurements. FlashAttention-3 uses instructions that only sm_90 has, and that
+these kernels do not use. Marlin's scales are f16 without zero points; here are 8-bit zero points besides.
+
+{published_table(found)}
 """
 
 
