@@ -157,10 +157,10 @@ struct LineWeights {
             const int64_t from = (((int64_t)panel * w.blocks + block) * 32 + threadIdx.x % 32) * 4;
             cp_async16(stage + (i * THREADS + threadIdx.x) * 16, w.codes + (inside ? from : 0), inside);
         }
-        // A thread copies the factors of rows 2 i, 2 i + 1, and 8 more: (half of a step, panel, i).
+        // A thread copies the factors of two g: (step, panel, half of a step, pair). So halves lie in other banks.
         if (threadIdx.x >= 4 * PANELS * 4) return;
-        const int place = threadIdx.x / 4, panel = n0 / 16 + place % PANELS;
-        const int group = min((at + place / PANELS * 16) >> w.group_shift, w.groups - 1);
+        const int place = threadIdx.x / 4, panel = n0 / 16 + place / 2 % PANELS;
+        const int group = min((at + place / 2 / PANELS * 32 + place % 2 * 16) >> w.group_shift, w.groups - 1);
         const bool inside = panel < (w.n + 15) / 16;
         const int64_t from = ((int64_t)panel * w.groups + group) * 8 + threadIdx.x % 4 * 2;
         cp_async16(stage + CODE_BYTES + threadIdx.x * 16, w.factors + (inside ? from : 0), inside);
@@ -171,7 +171,7 @@ struct LineWeights {
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
             const int panel = column / 16 + p;
-            const uint2 factors = load8(stage + CODE_BYTES + (((step * 2 + half_step) * PANELS + panel) * 8 + g) * 8);
+            const uint2 factors = load8(stage + CODE_BYTES + (((step * PANELS + panel) * 2 + half_step) * 8 + g) * 8);
             const uint4 v = load16(stage + ((BITS == 4 ? 0 : step * THREADS) + panel * 32 + lane) * 16);
 #pragma unroll
             for (int half = 0; half < 2; ++half) {

@@ -173,8 +173,8 @@ MUTANTS = [
         "gemm",
         "test_gemm",
         "factors of another panel",
-        "((step * 2 + half_step) * PANELS + panel) * 8 + g",
-        "((step * 2 + half_step) * PANELS + panel % 4) * 8 + g",
+        "((step * PANELS + panel) * 2 + half_step) * 8 + g",
+        "((step * PANELS + panel % 4) * 2 + half_step) * 8 + g",
     ),
     (
         "gemm",
