@@ -334,7 +334,7 @@ fn narrow_caches_take_fewer_bytes_and_copy_shared_blocks() {
     let types = [(KvDtype::Bf16, BF16_NOISE), (KvDtype::Int8, BF16_NOISE), (KvDtype::Fp8, FP8_NOISE)];
     let bytes = types.map(|(dtype, bound)| {
         let engine = load(&model, EngineConfig { kv_cache_dtype: Some(dtype), ..on_device() });
-        let params = SamplingParams { n: 3, temperature: 1.0, ..greedy_request(&prompt, 20).params };
+        let params = SamplingParams { n: 3, temperature: 0.5, seed: Some(7), ..greedy_request(&prompt, 20).params };
         let request = GenerateRequest::new(Prompt::Tokens(prompt.clone()), params);
         let output = engine.generate(request).expect("the request runs");
         let exact = EngineConfig { kv_cache_dtype: Some(dtype), ..exact() };
