@@ -129,7 +129,7 @@ DEVICE void decode(const bf16* qkv, const uint8_t* cache, const int* block_table
             };
 #pragma unroll
             for (int i = 0; i < CHUNKS; i += NARROW ? 2 : 1) {
-                const uint8_t* from = keys + key * D * Kv::BYTES + 32 * i * Kv::BYTES + 16 * t;
+                const uint8_t* from = keys + (key * D + 32 * i + (NARROW ? 16 : 8) * t) * Kv::BYTES;
                 const uint4 k = seen ? load16_streamed(from) : zero;
                 if constexpr (NARROW) {
                     uint4 first, second;

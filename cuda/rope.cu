@@ -129,7 +129,7 @@ DEVICE void rope_and_store(bf16* qkv, const float* bias, const float* query_norm
     if (slot < 0) return;
     const int kv_head = (head - num_heads) % num_kv_heads;
     const int part_bytes = kv_part_bytes<Kv>(num_kv_heads, head_dim), row = kv_head * 16 + slot % 16;
-    uint8_t* block = cache + slot / 16 * kv_block_bytes<Kv>(num_kv_heads, head_dim);
+    uint8_t* block = cache + (int64_t)(slot / 16) * kv_block_bytes<Kv>(num_kv_heads, head_dim);
     // A head's first lane stores its scale.
     float* scales = reinterpret_cast<float*>(block + 2 * part_bytes) + is_value * num_kv_heads * 16;
     const int at = row * head_dim + (is_value ? first : k_place<Kv>(first));

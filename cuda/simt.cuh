@@ -295,7 +295,7 @@ DEVICE int kv_part_bytes(int num_kv_heads, int head_dim) {
     return num_kv_heads * 16 * head_dim * Kv::BYTES;
 }
 template <class Kv>
-DEVICE int64_t kv_block_bytes(int num_kv_heads, int head_dim) {
+DEVICE int kv_block_bytes(int num_kv_heads, int head_dim) {
     return 2 * kv_part_bytes<Kv>(num_kv_heads, head_dim) + (Kv::SCALED ? 2 * num_kv_heads * 16 * 4 : 0);
 }
 

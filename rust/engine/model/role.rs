@@ -34,11 +34,12 @@ pub enum Role {
 impl Role {
     pub fn is_matrix(self) -> bool {
         use Role::*;
-        match self {
-            Embedding | Head | Query(_) | Key(_) | Value(_) | AttnOutput(_) | Gate(_) | Up(_) | Down(_) => true,
-            Router(_) | ExpertGate(..) | ExpertUp(..) | ExpertDown(..) => true,
-            _ => false,
-        }
+        let in_experts = matches!(self, Router(_) | ExpertGate(..) | ExpertUp(..) | ExpertDown(..));
+        in_experts
+            || matches!(
+                self,
+                Embedding | Head | Query(_) | Key(_) | Value(_) | AttnOutput(_) | Gate(_) | Up(_) | Down(_)
+            )
     }
 
     pub fn is_norm(self) -> bool {
