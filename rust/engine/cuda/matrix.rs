@@ -45,7 +45,7 @@ pub enum Storage {
 
 impl Storage {
     /// What keeps every number of a file's type but for the rounding to bf16, and of scales that are products to f16; types
-    /// without codes become bf16, and so does MXFP4, whose scales f16 does not reach.
+    /// without codes become bf16, and so do MXFP4, whose scales f16 does not reach, and eight bits with zero points.
     pub fn of(dtype: DType) -> Self {
         use DType::*;
         let group = dtype.block_len();
@@ -57,7 +57,7 @@ impl Storage {
             Q2_K | Q3_K => Self::Int4Min { group: 16 },
             Q5_1 | Q5_K => Self::Int8Min { group: 32 },
             Q6_K => Self::Int8Min { group: 16 },
-            F32 | F16 | BF16 | F8_E4M3 | MXFP4 => Self::Bf16,
+            F32 | F16 | BF16 | F8_E4M3 | MXFP4 | U8G32 => Self::Bf16,
         }
     }
 
