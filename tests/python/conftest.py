@@ -1,12 +1,16 @@
 """Fixtures, and hypothesis settings: small in a normal run, `HYPOTHESIS_PROFILE=deep` for a long one."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from ferrule import Engine
+
+# A shell's background jobs ignore Ctrl-C, and so would Python: tests of it would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("default", max_examples=100, stateful_step_count=40, deadline=None)
 settings.register_profile("deep", max_examples=5000, stateful_step_count=100, deadline=None)
