@@ -22,11 +22,8 @@ macro_rules! for_each_tile {
             $row += if $S::REGISTERS >= 32 {
                 match left {
                     8.. => $tile::<$S, $E, 8, 2>($($argument),*),
-                    // Of one byte, what a tile reads is little beside what it computes; else memory wants one stream.
-                    4.. if <$E as Element<$S>>::PAIR_BYTES == 32 => $tile::<$S, $E, 4, 4>($($argument),*),
-                    4.. => $tile::<$S, $E, 4, 1>($($argument),*),
-                    3 if <$E as Element<$S>>::PAIR_BYTES == 32 => $tile::<$S, $E, 3, 4>($($argument),*),
-                    3 => $tile::<$S, $E, 3, 1>($($argument),*),
+                    4.. => $tile::<$S, $E, 4, 4>($($argument),*),
+                    3 => $tile::<$S, $E, 3, 4>($($argument),*),
                     2 => $tile::<$S, $E, 2, 2>($($argument),*),
                     _ => $tile::<$S, $E, 1, 4>($($argument),*),
                 }
