@@ -119,15 +119,24 @@ def test_a_model_that_never_fits_is_refused_with_the_numbers():
 
 
 def test_a_full_kv_cache_takes_turns_and_changes_no_answer():
-    """Eight answers that need three times the blocks that there are."""
+    """Answers that need three times the blocks that there are; the eight of one request surely run together."""
     prompts = [[at, 2, 3, 4] for at in range(8)]
+    choices = {"model": "llama3", "prompt": [1, 2, 3], "n": 8, "max_tokens": 200, "seed": 5, "logprobs": 0}
+
+    def eight(server):
+        found = server.post(TEXT, {**choices, "ignore_eos": True}).json()["choices"]
+        return [choice["logprobs"]["tokens"] for choice in found]
+
     with serving("llama3", flags=("--no-packed-weights",)) as server:
         expected = [ask(server, "llama3", prompt, max_tokens=200) for prompt in prompts]
+        expected_choices = eight(server)
+    assert len({tuple(said) for said in expected_choices}) == 8
     flags = ("--no-packed-weights", "--kv-cache-memory", "128KB")
     with serving("llama3", flags=flags) as server:
+        assert eight(server) == expected_choices
+        assert 'vllm:num_preemptions_total{engine="0",model_name="llama3"} 0' not in server.metrics()
         calls = [lambda prompt=prompt: ask(server, "llama3", prompt, max_tokens=200) for prompt in prompts]
         assert at_once(*calls) == expected
-        assert 'vllm:num_preemptions_total{engine="0",model_name="llama3"} 0' not in server.metrics()
         # Blocks that are cached and that nobody holds are there for whoever comes.
         for at in range(40):
             assert len(ask(server, "llama3", [at] * 100, max_tokens=20)) == 20
