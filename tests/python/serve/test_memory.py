@@ -18,11 +18,16 @@ def serving(*models, flags):
     return running(*(f"{model}={GOLDEN / model}" for model in models), *flags)
 
 
+def tokens_of(choice):
+    """Each token with its log-probability: the small models' tokens have no text."""
+    return list(zip(choice["logprobs"]["tokens"], choice["logprobs"]["token_logprobs"], strict=True))
+
+
 def ask(server, model, prompt, **more):
     body = {"model": model, "prompt": prompt, "max_tokens": 40, "temperature": 0, "ignore_eos": True, **more}
     response = server.post(TEXT, {**body, "logprobs": 0})
     assert response.status_code == 200, response.text
-    return response.json()["choices"][0]["logprobs"]["tokens"]
+    return tokens_of(response.json()["choices"][0])
 
 
 def residents(server):
@@ -47,11 +52,11 @@ def at_once(*calls):
 @pytest.fixture(scope="module")
 def alone():
     """What each model says when it is the only one."""
-    said = {}
+    answers = {}
     for model in MODELS:
         with serving(model, flags=("--no-packed-weights",)) as server:
-            said[model] = ask(server, model, [1, 2, 3])
-    return said
+            answers[model] = ask(server, model, [1, 2, 3])
+    return answers
 
 
 def test_the_least_recently_used_makes_room(alone):
@@ -121,16 +126,16 @@ def test_a_model_that_never_fits_is_refused_with_the_numbers():
 def test_a_full_kv_cache_takes_turns_and_changes_no_answer():
     """Answers that need three times the blocks that there are; the eight of one request surely run together."""
     prompts = [[at, 2, 3, 4] for at in range(8)]
-    choices = {"model": "llama3", "prompt": [1, 2, 3], "n": 8, "max_tokens": 200, "seed": 5, "logprobs": 0}
+    sampled = {"n": 8, "max_tokens": 200, "seed": 5, "ignore_eos": True, "logprobs": 0}
 
     def eight(server):
-        found = server.post(TEXT, {**choices, "ignore_eos": True}).json()["choices"]
-        return [choice["logprobs"]["tokens"] for choice in found]
+        body = {"model": "llama3", "prompt": [1, 2, 3], **sampled}
+        return [tokens_of(choice) for choice in server.post(TEXT, body).json()["choices"]]
 
     with serving("llama3", flags=("--no-packed-weights",)) as server:
         expected = [ask(server, "llama3", prompt, max_tokens=200) for prompt in prompts]
         expected_choices = eight(server)
-    assert len({tuple(said) for said in expected_choices}) == 8
+    assert len({tuple(choice) for choice in expected_choices}) == 8
     flags = ("--no-packed-weights", "--kv-cache-memory", "128KB")
     with serving("llama3", flags=flags) as server:
         assert eight(server) == expected_choices
