@@ -58,14 +58,14 @@ impl Shared {
         unsafe { std::slice::from_raw_parts_mut(self.ptr().add(row * self.cols + cols.start), cols.len()) }
     }
 
-    /// The first `rows` rows as one slice.
+    /// Rows as one slice.
     ///
     /// # Safety
     /// As for `row`.
-    pub unsafe fn first_rows(&self, rows: usize) -> &[f32] {
-        assert!(rows <= self.rows);
+    pub unsafe fn rows(&self, rows: Range<usize>) -> &[f32] {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
         // SAFETY: inside the allocation; the caller rules out writers.
-        unsafe { std::slice::from_raw_parts(self.ptr(), rows * self.cols) }
+        unsafe { std::slice::from_raw_parts(self.ptr().add(rows.start * self.cols), rows.len() * self.cols) }
     }
 
     /// The matrix from column `col` on, for kernels that write their own columns.

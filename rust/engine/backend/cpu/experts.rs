@@ -121,7 +121,7 @@ impl CpuLane<'_> {
             let [gate, up] = &weight.segments[2 * expert..][..2] else { unreachable!("two of a slice of two") };
             let entries = routes.of(expert);
             if !entries.is_empty() {
-                self.gated_rows([gate, up], input, activation, entries, &mut scratch);
+                self.gated_rows([gate, up], input, activation, entries, self.gate_panels(gate), &mut scratch);
             }
         }
         self.lane.barrier();

@@ -1,7 +1,8 @@
 //! The decoder's operations on CPU lanes.
 //!
 //! Work is split so that each element has one writer: matrix products by panels of output rows, everything
-//! else by tokens, attention by (sequence, KV head, queries). A barrier ends every operation.
+//! else by tokens, attention by (sequence, KV head, queries). A barrier ends every operation. Of many tokens a lane
+//! computes the products of its own, reads what it wrote itself, and meets the others for attention alone.
 
 mod activations;
 mod buffer;
@@ -41,6 +42,9 @@ const GATED_FLOATS: usize = 4 * BLOCK_ROWS * QuantizedRows::GROUP;
 /// Up to this many tokens, products wait for memory.
 const FEW_TOKENS: usize = 8;
 
+/// From this many tokens a lane on, lanes own tokens. A lane then reads all weights, which its products hide.
+const OWN_TOKENS: usize = 96;
+
 /// Of the weights that come next: what memory gives while lanes norm and meet, and a part of L2.
 const EXPECTED_BYTES: usize = 32 << 10;
 
@@ -64,6 +68,17 @@ pub struct CpuStep<'a> {
 
 // SAFETY: the output matrices are written by lanes each in its own columns or rows, as `MatMut` says.
 unsafe impl Sync for CpuStep<'_> {}
+
+/// How lanes share a step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Split {
+    /// Products by panels; the rest, each lane for itself.
+    Alone,
+    /// Products by panels, the rest by tokens. Experts' rows are no lane's own.
+    Panels,
+    /// All by tokens.
+    Tokens,
+}
 
 /// One lane of a step.
 pub struct CpuLane<'a> {
@@ -94,22 +109,24 @@ impl Backend for CpuLane<'_> {
                 kernels.scale(row, scale);
             }
         }
-        self.meet_unless_private();
+        self.meet_after_rows();
     }
 
     fn norm(&self, weight: &Vec<f32>) {
         for token in self.stream_tokens() {
             self.norm_row(token, weight);
         }
-        self.meet_unless_private();
+        self.meet_after_rows();
     }
 
     fn linear(&self, weight: &CpuLinear, input: Act) {
         let input = self.prepare(weight, input, self.shared.plan.num_tokens());
-        for (segment, panels) in weight.within(self.lane.share(weight.num_panels())) {
-            self.multiply(segment, panels, input);
+        let (rows, panels) = self.product_share(self.lane.share(weight.num_panels()), weight.num_panels());
+        for (segment, panels) in weight.within(panels) {
+            let out = self.output(segment.output).columns_from(segment.col);
+            self.multiply_rows(segment, panels, input, rows.clone(), out);
         }
-        self.lane.barrier();
+        self.meet_after_columns();
     }
 
     fn expect(&self, weight: &CpuLinear) {
@@ -126,7 +143,7 @@ impl Backend for CpuLane<'_> {
     }
 
     fn rotate_and_store(&self, layer: usize, heads: &HeadTransform<Vec<f32>>) {
-        for token in self.shared.plan.store_share(self.tokens()) {
+        for token in self.tokens() {
             self.transform_heads(token, heads);
             self.store(layer, token);
         }
@@ -148,11 +165,11 @@ impl Backend for CpuLane<'_> {
 
     fn gated_linear(&self, weight: &CpuLinear, activation: Activation) {
         let [gate, up] = &weight.segments[..] else { panic!("a gated linear has two matrices") };
-        let tokens = self.shared.plan.num_tokens();
-        let input = self.prepare(weight, Act::Normed, tokens);
+        let input = self.prepare(weight, Act::Normed, self.shared.plan.num_tokens());
+        let (rows, panels) = self.product_share(self.gate_panels(gate), gate.matrix.num_panels());
         let mut scratch = self.gated_scratch();
-        self.gated_rows([gate, up], input, activation, 0..tokens, &mut scratch);
-        self.lane.barrier();
+        self.gated_rows([gate, up], input, activation, rows, panels, &mut scratch);
+        self.meet_after_columns();
     }
 
     fn route(&self, router: &CpuLinear, experts: ExpertsConfig) {
@@ -185,12 +202,17 @@ impl Backend for CpuLane<'_> {
                 self.norm_row(token, weight);
             }
         }
-        self.meet_unless_private();
+        self.meet_after_rows();
     }
 
     fn head(&self, norm: &Vec<f32>, head: &CpuLinear, softcap: Option<f32>) {
+        if self.split() == Split::Tokens {
+            self.lane.barrier();
+        }
         self.final_norm(norm);
-        self.meet_unless_private();
+        if self.split() != Split::Alone {
+            self.lane.barrier();
+        }
         let rows = self.shared.plan.logit_rows.len();
         if rows > 0 {
             let input = self.prepare(head, Act::Normed, rows);
@@ -210,13 +232,32 @@ impl Backend for CpuLane<'_> {
 }
 
 impl CpuLane<'_> {
+    /// This lane's tokens, where they are shared out.
     fn tokens(&self) -> Range<usize> {
-        self.lane.share(self.shared.plan.num_tokens())
+        let plan = self.shared.plan;
+        plan.store_share(self.lane.share(plan.num_tokens()))
+    }
+
+    fn split(&self) -> Split {
+        let CpuStep { plan, config, .. } = self.shared;
+        match plan.num_tokens() {
+            tokens if self.lane.count > 1 && tokens <= PRIVATE_TOKENS => Split::Alone,
+            tokens if tokens >= OWN_TOKENS * self.lane.count && config.experts.is_none() => Split::Tokens,
+            _ => Split::Panels,
+        }
     }
 
     /// Whether this lane has the residual stream for itself.
     fn is_private(&self) -> bool {
-        self.lane.count > 1 && self.shared.plan.num_tokens() <= PRIVATE_TOKENS
+        self.split() == Split::Alone
+    }
+
+    /// Rows of tokens and panels of a matrix with `num_panels` that are this lane's part of a product.
+    fn product_share(&self, panels: Range<usize>, num_panels: usize) -> (Range<usize>, Range<usize>) {
+        match self.split() {
+            Split::Tokens => (self.tokens(), 0..num_panels),
+            Split::Alone | Split::Panels => (0..self.shared.plan.num_tokens(), panels),
+        }
     }
 
     fn stream(&self) -> &Stream {
@@ -232,11 +273,19 @@ impl CpuLane<'_> {
     }
 
     fn stream_tokens(&self) -> Range<usize> {
-        self.stream_share(self.shared.plan.num_tokens())
+        if self.is_private() { 0..self.shared.plan.num_tokens() } else { self.tokens() }
     }
 
-    fn meet_unless_private(&self) {
-        if !self.is_private() {
+    /// Before what reads other lanes' tokens.
+    fn meet_after_rows(&self) {
+        if self.split() == Split::Panels {
+            self.lane.barrier();
+        }
+    }
+
+    /// Before what reads other lanes' columns.
+    fn meet_after_columns(&self) {
+        if self.split() != Split::Tokens {
             self.lane.barrier();
         }
     }
@@ -287,7 +336,7 @@ impl CpuLane<'_> {
             // SAFETY: this lane's token.
             unsafe { kernels.quantize(acts.attended.row(token), int8, token, 0) };
         }
-        self.lane.barrier();
+        self.meet_after_columns();
     }
 
     /// Room for the outputs of gate and of up.
@@ -298,16 +347,16 @@ impl CpuLane<'_> {
         scratch
     }
 
-    /// `gated_linear` of some rows of the input, to the same rows of Gate.
+    /// `gated_linear` of some rows of the input and panels, to the same rows of Gate.
     fn gated_rows(
         &self,
         [gate, up]: [&Segment; 2],
         input: Input<'_>,
         activation: Activation,
         rows: Range<usize>,
+        panels: Range<usize>,
         scratch: &mut [f32],
     ) {
-        let panels = self.gate_panels(gate);
         let panels_at_once = GROUP_PANELS * (GATED_FLOATS / (rows.len().min(BLOCK_ROWS) * QuantizedRows::GROUP)).max(1);
         for rows in blocks(rows, cached_rows(gate.matrix.cols())) {
             for panels in blocks(panels.clone(), panels_at_once) {
@@ -374,7 +423,12 @@ impl CpuLane<'_> {
             panic!("{act:?} is kept as it is")
         };
         let is_private = act == Act::Normed && self.is_private();
-        for row in if is_private { 0..rows } else { self.lane.share(rows) } {
+        let share = match rows {
+            _ if is_private => 0..rows,
+            _ if rows == self.shared.plan.num_tokens() => self.tokens(),
+            _ => self.lane.share(rows),
+        };
+        for row in share {
             // SAFETY: this lane's row; the input lies behind a barrier, or is this lane's own.
             let (from, to) = unsafe { (from.row(row), ordered.float32.row_mut(row)) };
             to.iter_mut().zip(order).for_each(|(to, &col)| *to = from[col as usize]);
@@ -406,12 +460,6 @@ impl CpuLane<'_> {
         }
     }
 
-    /// The segment's outputs of these panels, for all tokens.
-    fn multiply(&self, segment: &Segment, panels: Range<usize>, input: Input<'_>) {
-        let out = self.output(segment.output).columns_from(segment.col);
-        self.multiply_rows(segment, panels, input, 0..self.shared.plan.num_tokens(), out);
-    }
-
     fn multiply_rows(
         &self,
         segment: &Segment,
@@ -427,7 +475,9 @@ impl CpuLane<'_> {
         }
         let x = input.float32.expect("a float32 form is kept where something reads it");
         // SAFETY: as above.
-        unsafe { kernels.matmul_f32(&segment.matrix, panels, x.first_rows(rows.end), rows, out) }
+        unsafe {
+            kernels.matmul_f32(&segment.matrix, panels, x.rows(rows.clone()), 0..rows.len(), out.rows_from(rows.start))
+        }
     }
 
     fn transform_heads(&self, token: usize, heads: &HeadTransform<Vec<f32>>) {

@@ -83,7 +83,7 @@ impl Session {
             Act::Projected => &self.acts.projected,
         };
         // SAFETY: lanes write only while an operation runs, and operations run to their end within a call.
-        unsafe { shared.first_rows(self.num_tokens()) }
+        unsafe { shared.rows(0..self.num_tokens()) }
     }
 
     /// Begins in the middle: `residual` is (num_tokens, hidden_size).

@@ -49,6 +49,12 @@ impl<'a> MatMut<'a> {
         Self { ptr, rows: row + memory.len() / stride, stride, _life: PhantomData }
     }
 
+    /// The rows from `row` on.
+    pub fn rows_from(self, row: usize) -> Self {
+        assert!(row <= self.rows);
+        Self { ptr: self.ptr.wrapping_add(row * self.stride), rows: self.rows - row, ..self }
+    }
+
     /// The matrix has room for these outputs of `w`, as far as its own shape tells.
     fn check(&self, w: &PackedMatrix, panels: &Range<usize>, rows: &Range<usize>) {
         assert!(panels.end <= w.num_panels(), "panel {} of {}", panels.end, w.num_panels());

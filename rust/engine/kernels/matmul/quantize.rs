@@ -182,6 +182,23 @@ impl Int8Rows {
             }
         }
     }
+
+    /// The same rows from `cols` columns further on, for weights in groups of `group`.
+    ///
+    /// # Safety
+    /// There are that many columns: whole groups of 32.
+    pub unsafe fn skip_cols(&self, cols: usize, group: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self {
+                codes: self.codes.add(cols),
+                scales: self.scales.add(cols / GROUP),
+                neg_sums: self.neg_sums.add(cols / group),
+                scaled_sums: self.scaled_sums.add(cols / group),
+                ..*self
+            }
+        }
+    }
 }
 
 /// Adding it moves a float's integer part, rounded to nearest even, into its low bits.

@@ -2,6 +2,7 @@
 //! its signed one, broadcast: a register accumulates 16 rows of weights, and nothing is summed across lanes.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::unpack::{group_min, group_scale, step_codes};
@@ -11,6 +12,29 @@ use crate::quant::{Format, Layout, PANEL_ROWS, with_format};
 
 /// Most rows of a tile.
 const TILE_ROWS: usize = 6;
+
+/// Columns of a pair of panels that are unpacked together: whole blocks of every layout, and two thirds of L1.
+const UNPACKED_COLS: usize = 1024;
+
+/// Codes of two panels, a byte each, in the order in which tiles read them.
+type UnpackedCodes = [__m512i; 2 * UNPACKED_COLS * PANEL_ROWS / 64];
+
+/// What a tile multiplies with.
+#[derive(Clone, Copy)]
+struct Panels<const P: usize> {
+    /// The first block of each.
+    blocks: [*const u8; P],
+    /// [`UnpackedCodes`], for tiles that read those.
+    unpacked: *const u8,
+    /// The tile goes on where one of the columns before ended.
+    sums_wait: bool,
+}
+
+impl<const P: usize> Panels<P> {
+    fn packed(blocks: [*const u8; P]) -> Self {
+        Self { blocks, unpacked: std::ptr::null(), sums_wait: false }
+    }
+}
 
 /// Panels of small matrices have fewer bytes. Their model lies in L3, which wants to be asked further ahead than DRAM.
 const SMALL_PANEL: usize = 16 << 10;
@@ -25,8 +49,78 @@ pub unsafe fn packed_int8(
     stride: usize,
 ) {
     // SAFETY: the caller's promise.
-    with_format!(layout, F => unsafe { all_panels::<F>(panels, x, rows, out, stride) })
-        .expect("dense panels have no codes");
+    with_format!(layout, F => unsafe {
+        match const { 4 < F::SPEC.bits && F::SPEC.bits < 8 } && rows > 4 * TILE_ROWS {
+            true => unpacked_panels::<F>(panels, x, rows, out, stride),
+            false => all_panels::<F>(panels, x, rows, out, stride),
+        }
+    })
+    .expect("dense panels have no codes");
+}
+
+/// Codes of five and six bits take so long to unpack that several tiles share it: pairs of panels are unpacked to L1, a
+/// chunk of columns at a time, and sums wait in `out` for the next chunk.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn unpacked_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usize, out: *mut f32, stride: usize) {
+    let PackedPanels { first, count, panel_bytes, cols } = panels;
+    let spec = const { F::SPEC };
+    let num_tiles = rows.div_ceil(TILE_ROWS);
+    let num_parts = num_tiles * cols.div_ceil(UNPACKED_COLS);
+    let mut codes = MaybeUninit::<UnpackedCodes>::uninit();
+    let to = codes.as_mut_ptr().cast::<u8>();
+    for panel in (0..count - count % 2).step_by(2) {
+        let pair = [first.wrapping_add(panel * panel_bytes), first.wrapping_add((panel + 1) * panel_bytes)];
+        let mut part = 0;
+        for first_col in (0..cols).step_by(UNPACKED_COLS) {
+            let cols = UNPACKED_COLS.min(cols - first_col);
+            let blocks = pair.map(|panel| panel.wrapping_add(first_col / spec.cols * const { F::SPEC.bytes() }));
+            for p in 0..2 {
+                // SAFETY: the columns lie inside the panel, and `codes` has room for them.
+                unsafe { unpack_codes::<F>(blocks[p], cols, to.add(p * UNPACKED_COLS * PANEL_ROWS)) };
+            }
+            for i in 0..num_tiles {
+                let row = i * rows / num_tiles;
+                let share = part * 2 * panel_bytes / num_parts..(part + 1) * 2 * panel_bytes / num_parts;
+                part += 1;
+                let fetch = Fetch::new(pair[1].wrapping_add(panel_bytes), 0, share, cols / spec.group);
+                let from = Panels { blocks, unpacked: to, sums_wait: first_col > 0 };
+                // SAFETY: the rows of the tile exist, and so do the columns, which `codes` has.
+                unsafe {
+                    let x = x.skip_rows(row).skip_cols(first_col, spec.group);
+                    let out = out.add(row * stride + panel * PANEL_ROWS);
+                    match (i + 1) * rows / num_tiles - row {
+                        4 => tile::<F, 2, 4, true>(from, cols, x, fetch, out, stride),
+                        5 => tile::<F, 2, 5, true>(from, cols, x, fetch, out, stride),
+                        6 => tile::<F, 2, 6, true>(from, cols, x, fetch, out, stride),
+                        rows => unreachable!("{rows} rows in one of several tiles"),
+                    }
+                }
+            }
+        }
+    }
+    if count % 2 == 1 {
+        let last = PackedPanels { first: first.wrapping_add((count - 1) * panel_bytes), count: 1, ..panels };
+        // SAFETY: the caller's promise.
+        unsafe { all_panels::<F>(last, x, rows, out.add((count - 1) * PANEL_ROWS), stride) };
+    }
+}
+
+/// Whole blocks of one panel to a byte per code.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn unpack_codes<F: Format>(first: *const u8, cols: usize, to: *mut u8) {
+    let spec = const { F::SPEC };
+    for group in 0..cols / spec.group {
+        // SAFETY: the caller's columns.
+        unsafe {
+            let block = first.add(group / spec.groups() * const { F::SPEC.bytes() });
+            let codes =
+                block.add(const { F::SPEC.codes_at() } + group % spec.groups() * const { F::SPEC.group_bytes() });
+            for step in 0..spec.group / 4 {
+                let to = to.add((group * spec.group + 4 * step) * PANEL_ROWS);
+                _mm512_store_si512(to.cast(), step_codes(codes, spec, step));
+            }
+        }
+    }
 }
 
 /// With few rows memory limits, and one stream is read fastest. With more, the next pair of panels is fetched while the tiles
@@ -56,16 +150,16 @@ unsafe fn all_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usize, 
             unsafe {
                 let (x, out) = (x.skip_rows(row), out.add(row * stride + panel * PANEL_ROWS));
                 match (together, (i + 1) * rows / num_tiles - row) {
-                    (1, 1) => tile::<F, 1, 1>([a], cols, x, fetch, out, stride),
-                    (1, 2) => tile::<F, 1, 2>([a], cols, x, fetch, out, stride),
-                    (1, 3) => tile::<F, 1, 3>([a], cols, x, fetch, out, stride),
-                    (1, 4) => tile::<F, 1, 4>([a], cols, x, fetch, out, stride),
-                    (1, 5) => tile::<F, 1, 5>([a], cols, x, fetch, out, stride),
-                    (1, 6) => tile::<F, 1, 6>([a], cols, x, fetch, out, stride),
-                    (2, 3) => tile::<F, 2, 3>([a, b], cols, x, fetch, out, stride),
-                    (2, 4) => tile::<F, 2, 4>([a, b], cols, x, fetch, out, stride),
-                    (2, 5) => tile::<F, 2, 5>([a, b], cols, x, fetch, out, stride),
-                    (2, 6) => tile::<F, 2, 6>([a, b], cols, x, fetch, out, stride),
+                    (1, 1) => tile::<F, 1, 1, false>(Panels::packed([a]), cols, x, fetch, out, stride),
+                    (1, 2) => tile::<F, 1, 2, false>(Panels::packed([a]), cols, x, fetch, out, stride),
+                    (1, 3) => tile::<F, 1, 3, false>(Panels::packed([a]), cols, x, fetch, out, stride),
+                    (1, 4) => tile::<F, 1, 4, false>(Panels::packed([a]), cols, x, fetch, out, stride),
+                    (1, 5) => tile::<F, 1, 5, false>(Panels::packed([a]), cols, x, fetch, out, stride),
+                    (1, 6) => tile::<F, 1, 6, false>(Panels::packed([a]), cols, x, fetch, out, stride),
+                    (2, 3) => tile::<F, 2, 3, false>(Panels::packed([a, b]), cols, x, fetch, out, stride),
+                    (2, 4) => tile::<F, 2, 4, false>(Panels::packed([a, b]), cols, x, fetch, out, stride),
+                    (2, 5) => tile::<F, 2, 5, false>(Panels::packed([a, b]), cols, x, fetch, out, stride),
+                    (2, 6) => tile::<F, 2, 6, false>(Panels::packed([a, b]), cols, x, fetch, out, stride),
                     (panels, rows) => unreachable!("{rows} rows with {panels} panels"),
                 }
             }
@@ -114,8 +208,8 @@ impl Fetch {
 /// `T` rows against `P` packed panels: twelve accumulators and as many totals are most of the registers. What goes over
 /// panels are loops: closures would not be compiled for this tier.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn tile<F: Format, const P: usize, const T: usize>(
-    panels: [*const u8; P],
+unsafe fn tile<F: Format, const P: usize, const T: usize, const UNPACKED: bool>(
+    panels: Panels<P>,
     cols: usize,
     x: Int8Rows,
     mut fetch: Fetch,
@@ -124,14 +218,23 @@ unsafe fn tile<F: Format, const P: usize, const T: usize>(
 ) {
     let spec = const { F::SPEC };
     let mut totals = [[_mm512_setzero_ps(); P]; T];
+    if UNPACKED && panels.sums_wait {
+        for t in 0..T {
+            for p in 0..P {
+                // SAFETY: the caller's T rows of P panels.
+                totals[t][p] = unsafe { _mm512_loadu_ps(out.add(t * stride + p * PANEL_ROWS)) };
+            }
+        }
+    }
     for b in 0..cols / spec.cols {
-        let mut blocks = panels;
+        let mut here = panels;
         for p in 0..P {
-            blocks[p] = panels[p].wrapping_add(b * const { F::SPEC.bytes() });
+            here.blocks[p] = panels.blocks[p].wrapping_add(b * const { F::SPEC.bytes() });
         }
         for g in 0..spec.groups() {
+            let at = b * spec.groups() + g;
             // SAFETY: block b lies inside the panels; `x` has T rows of `cols` columns.
-            unsafe { add_products::<F, P, T>(blocks, g, x, b * spec.groups() + g, &mut fetch, &mut totals) };
+            unsafe { add_products::<F, P, T, UNPACKED>(here, g, x, at, &mut fetch, &mut totals) };
         }
     }
     for t in 0..T {
@@ -145,8 +248,8 @@ unsafe fn tile<F: Format, const P: usize, const T: usize>(
 /// Adds the products of the blocks' group `g`, the panels' group `at`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn add_products<F: Format, const P: usize, const T: usize>(
-    blocks: [*const u8; P],
+unsafe fn add_products<F: Format, const P: usize, const T: usize, const UNPACKED: bool>(
+    Panels { blocks, unpacked, .. }: Panels<P>,
     g: usize,
     x: Int8Rows,
     at: usize,
@@ -160,7 +263,10 @@ unsafe fn add_products<F: Format, const P: usize, const T: usize>(
         let mut codes = blocks;
         let mut acc = [[_mm512_setzero_si512(); P]; T];
         for p in 0..P {
-            codes[p] = blocks[p].add(const { F::SPEC.codes_at() } + g * const { F::SPEC.group_bytes() });
+            codes[p] = match UNPACKED {
+                true => unpacked.add((p * UNPACKED_COLS + at * spec.group) * PANEL_ROWS),
+                false => blocks[p].add(const { F::SPEC.codes_at() } + g * const { F::SPEC.group_bytes() }),
+            };
         }
         fetch.group::<F>(&codes);
         for t in 0..T {
@@ -169,7 +275,10 @@ unsafe fn add_products<F: Format, const P: usize, const T: usize>(
         for step in 0..spec.group / 4 {
             let mut w = [_mm512_setzero_si512(); P];
             for p in 0..P {
-                w[p] = step_codes(codes[p], spec, step);
+                w[p] = match UNPACKED {
+                    true => _mm512_load_si512(codes[p].add(step * 4 * PANEL_ROWS).cast()),
+                    false => step_codes(codes[p], spec, step),
+                };
             }
             let q = opaque(x.codes).add(at * spec.group + 4 * step);
             for t in 0..T {

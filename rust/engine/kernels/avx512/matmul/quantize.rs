@@ -6,16 +6,21 @@ use crate::kernels::matmul::{GROUP, RowMut, scale_of};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn quantize(x: &[f32], out: RowMut) {
+    let whole = x.len() / GROUP;
     let mut group = 0;
-    // SAFETY: the caller's promise; a group's codes are 32 bytes.
-    unsafe {
-        while let Some(x) = x.get(group * GROUP..(group + 4) * GROUP) {
-            if !four_groups(x.as_ptr(), group, out) {
-                (group..group + 4).for_each(|g| one_group(&x[(g - group) * GROUP..], g, out));
+    while group < out.groups() {
+        // The last four whole groups again, where fewer are left: that is faster than each for itself.
+        let first = if (1..4).contains(&whole.saturating_sub(group)) { whole.saturating_sub(4) } else { group };
+        // SAFETY: the caller's promise; a group's codes are 32 bytes.
+        unsafe {
+            match x.get(first * GROUP..(first + 4) * GROUP) {
+                Some(four) if four_groups(four.as_ptr(), first, out) => group = first + 4,
+                _ => {
+                    one_group(&x[group * GROUP..], group, out);
+                    group += 1;
+                }
             }
-            group += 4;
         }
-        (group..out.groups()).for_each(|group| one_group(&x[(group * GROUP).min(x.len())..], group, out));
     }
 }
 
