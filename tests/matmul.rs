@@ -133,7 +133,7 @@ fn tiers() -> Vec<Kernels> {
 const CANARY: f32 = 12345.0;
 
 /// Runs `product` on an output (rows, w.rows() + 3) and checks that it kept to its columns.
-fn product(w: &PackedMatrix, rows: usize, product: impl Fn(MatMut<'_>)) -> Vec<f32> {
+fn product(w: &PackedMatrix, rows: usize, product: impl FnOnce(MatMut<'_>)) -> Vec<f32> {
     let stride = w.rows() + 3;
     let mut out = vec![CANARY; rows * stride];
     product(MatMut { ptr: out.as_mut_ptr(), rows, stride, _life: PhantomData });
@@ -145,14 +145,19 @@ fn product(w: &PackedMatrix, rows: usize, product: impl Fn(MatMut<'_>)) -> Vec<f
         .collect()
 }
 
-fn int8(kernels: Kernels, w: &PackedMatrix, x: &[f32], splits: &[Range<usize>]) -> Vec<f32> {
-    let rows = x.len() / w.cols();
+fn quantized(kernels: Kernels, x: &[f32], cols: usize) -> QuantizedRows {
     let mut quantized = QuantizedRows::default();
-    quantized.resize(rows, w.cols());
-    for (row, x) in x.chunks_exact(w.cols()).enumerate() {
+    quantized.resize(x.len() / cols, cols);
+    for (row, x) in x.chunks_exact(cols).enumerate() {
         // SAFETY: one thread.
         unsafe { kernels.quantize(x, &quantized, row, 0) };
     }
+    quantized
+}
+
+fn int8(kernels: Kernels, w: &PackedMatrix, x: &[f32], splits: &[Range<usize>]) -> Vec<f32> {
+    let rows = x.len() / w.cols();
+    let quantized = quantized(kernels, x, w.cols());
     product(w, rows, |out| {
         for panels in splits {
             // SAFETY: one thread; the output has the shape.
@@ -229,6 +234,10 @@ fn some_cols(dtype: DType) -> impl Strategy<Value = usize> {
         32 => prop::sample::select(vec![32, 96, 256, 288, 576, 640, 1024, 2048]).boxed(),
         _ => prop::sample::select(vec![1, 7, 64, 100, 333, 576]).boxed(),
     }
+}
+
+fn some_dtype() -> impl Strategy<Value = DType> {
+    prop::sample::select(&QUANTIZED[..])
 }
 
 fn some_case(dtypes: &'static [DType]) -> impl Strategy<Value = (DType, usize, usize, usize, u64)> {
@@ -320,6 +329,31 @@ proptest! {
     #[test]
     fn results_do_not_depend_on_company(case in some_case(&QUANTIZED), m2 in 1usize..70, cut in 0usize..6) {
         company(case, m2, cut, &[int8, float32]);
+    }
+
+    #[test]
+    fn a_pair_gives_what_each_gives(case in some_case(&QUANTIZED), other in some_dtype(), cut in 0usize..6) {
+        let (dtype, rows, cols, m, seed) = case;
+        // Now and then of another layout, where that has whole blocks of these columns.
+        let other = if seed % 4 == 0 && cols % other.block_len() == 0 { other } else { dtype };
+        let mut rng = Rng(seed);
+        let [a, b] = [dtype, other].map(|dtype| Case::new(dtype, rows, cols, &mut rng).packed);
+        let x = rng.floats(m * cols);
+        let cut = cut.min(a.num_panels());
+        for kernels in tiers() {
+            let x8 = quantized(kernels, &x, cols);
+            let mut of_a = Vec::new();
+            let of_b = product(&b, m, |to_b| {
+                of_a = product(&a, m, |to_a| {
+                    for panels in [cut..a.num_panels(), 0..cut] {
+                        // SAFETY: one thread; the outputs have the shape.
+                        unsafe { kernels.matmul_int8_pair([&a, &b], panels, &x8, 0..m, [to_a, to_b]) };
+                    }
+                });
+            });
+            prop_assert_eq!(of_a, int8(kernels, &a, &x, &whole(&a)));
+            prop_assert_eq!(of_b, int8(kernels, &b, &x, &whole(&b)));
+        }
     }
 
     #[test]

@@ -39,8 +39,8 @@ const GROUP_PANELS: usize = QuantizedRows::GROUP / PANEL_ROWS;
 /// four groups of int8 activations, which are quantized together.
 const GATED_FLOATS: usize = 4 * BLOCK_ROWS * QuantizedRows::GROUP;
 
-/// Up to this many tokens, products wait for memory.
-const FEW_TOKENS: usize = 8;
+/// Up to this many tokens, products wait for memory, at their beginning at least.
+const FEW_TOKENS: usize = 64;
 
 /// From this many tokens a lane on, lanes own tokens. A lane then reads all weights, which its products hide.
 const OWN_TOKENS: usize = 96;
@@ -133,12 +133,17 @@ impl Backend for CpuLane<'_> {
         if self.shared.plan.num_tokens() > FEW_TOKENS {
             return;
         }
-        let first = match &weight.segments[..] {
-            [gate, ..] if gate.output == Act::Gate => Some((gate, self.gate_panels(gate))),
-            _ => weight.within(self.lane.share(weight.num_panels())).next(),
-        };
-        if let Some((segment, panels)) = first {
-            segment.matrix.fetch(panels.start, EXPECTED_BYTES);
+        match &weight.segments[..] {
+            [gate, up, ..] if gate.output == Act::Gate => {
+                for segment in [gate, up] {
+                    segment.matrix.fetch(self.gate_panels(gate).start, EXPECTED_BYTES / 2);
+                }
+            }
+            _ => {
+                if let Some((segment, panels)) = weight.within(self.lane.share(weight.num_panels())).next() {
+                    segment.matrix.fetch(panels.start, EXPECTED_BYTES);
+                }
+            }
         }
     }
 
@@ -384,12 +389,19 @@ impl CpuLane<'_> {
         scratch: &mut [f32],
     ) {
         let cols = panels.start * PANEL_ROWS..gate.matrix.rows().min(panels.end * PANEL_ROWS);
-        let (gated, other) = scratch.split_at_mut(GATED_FLOATS);
-        for (segment, out) in [(gate, &mut *gated), (up, &mut *other)] {
-            let out = MatMut::part(out, cols.len(), rows.start, cols.start);
-            self.multiply_rows(segment, panels.clone(), input, rows.clone(), out);
-        }
         let CpuStep { acts, kernels, .. } = self.shared;
+        let (gated, other) = scratch.split_at_mut(GATED_FLOATS);
+        let out = [&mut *gated, &mut *other].map(|out| MatMut::part(out, cols.len(), rows.start, cols.start));
+        let pair = [&gate.matrix, &up.matrix];
+        match input.int8.filter(|_| pair.iter().all(|matrix| matrix.layout().is_quantized())) {
+            // SAFETY: `out` is this lane's scratch memory; the input lies behind a barrier.
+            Some(x) => unsafe { kernels.matmul_int8_pair(pair, panels, x, rows.clone(), out) },
+            None => {
+                for (segment, out) in [gate, up].into_iter().zip(out) {
+                    self.multiply_rows(segment, panels.clone(), input, rows.clone(), out);
+                }
+            }
+        }
         let each = gated.chunks_exact_mut(cols.len()).zip(other.chunks_exact(cols.len()));
         for (token, (gated, other)) in rows.zip(each) {
             kernels.gated_activation(activation, gated, other);

@@ -58,7 +58,7 @@ pub unsafe fn int8(
 ) {
     let (kernel, few) = match tier.int8 {
         // SAFETY: the caller's promise.
-        Int8Kernels::Packed(kernel) => return unsafe { packed(kernel, w, panels, x, rows, out) },
+        Int8Kernels::Packed(kernel) => return unsafe { packed(kernel, [w], panels, x, rows, [out]) },
         Int8Kernels::Unpacked { tile, few_rows } => (tile, few_rows),
     };
     if let (Some(kernel), true) = (few, rows.len() <= PANEL_KERNEL_ROWS) {
@@ -84,41 +84,76 @@ pub unsafe fn int8(
     }
 }
 
-/// `int8` straight from packed panels. The last panel of a matrix may have more rows than `out` has columns.
+/// `int8` of two matrices of one shape with the same input.
 ///
 /// # Safety
 /// As for `int8`.
-unsafe fn packed(
-    kernel: PackedInt8,
-    w: &PackedMatrix,
+pub unsafe fn int8_pair(
+    tier: &MatmulTier,
+    w: [&PackedMatrix; 2],
     panels: Range<usize>,
     x: &QuantizedRows,
     rows: Range<usize>,
-    out: MatMut<'_>,
+    out: [MatMut<'_>; 2],
 ) {
-    let whole = panels.start..panels.end.min(w.rows() / PANEL_ROWS).max(panels.start);
-    let run = |panels: &Range<usize>| PackedPanels {
+    match tier.int8 {
+        Int8Kernels::Packed(kernel) if w[0].layout() == w[1].layout() && out[0].stride == out[1].stride => {
+            // SAFETY: the caller's promise.
+            unsafe { packed(kernel, w, panels, x, rows, out) }
+        }
+        _ => {
+            for (w, out) in w.into_iter().zip(out) {
+                // SAFETY: the caller's promise.
+                unsafe { int8(tier, w, panels.clone(), x, rows.clone(), out) }
+            }
+        }
+    }
+}
+
+/// `int8` straight from packed panels, of matrices of one shape and layout. The last panel of a matrix may have more rows than
+/// `out` has columns.
+///
+/// # Safety
+/// As for `int8`.
+unsafe fn packed<const N: usize>(
+    kernel: PackedInt8,
+    w: [&PackedMatrix; N],
+    panels: Range<usize>,
+    x: &QuantizedRows,
+    rows: Range<usize>,
+    out: [MatMut<'_>; N],
+) {
+    let (layout, cols) = (w[0].layout(), w[0].cols());
+    let whole = panels.start..panels.end.min(w[0].rows() / PANEL_ROWS).max(panels.start);
+    let run = |w: &PackedMatrix, panels: &Range<usize>, out| PackedPanels {
         first: w.panel_ptr(panels.start),
         count: panels.len(),
-        panel_bytes: w.layout().panel_bytes(w.cols()),
-        cols: w.cols(),
+        panel_bytes: layout.panel_bytes(cols),
+        cols,
+        out,
     };
-    let view = |row| x.view(row, 0, group_of(w));
+    let view = |row| x.view(row, 0, group_of(w[0]));
     if !whole.is_empty() {
-        for rows in blocks(rows.clone(), cached_rows(w.cols())) {
-            let to = out.ptr.wrapping_add(rows.start * out.stride + whole.start * PANEL_ROWS);
+        for rows in blocks(rows.clone(), cached_rows(cols)) {
+            let runs: [_; N] = std::array::from_fn(|i| {
+                let to = out[i].ptr.wrapping_add(rows.start * out[i].stride + whole.start * PANEL_ROWS);
+                run(w[i], &whole, to)
+            });
             // SAFETY: the panels' columns of these rows are the caller's.
-            unsafe { kernel(w.layout(), run(&whole), view(rows.start), rows.len(), to, out.stride) };
+            unsafe { kernel(layout, &runs, view(rows.start), rows.len(), out[0].stride) };
         }
     }
     let rest = whole.end..panels.end;
     if !rest.is_empty() {
         let mut sums = [[[0.0; PANEL_ROWS]; 1]; BLOCK_ROWS];
-        for rows in blocks(rows, BLOCK_ROWS) {
-            // SAFETY: `sums` has these rows of one panel; the caller's promise.
-            unsafe {
-                kernel(w.layout(), run(&rest), view(rows.start), rows.len(), sums.as_mut_ptr().cast(), PANEL_ROWS);
-                write(out, rows, rest.clone(), w.rows(), &sums);
+        for (w, out) in w.into_iter().zip(out) {
+            for rows in blocks(rows.clone(), BLOCK_ROWS) {
+                // SAFETY: `sums` has these rows of one panel; the caller's promise.
+                unsafe {
+                    let to = run(w, &rest, sums.as_mut_ptr().cast());
+                    kernel(layout, &[to], view(rows.start), rows.len(), PANEL_ROWS);
+                    write(out, rows, rest.clone(), w.rows(), &sums);
+                }
             }
         }
     }

@@ -151,7 +151,30 @@ impl Kernels {
         unsafe { driver::int8(self.matmul_tier(), w, panels, x, rows, out) }
     }
 
-    /// The same with float32 activations, `x` (rows, w.cols()). Serves every layout.
+    /// `matmul_int8` of two matrices of one shape with the same input, each to its own `out`. The same bits; of several rows,
+    /// panels of both go together, and their memory is read without a pause.
+    ///
+    /// # Safety
+    /// As for `matmul_int8`.
+    pub unsafe fn matmul_int8_pair(
+        &self,
+        w: [&PackedMatrix; 2],
+        panels: Range<usize>,
+        x: &QuantizedRows,
+        rows: Range<usize>,
+        out: [MatMut<'_>; 2],
+    ) {
+        assert!(w[0].rows() == w[1].rows(), "a pair of {} and {} rows", w[0].rows(), w[1].rows());
+        for (w, out) in w.into_iter().zip(&out) {
+            assert!(x.cols() == w.cols(), "{} activations for {} columns", x.cols(), w.cols());
+            out.check(w, &panels, &rows);
+        }
+        assert!(rows.end <= x.rows(), "row {} of {}", rows.end, x.rows());
+        // SAFETY: this machine has the tier; the shapes were checked.
+        unsafe { driver::int8_pair(self.matmul_tier(), w, panels, x, rows, out) }
+    }
+
+    /// `matmul_int8` with float32 activations, `x` (rows, w.cols()). Serves every layout.
     ///
     /// Weights are decoded exactly (`dequantize`), and an element's products are added column by column in
     /// ascending order. Tiers differ by at most 2⁻²³ × cols × Σ |w · x|.

@@ -72,18 +72,19 @@ pub type Int8Panels = unsafe fn(Layout, &[*const u8], cols: usize, Int8Rows, row
 /// The same for dense panels and float32 activations.
 pub type DensePanels = unsafe fn(Layout, &[*const u8], cols: usize, F32Rows, rows: usize, out: &mut [PanelSums]);
 
-/// Whole panels that lie side by side.
+/// Whole panels that lie side by side, and their outputs: (rows, stride), sixteen columns for each panel.
 #[derive(Clone, Copy)]
 pub struct PackedPanels {
     pub first: *const u8,
     pub count: usize,
     pub panel_bytes: usize,
     pub cols: usize,
+    pub out: *mut f32,
 }
 
-/// Computes the int8 products of `rows` rows, as many as stay in L2, with packed panels: out (rows, stride), sixteen
-/// columns for each panel.
-pub type PackedInt8 = unsafe fn(Layout, PackedPanels, Int8Rows, rows: usize, out: *mut f32, stride: usize);
+/// Computes the int8 products of `rows` rows, as many as stay in L2, with packed panels of a matrix, or of two of one shape
+/// and layout, whose panels then go together.
+pub type PackedInt8 = unsafe fn(Layout, &[PackedPanels], Int8Rows, rows: usize, stride: usize);
 
 /// Adds `cols` columns' products to `sums` (rows, INT8_PANELS, 16); one or two chunks.
 pub type Int8Tile = unsafe fn(Layout, &[PanelChunk], cols: usize, Int8Rows, sums: &mut [Int8Sums]);

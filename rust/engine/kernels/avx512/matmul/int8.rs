@@ -40,68 +40,184 @@ impl<const P: usize> Panels<P> {
 const SMALL_PANEL: usize = 16 << 10;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn packed_int8(
-    layout: Layout,
-    panels: PackedPanels,
-    x: Int8Rows,
-    rows: usize,
-    out: *mut f32,
-    stride: usize,
-) {
+pub unsafe fn packed_int8(layout: Layout, matrices: &[PackedPanels], x: Int8Rows, rows: usize, stride: usize) {
     // SAFETY: the caller's promise.
-    with_format!(layout, F => unsafe {
-        match const { 4 < F::SPEC.bits && F::SPEC.bits < 8 } && rows > 4 * TILE_ROWS {
-            true => unpacked_panels::<F>(panels, x, rows, out, stride),
-            false => all_panels::<F>(panels, x, rows, out, stride),
+    with_format!(layout, F => unsafe { multiply::<F>(matrices, x, rows, stride) }).expect("dense panels have no codes");
+}
+
+/// With few rows memory limits, and one stream is read fastest. With more, the next pair of panels is fetched while the tiles
+/// of rows use one.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn multiply<F: Format>(matrices: &[PackedPanels], x: Int8Rows, rows: usize, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if rows <= TILE_ROWS {
+            for panels in matrices {
+                single_panels::<F>(*panels, x, rows, stride);
+            }
+            return;
         }
-    })
-    .expect("dense panels have no codes");
+        let (pairs, rest) = Pairs::of(matrices);
+        match const { 4 < F::SPEC.bits && F::SPEC.bits < 8 } && rows > 4 * TILE_ROWS {
+            true => unpacked_pairs::<F>(pairs, x, rows, stride),
+            false => packed_pairs::<F>(pairs, x, rows, stride),
+        }
+        single_panels::<F>(rest, x, rows, stride);
+    }
+}
+
+/// Two panels, and where their outputs begin.
+#[derive(Clone, Copy)]
+struct Pair {
+    panels: [*const u8; 2],
+    out: [*mut f32; 2],
+}
+
+/// Pairs of neighbours, or of the same panels of two matrices.
+#[derive(Clone, Copy)]
+struct Pairs {
+    first: Pair,
+    count: usize,
+    /// Panels from a pair to the next.
+    step: usize,
+    panel_bytes: usize,
+    cols: usize,
+}
+
+impl Pairs {
+    /// With what remains.
+    fn of(matrices: &[PackedPanels]) -> (Self, PackedPanels) {
+        let a = matrices[0];
+        let (b, step) = match matrices {
+            [_, b] => (*b, 1),
+            _ => (a.skip(1), 2),
+        };
+        let first = Pair { panels: [a.first, b.first], out: [a.out, b.out] };
+        let count = a.count / step;
+        (Self { first, count, step, panel_bytes: a.panel_bytes, cols: a.cols }, a.skip(count * step))
+    }
+
+    fn at(&self, i: usize) -> Pair {
+        let Pair { panels, out } = self.first;
+        Pair {
+            panels: panels.map(|panel| panel.wrapping_add(i * self.step * self.panel_bytes)),
+            out: out.map(|out| out.wrapping_add(i * self.step * PANEL_ROWS)),
+        }
+    }
+}
+
+impl PackedPanels {
+    /// Those from panel `count` on.
+    fn skip(self, count: usize) -> Self {
+        Self {
+            first: self.first.wrapping_add(count * self.panel_bytes),
+            count: self.count.saturating_sub(count),
+            out: self.out.wrapping_add(count * PANEL_ROWS),
+            ..self
+        }
+    }
+}
+
+/// Part `i` of `len` things in `num` parts.
+fn part(i: usize, num: usize, len: usize) -> Range<usize> {
+    i * len / num..(i + 1) * len / num
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn single_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usize, stride: usize) {
+    let PackedPanels { count, panel_bytes, cols, .. } = panels;
+    let num_tiles = rows.div_ceil(TILE_ROWS);
+    let ahead = match num_tiles {
+        1 if panel_bytes < SMALL_PANEL => 12 << 10,
+        1 => 8 << 10,
+        _ => panel_bytes,
+    };
+    for panel in 0..count {
+        let PackedPanels { first, out, .. } = panels.skip(panel);
+        for i in 0..num_tiles {
+            let here = part(i, num_tiles, rows);
+            let fetch = Fetch::new([first], ahead, part(i, num_tiles, panel_bytes), cols / const { F::SPEC.group });
+            let from = Panels::packed([first]);
+            // SAFETY: the rows of the tile exist, and so does the panel.
+            unsafe {
+                let (x, out) = (x.skip_rows(here.start), [out.add(here.start * stride)]);
+                match here.len() {
+                    1 => tile::<F, 1, 1, false>(from, cols, x, fetch, out, stride),
+                    2 => tile::<F, 1, 2, false>(from, cols, x, fetch, out, stride),
+                    3 => tile::<F, 1, 3, false>(from, cols, x, fetch, out, stride),
+                    4 => tile::<F, 1, 4, false>(from, cols, x, fetch, out, stride),
+                    5 => tile::<F, 1, 5, false>(from, cols, x, fetch, out, stride),
+                    6 => tile::<F, 1, 6, false>(from, cols, x, fetch, out, stride),
+                    rows => unreachable!("a tile of {rows} rows"),
+                }
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn packed_pairs<F: Format>(pairs: Pairs, x: Int8Rows, rows: usize, stride: usize) {
+    let Pairs { count, step, panel_bytes, cols, .. } = pairs;
+    let num_tiles = rows.div_ceil(TILE_ROWS);
+    for i in 0..count {
+        let Pair { panels, out } = pairs.at(i);
+        for i in 0..num_tiles {
+            let here = part(i, num_tiles, rows);
+            let share = part(i, num_tiles, panel_bytes);
+            let fetch = Fetch::new(panels, step * panel_bytes, share, cols / const { F::SPEC.group });
+            let from = Panels::packed(panels);
+            // SAFETY: the rows of the tile exist, and so do the panels.
+            unsafe {
+                let (x, out) = (x.skip_rows(here.start), out.map(|out| out.wrapping_add(here.start * stride)));
+                match here.len() {
+                    3 => tile::<F, 2, 3, false>(from, cols, x, fetch, out, stride),
+                    4 => tile::<F, 2, 4, false>(from, cols, x, fetch, out, stride),
+                    5 => tile::<F, 2, 5, false>(from, cols, x, fetch, out, stride),
+                    6 => tile::<F, 2, 6, false>(from, cols, x, fetch, out, stride),
+                    rows => unreachable!("{rows} rows in one of several tiles"),
+                }
+            }
+        }
+    }
 }
 
 /// Codes of five and six bits take so long to unpack that several tiles share it: pairs of panels are unpacked to L1, a
 /// chunk of columns at a time, and sums wait in `out` for the next chunk.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn unpacked_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usize, out: *mut f32, stride: usize) {
-    let PackedPanels { first, count, panel_bytes, cols } = panels;
+unsafe fn unpacked_pairs<F: Format>(pairs: Pairs, x: Int8Rows, rows: usize, stride: usize) {
+    let Pairs { count, step, panel_bytes, cols, .. } = pairs;
     let spec = const { F::SPEC };
     let num_tiles = rows.div_ceil(TILE_ROWS);
-    let num_parts = num_tiles * cols.div_ceil(UNPACKED_COLS);
+    let num_chunks = cols.div_ceil(UNPACKED_COLS);
     let mut codes = MaybeUninit::<UnpackedCodes>::uninit();
     let to = codes.as_mut_ptr().cast::<u8>();
-    for panel in (0..count - count % 2).step_by(2) {
-        let pair = [first.wrapping_add(panel * panel_bytes), first.wrapping_add((panel + 1) * panel_bytes)];
-        let mut part = 0;
-        for first_col in (0..cols).step_by(UNPACKED_COLS) {
-            let cols = UNPACKED_COLS.min(cols - first_col);
-            let blocks = pair.map(|panel| panel.wrapping_add(first_col / spec.cols * const { F::SPEC.bytes() }));
-            for p in 0..2 {
-                // SAFETY: the columns lie inside the panel, and `codes` has room for them.
-                unsafe { unpack_codes::<F>(blocks[p], cols, to.add(p * UNPACKED_COLS * PANEL_ROWS)) };
-            }
-            for i in 0..num_tiles {
-                let row = i * rows / num_tiles;
-                let share = part * 2 * panel_bytes / num_parts..(part + 1) * 2 * panel_bytes / num_parts;
-                part += 1;
-                let fetch = Fetch::new(pair[1].wrapping_add(panel_bytes), 0, share, cols / spec.group);
-                let from = Panels { blocks, unpacked: to, sums_wait: first_col > 0 };
-                // SAFETY: the rows of the tile exist, and so do the columns, which `codes` has.
-                unsafe {
-                    let x = x.skip_rows(row).skip_cols(first_col, spec.group);
-                    let out = out.add(row * stride + panel * PANEL_ROWS);
-                    match (i + 1) * rows / num_tiles - row {
-                        4 => tile::<F, 2, 4, true>(from, cols, x, fetch, out, stride),
-                        5 => tile::<F, 2, 5, true>(from, cols, x, fetch, out, stride),
-                        6 => tile::<F, 2, 6, true>(from, cols, x, fetch, out, stride),
-                        rows => unreachable!("{rows} rows in one of several tiles"),
-                    }
+    for (i, chunk) in (0..count).flat_map(|i| (0..num_chunks).map(move |chunk| (i, chunk))) {
+        let Pair { panels, out } = pairs.at(i);
+        let first_col = chunk * UNPACKED_COLS;
+        let cols = UNPACKED_COLS.min(cols - first_col);
+        let blocks = panels.map(|panel| panel.wrapping_add(first_col / spec.cols * const { F::SPEC.bytes() }));
+        for p in 0..2 {
+            // SAFETY: the columns lie inside the panel, and `codes` has room for them.
+            unsafe { unpack_codes::<F>(blocks[p], cols, to.add(p * UNPACKED_COLS * PANEL_ROWS)) };
+        }
+        for i in 0..num_tiles {
+            let here = part(i, num_tiles, rows);
+            let share = part(chunk * num_tiles + i, num_chunks * num_tiles, panel_bytes);
+            let fetch = Fetch::new(panels, step * panel_bytes, share, cols / spec.group);
+            let from = Panels { blocks, unpacked: to, sums_wait: chunk > 0 };
+            // SAFETY: the rows of the tile exist, and so do the columns, which `codes` has.
+            unsafe {
+                let x = x.skip_rows(here.start).skip_cols(first_col, spec.group);
+                let out = out.map(|out| out.wrapping_add(here.start * stride));
+                match here.len() {
+                    4 => tile::<F, 2, 4, true>(from, cols, x, fetch, out, stride),
+                    5 => tile::<F, 2, 5, true>(from, cols, x, fetch, out, stride),
+                    6 => tile::<F, 2, 6, true>(from, cols, x, fetch, out, stride),
+                    rows => unreachable!("{rows} rows in one of many tiles"),
                 }
             }
         }
-    }
-    if count % 2 == 1 {
-        let last = PackedPanels { first: first.wrapping_add((count - 1) * panel_bytes), count: 1, ..panels };
-        // SAFETY: the caller's promise.
-        unsafe { all_panels::<F>(last, x, rows, out.add((count - 1) * PANEL_ROWS), stride) };
     }
 }
 
@@ -123,58 +239,13 @@ unsafe fn unpack_codes<F: Format>(first: *const u8, cols: usize, to: *mut u8) {
     }
 }
 
-/// With few rows memory limits, and one stream is read fastest. With more, the next pair of panels is fetched while the tiles
-/// of rows use one.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn all_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usize, out: *mut f32, stride: usize) {
-    let PackedPanels { first, count, panel_bytes, cols } = panels;
-    let num_tiles = rows.div_ceil(TILE_ROWS);
-    let most_together = if num_tiles == 1 { 1 } else { 2 };
-    let mut panel = 0;
-    while panel < count {
-        let together = most_together.min(count - panel);
-        let bytes = together * panel_bytes;
-        let ahead = match num_tiles {
-            1 if panel_bytes < SMALL_PANEL => 12 << 10,
-            1 => 8 << 10,
-            _ => bytes,
-        };
-        let a = first.wrapping_add(panel * panel_bytes);
-        let b = a.wrapping_add(panel_bytes);
-        for i in 0..num_tiles {
-            let row = i * rows / num_tiles;
-            let share = i * bytes / num_tiles..(i + 1) * bytes / num_tiles;
-            let fetch = Fetch::new(a.wrapping_add(ahead), ahead, share, cols / const { F::SPEC.group });
-            // SAFETY: the row and those of its tile exist, and so do the panels.
-            unsafe {
-                let (x, out) = (x.skip_rows(row), out.add(row * stride + panel * PANEL_ROWS));
-                match (together, (i + 1) * rows / num_tiles - row) {
-                    (1, 1) => tile::<F, 1, 1, false>(Panels::packed([a]), cols, x, fetch, out, stride),
-                    (1, 2) => tile::<F, 1, 2, false>(Panels::packed([a]), cols, x, fetch, out, stride),
-                    (1, 3) => tile::<F, 1, 3, false>(Panels::packed([a]), cols, x, fetch, out, stride),
-                    (1, 4) => tile::<F, 1, 4, false>(Panels::packed([a]), cols, x, fetch, out, stride),
-                    (1, 5) => tile::<F, 1, 5, false>(Panels::packed([a]), cols, x, fetch, out, stride),
-                    (1, 6) => tile::<F, 1, 6, false>(Panels::packed([a]), cols, x, fetch, out, stride),
-                    (2, 3) => tile::<F, 2, 3, false>(Panels::packed([a, b]), cols, x, fetch, out, stride),
-                    (2, 4) => tile::<F, 2, 4, false>(Panels::packed([a, b]), cols, x, fetch, out, stride),
-                    (2, 5) => tile::<F, 2, 5, false>(Panels::packed([a, b]), cols, x, fetch, out, stride),
-                    (2, 6) => tile::<F, 2, 6, false>(Panels::packed([a, b]), cols, x, fetch, out, stride),
-                    (panels, rows) => unreachable!("{rows} rows with {panels} panels"),
-                }
-            }
-        }
-        panel += together;
-    }
-}
-
 /// What a tile asks memory for, a part with every group of columns.
 ///
 /// Each tile asks for its share of what comes next, so that a few tiles of rows ask no faster than memory gives. The first tile
 /// asks for all of it where codes have four bits: their products take longer than memory does, and the sums leave no
 /// registers for more addresses.
-struct Fetch {
-    next: *const u8,
+struct Fetch<const P: usize> {
+    next: [*const u8; P],
     bytes_per_group: usize,
     /// As many for every group: branches that go the same way each time cost nothing.
     lines_per_group: usize,
@@ -182,26 +253,28 @@ struct Fetch {
     ahead: usize,
 }
 
-impl Fetch {
-    fn new(start: *const u8, ahead: usize, share: Range<usize>, groups: usize) -> Self {
+impl<const P: usize> Fetch<P> {
+    /// For this share of what lies `ahead` of each panel.
+    fn new(panels: [*const u8; P], ahead: usize, share: Range<usize>, groups: usize) -> Self {
         let bytes_per_group = share.len().div_ceil(groups);
         let lines_per_group = bytes_per_group.div_ceil(64);
-        Self { next: start.wrapping_add(share.start), bytes_per_group, lines_per_group, ahead }
+        let next = panels.map(|panel| panel.wrapping_add(ahead + share.start));
+        Self { next, bytes_per_group, lines_per_group, ahead }
     }
 
     /// What comes with a group whose codes are these.
     #[inline(always)]
-    fn group<F: Format>(&mut self, codes: &[*const u8]) {
-        if const { F::SPEC.bits == 4 } {
-            for codes in codes {
-                prefetch(codes.wrapping_add(self.ahead), const { F::SPEC.group_bytes() });
+    fn group<F: Format>(&mut self, codes: &[*const u8; P]) {
+        for p in 0..P {
+            if const { F::SPEC.bits == 4 } {
+                prefetch(codes[p].wrapping_add(self.ahead), const { F::SPEC.group_bytes() });
+                continue;
             }
-            return;
+            for line in 0..self.lines_per_group {
+                prefetch(self.next[p].wrapping_add(64 * line), 64);
+            }
+            self.next[p] = self.next[p].wrapping_add(self.bytes_per_group);
         }
-        for line in 0..self.lines_per_group {
-            prefetch(self.next.wrapping_add(64 * line), 64);
-        }
-        self.next = self.next.wrapping_add(self.bytes_per_group);
     }
 }
 
@@ -212,8 +285,8 @@ unsafe fn tile<F: Format, const P: usize, const T: usize, const UNPACKED: bool>(
     panels: Panels<P>,
     cols: usize,
     x: Int8Rows,
-    mut fetch: Fetch,
-    out: *mut f32,
+    mut fetch: Fetch<P>,
+    out: [*mut f32; P],
     stride: usize,
 ) {
     let spec = const { F::SPEC };
@@ -222,7 +295,7 @@ unsafe fn tile<F: Format, const P: usize, const T: usize, const UNPACKED: bool>(
         for t in 0..T {
             for p in 0..P {
                 // SAFETY: the caller's T rows of P panels.
-                totals[t][p] = unsafe { _mm512_loadu_ps(out.add(t * stride + p * PANEL_ROWS)) };
+                totals[t][p] = unsafe { _mm512_loadu_ps(out[p].add(t * stride)) };
             }
         }
     }
@@ -240,7 +313,7 @@ unsafe fn tile<F: Format, const P: usize, const T: usize, const UNPACKED: bool>(
     for t in 0..T {
         for p in 0..P {
             // SAFETY: the caller's T rows of P panels.
-            unsafe { _mm512_storeu_ps(out.add(t * stride + p * PANEL_ROWS), totals[t][p]) };
+            unsafe { _mm512_storeu_ps(out[p].add(t * stride), totals[t][p]) };
         }
     }
 }
@@ -253,7 +326,7 @@ unsafe fn add_products<F: Format, const P: usize, const T: usize, const UNPACKED
     g: usize,
     x: Int8Rows,
     at: usize,
-    fetch: &mut Fetch,
+    fetch: &mut Fetch<P>,
     totals: &mut [[__m512; P]; T],
 ) {
     let spec = const { F::SPEC };
