@@ -123,6 +123,11 @@ impl BlockSpec {
         self.cols / self.group
     }
 
+    /// Whether several groups have one scale between them.
+    pub const fn shares_scale(&self) -> bool {
+        self.groups() > 1 && !self.sub_scales
+    }
+
     const fn sub_scale_bytes(&self) -> usize {
         if self.sub_scales { self.groups() * PANEL_ROWS } else { 0 }
     }

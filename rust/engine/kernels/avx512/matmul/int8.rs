@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::unpack::{group_min, group_scale, step_codes};
+use super::unpack::{group_min, group_scale, step_codes, zeros};
 use crate::kernels::matmul::{GroupShape, Int8Rows, PackedPanels};
 use crate::kernels::simd::{opaque, prefetch};
 use crate::quant::{Format, Layout, PANEL_ROWS, with_format};
@@ -119,6 +119,16 @@ impl PackedPanels {
     }
 }
 
+/// The rows of tile `i` of `num`: three to six where there are several. Tiles of five are slow where sums of a block take a third of
+/// the registers, so that the others have even numbers there.
+fn rows_of<F: Format>(i: usize, num: usize, rows: usize) -> Range<usize> {
+    if !const { F::SPEC.shares_scale() } {
+        return part(i, num, rows);
+    }
+    let even = |i: usize| (i * rows).div_ceil(num).next_multiple_of(2).min(rows);
+    even(i)..even(i + 1)
+}
+
 /// Part `i` of `len` things in `num` parts.
 fn part(i: usize, num: usize, len: usize) -> Range<usize> {
     i * len / num..(i + 1) * len / num
@@ -136,7 +146,7 @@ unsafe fn single_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usiz
     for panel in 0..count {
         let PackedPanels { first, out, .. } = panels.skip(panel);
         for i in 0..num_tiles {
-            let here = part(i, num_tiles, rows);
+            let here = rows_of::<F>(i, num_tiles, rows);
             let fetch = Fetch::new([first], ahead, part(i, num_tiles, panel_bytes), cols / const { F::SPEC.group });
             let from = Panels::packed([first]);
             // SAFETY: the rows of the tile exist, and so does the panel.
@@ -163,7 +173,7 @@ unsafe fn packed_pairs<F: Format>(pairs: Pairs, x: Int8Rows, rows: usize, stride
     for i in 0..count {
         let Pair { panels, out } = pairs.at(i);
         for i in 0..num_tiles {
-            let here = part(i, num_tiles, rows);
+            let here = rows_of::<F>(i, num_tiles, rows);
             let share = part(i, num_tiles, panel_bytes);
             let fetch = Fetch::new(panels, step * panel_bytes, share, cols / const { F::SPEC.group });
             let from = Panels::packed(panels);
@@ -202,7 +212,7 @@ unsafe fn unpacked_pairs<F: Format>(pairs: Pairs, x: Int8Rows, rows: usize, stri
             unsafe { unpack_codes::<F>(blocks[p], cols, to.add(p * UNPACKED_COLS * PANEL_ROWS)) };
         }
         for i in 0..num_tiles {
-            let here = part(i, num_tiles, rows);
+            let here = rows_of::<F>(i, num_tiles, rows);
             let share = part(chunk * num_tiles + i, num_chunks * num_tiles, panel_bytes);
             let fetch = Fetch::new(panels, step * panel_bytes, share, cols / spec.group);
             let from = Panels { blocks, unpacked: to, sums_wait: chunk > 0 };
@@ -304,9 +314,25 @@ unsafe fn tile<F: Format, const P: usize, const T: usize, const UNPACKED: bool>(
         for p in 0..P {
             here.blocks[p] = panels.blocks[p].wrapping_add(b * const { F::SPEC.bytes() });
         }
+        if const { F::SPEC.shares_scale() } {
+            let mut sums = [[_mm512_setzero_ps(); P]; T];
+            for g in 0..spec.groups() {
+                let at = b * spec.groups() + g;
+                // SAFETY: block b lies inside the panels; `x` has T rows of `cols` columns.
+                unsafe { add_products::<F, P, T, UNPACKED>(here, g, x, at, &mut fetch, &mut sums) };
+            }
+            for p in 0..P {
+                // SAFETY: as above.
+                let scale = unsafe { group_scale(here.blocks[p], spec, 0) };
+                for t in 0..T {
+                    totals[t][p] = _mm512_fmadd_ps(sums[t][p], scale, totals[t][p]);
+                }
+            }
+            continue;
+        }
         for g in 0..spec.groups() {
             let at = b * spec.groups() + g;
-            // SAFETY: block b lies inside the panels; `x` has T rows of `cols` columns.
+            // SAFETY: as above.
             unsafe { add_products::<F, P, T, UNPACKED>(here, g, x, at, &mut fetch, &mut totals) };
         }
     }
@@ -318,7 +344,7 @@ unsafe fn tile<F: Format, const P: usize, const T: usize, const UNPACKED: bool>(
     }
 }
 
-/// Adds the products of the blocks' group `g`, the panels' group `at`.
+/// Adds the products of the blocks' group `g`, the panels' group `at`; where a block's groups share their scale, without it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn add_products<F: Format, const P: usize, const T: usize, const UNPACKED: bool>(
@@ -362,8 +388,12 @@ unsafe fn add_products<F: Format, const P: usize, const T: usize, const UNPACKED
             }
         }
         for p in 0..P {
-            let scale = group_scale(blocks[p], spec, g);
-            let min = if spec.min { group_min(blocks[p], spec, g) } else { _mm512_setzero_ps() };
+            let (scale, min) = match (spec.shares_scale(), spec.min) {
+                (true, true) => (None, zeros(blocks[p], spec)),
+                (true, false) => (None, _mm512_setzero_ps()),
+                (false, true) => (Some(group_scale(blocks[p], spec, g)), group_min(blocks[p], spec, g)),
+                (false, false) => (Some(group_scale(blocks[p], spec, g)), _mm512_setzero_ps()),
+            };
             for t in 0..T {
                 totals[t][p] = add_group(totals[t][p], acc[t][p], scale, min, x, t, at, shape);
             }
@@ -391,14 +421,15 @@ unsafe fn start(x: Int8Rows, row: usize, group: usize, shape: GroupShape) -> __m
     _mm512_sll_epi32(neg_sum, _mm_cvtsi32_si128(shape.offset.trailing_zeros() as i32))
 }
 
-/// sum + acc * scales + minimum * the sum of the activations: the same operations wherever a group ends.
+/// sum + acc * scales + minimum * the sum of the activations: the same operations wherever a group ends. `scale` is that of the
+/// weights. None: 1.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[allow(clippy::too_many_arguments, reason = "inlined; a struct of registers would only rename them")]
 unsafe fn add_group(
     sum: __m512,
     acc: __m512i,
-    scale: __m512,
+    scale: Option<__m512>,
     min: __m512,
     x: Int8Rows,
     row: usize,
@@ -407,8 +438,11 @@ unsafe fn add_group(
 ) -> __m512 {
     // SAFETY: the caller's row and group exist.
     unsafe {
-        let x_scale = *x.scales.add(row * x.scale_stride + group * shape.group / 32);
-        let factor = _mm512_mul_ps(scale, _mm512_set1_ps(x_scale));
+        let x_scale = _mm512_set1_ps(*x.scales.add(row * x.scale_stride + group * shape.group / 32));
+        let factor = match scale {
+            Some(scale) => _mm512_mul_ps(scale, x_scale),
+            None => x_scale,
+        };
         let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), factor, sum);
         if !shape.min {
             return sum;

@@ -59,10 +59,17 @@ pub unsafe fn group_min(block: *const u8, spec: BlockSpec, group: usize) -> __m5
         if !spec.zero {
             return group_factor(block, spec, spec.min_at(), spec.sub_mins_at(), group);
         }
-        let zeros = _mm256_loadu_si256(block.add(spec.min_at()).cast());
-        let zeros = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(zeros));
-        _mm512_mul_ps(group_scale(block, spec, group), zeros)
+        _mm512_mul_ps(group_scale(block, spec, group), zeros(block, spec))
     }
+}
+
+/// 16 rows' minima in a layout that has them as multiples of the scale.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub unsafe fn zeros(block: *const u8, spec: BlockSpec) -> __m512 {
+    // SAFETY: offsets of the block's own layout.
+    let zeros = unsafe { _mm256_loadu_si256(block.add(spec.min_at()).cast()) };
+    _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(zeros))
 }
 
 /// f16 (or bf16) at `at`, times an i8 from `sub` on if there are sub-scales.
