@@ -111,6 +111,8 @@ pub struct EngineConfig {
     pub device: Device,
     pub policy: Policy,
     pub enable_prefix_caching: bool,
+    /// On a GPU, launch a step before the tokens of the one before are known. Answers are the same without.
+    pub async_scheduling: bool,
     /// Requests that may wait in the queue before `Overloaded`.
     pub max_queue_len: usize,
     /// Force a lower tier than the machine has. Default: FERRULE_ISA (scalar, avx2, avx512, avx512bf16).
@@ -139,6 +141,7 @@ impl Default for EngineConfig {
             device: Device::Cpu,
             policy: Policy::Continuous,
             enable_prefix_caching: true,
+            async_scheduling: true,
             max_queue_len: 1024,
             isa: None,
             profile: None,

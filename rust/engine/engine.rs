@@ -41,6 +41,10 @@ pub struct Engine {
     /// The step in progress; buffers are reused.
     step: SchedulerOutput,
     results: Vec<StepResult>,
+    /// Of the step before, whose tokens are still on the device. Empty: there are none.
+    flight: Vec<StepResult>,
+    /// Launch a step before the tokens of the one before are known.
+    runs_ahead: bool,
     /// Last events, sent once `stats` show what ended.
     farewells: Vec<(Answer, Event)>,
     counters: EngineStats,
@@ -64,17 +68,19 @@ impl Engine {
         intake: Arc<Intake>,
         stats: Arc<Mutex<EngineStats>>,
     ) -> Self {
-        let config = SchedulerConfig {
+        let scheduler_config = SchedulerConfig {
             max_num_seqs: config.max_num_seqs,
             max_num_batched_tokens: config.max_num_batched_tokens,
             policy: config.policy,
             enable_prefix_caching: config.enable_prefix_caching,
             max_logit_rows: max_logit_rows(config, runner.vocab_size()),
         };
-        let scheduler = Scheduler::new(config, runner.kv_geometry().clone());
+        let scheduler = Scheduler::new(scheduler_config, runner.kv_geometry().clone());
         let eos = tokenizer.as_ref().map(|tokenizer| tokenizer.eos().to_vec()).unwrap_or_default();
+        let mut executor = Executor::new(runner, eos);
         let mut engine = Self {
-            executor: Executor::new(runner, eos),
+            runs_ahead: config.async_scheduling && executor.can_run_ahead(),
+            executor,
             scheduler,
             tokenizer,
             intake,
@@ -82,6 +88,7 @@ impl Engine {
             next_sequence_id: 0,
             step: SchedulerOutput::default(),
             results: Vec::new(),
+            flight: Vec::new(),
             farewells: Vec::new(),
             counters: EngineStats::default(),
             stats,
@@ -97,9 +104,9 @@ impl Engine {
     /// Steps until the intake is closed, then ends what is left. A panic ends everything with an error.
     pub(crate) fn run(mut self) {
         let stepped = catch_unwind(AssertUnwindSafe(|| {
-            while self.intake.wait(self.scheduler.has_work()) {
+            while self.intake.wait(self.is_busy()) {
                 self.step();
-                if !self.scheduler.has_work() {
+                if !self.is_busy() {
                     self.executor.idle();
                 }
             }
@@ -111,18 +118,27 @@ impl Engine {
     }
 
     /// Drain → schedule → execute → commit → emit: see the crate's documentation.
+    ///
+    /// Where a device computes by itself, the next step is scheduled and launched first, if it can be without the tokens
+    /// of the one before; these are collected and emitted while it runs.
     pub fn step(&mut self) {
         self.drain();
-        self.schedule();
-        match self.execute() {
-            Ok(()) => {
-                self.commit();
-                self.emit();
+        let launched = self.launch_ahead();
+        if self.collect() {
+            match launched.unwrap_or_else(|| self.launch()).and_then(|()| self.execute()) {
+                Ok(()) => self.commit(),
+                Err(error) => self.fail_step(error),
             }
-            Err(error) => self.fail_step(error),
+            if !self.runs_ahead {
+                self.collect();
+            }
         }
         self.publish();
         self.say_farewells();
+    }
+
+    fn is_busy(&self) -> bool {
+        self.scheduler.has_work() || !self.flight.is_empty()
     }
 
     fn drain(&mut self) {
@@ -169,27 +185,80 @@ impl Engine {
         self.publish();
     }
 
-    fn execute(&mut self) -> Result<()> {
+    /// The next step begins on the device. None: it needs the tokens of the one before.
+    fn launch_ahead(&mut self) -> Option<Result<()>> {
+        if !self.runs_ahead || self.flight.is_empty() || !self.scheduler.can_run_ahead() {
+            return None;
+        }
+        self.schedule();
+        (!self.step.is_empty()).then(|| self.launch_step())
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        self.schedule();
         match self.step.is_empty() {
             // A request that fits alone can always run; parking here would leave its caller waiting for ever.
             true if self.scheduler.has_work() => Err(Error::Internal("no waiting request can be scheduled".into())),
             true => Ok(()),
-            false => {
-                self.counters.num_steps += 1;
-                self.executor.execute(&self.step, &self.scheduler, &mut self.requests, &mut self.results)
-            }
+            false => self.launch_step(),
         }
     }
 
+    fn launch_step(&mut self) -> Result<()> {
+        self.counters.num_steps += 1;
+        self.executor.launch(&self.step)
+    }
+
+    fn execute(&mut self) -> Result<()> {
+        match self.step.is_empty() {
+            true => Ok(()),
+            false => self.executor.execute(&self.step, &self.scheduler, &mut self.requests, &mut self.results),
+        }
+    }
+
+    /// Emits what the step computed, or keeps it until its tokens are collected.
     fn commit(&mut self) {
         self.scheduler.commit(&self.step);
         self.fork_choices();
+        let mut num_chosen = 0;
         for result in &self.results {
-            if let Computed::Token(sampled) = &result.computed {
-                let sequence = self.requests[&result.request].choices[result.index].sequence;
-                self.scheduler.append(sequence.expect("a choice with a token has a sequence"), sampled.token_id);
+            let sequence = || self.requests[&result.request].choices[result.index].sequence;
+            let sequence = || sequence().expect("a choice with a token has a sequence");
+            match &result.computed {
+                Computed::Token(sampled) => self.scheduler.append(sequence(), sampled.token_id),
+                Computed::Chosen { .. } => {
+                    self.scheduler.expect(sequence(), num_chosen);
+                    num_chosen += 1;
+                }
+                _ => {}
             }
         }
+        match num_chosen {
+            0 => self.emit(),
+            _ => self.flight.append(&mut self.results),
+        }
+    }
+
+    /// The tokens that the device chose after the step before: emits them. False: the device failed.
+    fn collect(&mut self) -> bool {
+        if self.flight.is_empty() {
+            return true;
+        }
+        if let Err(error) = self.executor.collect(&mut self.flight) {
+            self.fail_all(&error);
+            return false;
+        }
+        for result in &self.flight {
+            let sequence = self.requests.get(&result.request).and_then(|answer| answer.choices[result.index].sequence);
+            if let (Computed::Token(sampled), Some(sequence)) = (&result.computed, sequence) {
+                self.scheduler.append(sequence, sampled.token_id);
+            }
+        }
+        self.results.append(&mut self.flight);
+        self.emit();
+        self.publish();
+        self.say_farewells();
+        true
     }
 
     /// Gives every choice that got its first token a sequence, while its parent is still the bare prompt.
@@ -224,6 +293,7 @@ impl Engine {
         let answer = self.requests.get_mut(&request).expect("checked by the caller");
         let flow = match computed {
             Computed::Failed(error) => return self.end(request, Ending::Failed(error)),
+            Computed::Chosen { .. } => unreachable!("tokens are collected before they are emitted"),
             Computed::PromptLogprobs(logprobs) => answer.send(Event::PromptLogprobs(logprobs)),
             Computed::Embedding(embedding) => answer.finish_all(Event::Embedding(embedding)),
             Computed::Prompt => answer.finish_empty(),
@@ -258,6 +328,16 @@ impl Engine {
         for id in failed {
             self.end(id, Ending::Failed(error.clone()));
         }
+    }
+
+    /// The device failed at some time after the last tokens: nothing that it holds can be trusted.
+    fn fail_all(&mut self, error: &Error) {
+        self.results.clear();
+        self.flight.clear();
+        for id in self.requests.keys().copied().collect::<Vec<_>>() {
+            self.end(id, Ending::Failed(error.clone()));
+        }
+        self.scheduler.forget_cached();
     }
 
     /// Frees what the request holds. Its last event is sent after the step's.

@@ -27,6 +27,10 @@ pub struct StepResult {
 #[derive(Debug)]
 pub enum Computed {
     Token(Sampled),
+    /// A token that the device has chosen: see [`Executor::collect`].
+    Chosen {
+        position: usize,
+    },
     /// Of the whole prompt.
     PromptLogprobs(Vec<TokenLogprob>),
     /// The prompt is complete, and no token is wanted.
@@ -57,7 +61,18 @@ impl Executor {
         self.runner.idle();
     }
 
-    /// Runs the model and samples. On error nothing of the step counts.
+    /// Whether a step can be launched before the tokens of the one before are known.
+    pub fn can_run_ahead(&mut self) -> bool {
+        self.runner.device().is_some()
+    }
+
+    /// Puts the step on its way, where a device computes by itself.
+    pub fn launch(&mut self, step: &SchedulerOutput) -> Result<()> {
+        self.runner.device().map_or(Ok(()), |device| device.launch(step))
+    }
+
+    /// Computes the step that was launched, and samples. Of a sequence that has ended meanwhile there is no result. On error
+    /// nothing of the step counts.
     pub fn execute(
         &mut self,
         step: &SchedulerOutput,
@@ -65,25 +80,29 @@ impl Executor {
         requests: &mut HashMap<RequestId, Answer>,
         results: &mut Vec<StepResult>,
     ) -> Result<()> {
-        let chosen = self.choose(step, scheduler, requests)?;
-        if chosen.is_none() {
-            self.runner.execute(step, &mut self.output)?;
+        let is_chosen = self.choose(step, scheduler, requests)?;
+        if !is_chosen {
+            match self.runner.device() {
+                Some(device) => device.rows(&mut self.output)?,
+                None => self.runner.execute(step, &mut self.output)?,
+            }
             self.check_output(step)?;
         }
         let (mut row, mut hidden_row) = (0, 0);
         let mut last_rows = Vec::new();
         for scheduled in &step.sequences {
-            let sequence = scheduler.get(scheduled.id).expect("a scheduled sequence is the scheduler's");
+            let rows = row..row + scheduled.num_logit_rows();
+            row = rows.end;
+            let is_embedding = scheduled.rows == RowsWanted::Embedding;
+            hidden_row += usize::from(is_embedding);
+            let Some(sequence) = scheduler.get(scheduled.id) else { continue };
             let request = sequence.request_id();
             let answer = requests.get_mut(&request).expect("a request lives as long as its sequences");
             let mut push = |index, computed| results.push(StepResult { request, index, computed });
-            if scheduled.rows == RowsWanted::Embedding {
-                push(0, self.embedding(hidden_row));
-                hidden_row += 1;
+            if is_embedding {
+                push(0, self.embedding(hidden_row - 1));
                 continue;
             }
-            let rows = row..row + scheduled.num_logit_rows();
-            row = rows.end;
             match isolated(|| self.score_prompt(rows.clone(), scheduled, sequence, answer)) {
                 Ok(None) => {}
                 Ok(Some(logprobs)) => push(0, Computed::PromptLogprobs(logprobs)),
@@ -98,14 +117,29 @@ impl Executor {
                 last_rows.push((last, sequence));
             }
         }
-        let Some(mut tokens) = chosen else { return self.sample(&last_rows, requests, results) };
+        if !is_chosen {
+            return self.sample(&last_rows, requests, results);
+        }
         for (_, sequence) in last_rows {
-            let (request, answer) = (sequence.request_id(), &requests[&sequence.request_id()]);
-            for index in choices_at(sequence, answer) {
-                let token = tokens.next().expect("the runner chose for every row");
-                let computed = computed(token, &context(index, sequence, answer, &self.eos));
-                results.push(StepResult { request, index, computed });
-            }
+            let request = sequence.request_id();
+            let computed = || Computed::Chosen { position: sequence.tokens().len() };
+            let chosen = |index| StepResult { request, index, computed: computed() };
+            results.extend(choices_at(sequence, &requests[&request]).map(chosen));
+        }
+        Ok(())
+    }
+
+    /// Waits for the tokens that the device chose, and fills them in.
+    pub fn collect(&mut self, results: &mut [StepResult]) -> Result<()> {
+        let Some(device) = self.runner.device() else { return Ok(()) };
+        let mut tokens = device.chosen()?.into_iter();
+        for StepResult { computed, .. } in results {
+            let Computed::Chosen { position } = *computed else { continue };
+            let token = tokens.next().ok_or_else(|| Error::Internal("the device chose too few tokens".into()))?;
+            *computed = match token {
+                Some(token_id) => Computed::Token(Sampled { token_id, logprob: None }),
+                None => Computed::Failed(no_finite_logit(position)),
+            };
         }
         Ok(())
     }
@@ -147,23 +181,19 @@ impl Executor {
         Ok(())
     }
 
-    /// The tokens of a step that the device computes and chooses. None: nothing was computed, since the device does not
-    /// choose, or something else is wanted of the logits.
+    /// Has the device choose the step's tokens. False: it does not choose, or something else is wanted of the logits.
     fn choose(
         &mut self,
         step: &SchedulerOutput,
         scheduler: &Scheduler,
         requests: &HashMap<RequestId, Answer>,
-    ) -> Result<Option<std::vec::IntoIter<Option<TokenId>>>> {
-        if !self.runner.can_choose() {
-            return Ok(None);
+    ) -> Result<bool> {
+        if self.runner.device().is_none() {
+            return Ok(false);
         }
-        let Some(plan) = self.plan(step, scheduler, requests) else { return Ok(None) };
-        let chosen = self.runner.choose(step, &plan)?;
-        match chosen.len() == plan.choices.len() {
-            true => Ok(Some(chosen.into_iter())),
-            false => Err(Error::Internal(format!("{} tokens for {} choices", chosen.len(), plan.choices.len()))),
-        }
+        let Some(plan) = self.plan(step, scheduler, requests) else { return Ok(false) };
+        self.runner.device().map_or(Ok(()), |device| device.choose(&plan))?;
+        Ok(true)
     }
 
     /// The choices of a step, if nothing but tokens is wanted of it.
@@ -175,9 +205,9 @@ impl Executor {
     ) -> Option<SamplePlan> {
         let (mut plan, mut row) = (SamplePlan::default(), 0);
         for scheduled in &step.sequences {
-            let sequence = scheduler.get(scheduled.id).expect("a scheduled sequence is the scheduler's");
-            let answer = requests.get(&sequence.request_id()).expect("a request lives as long as its sequences");
             row += scheduled.num_logit_rows();
+            let Some(sequence) = scheduler.get(scheduled.id) else { continue };
+            let answer = requests.get(&sequence.request_id()).expect("a request lives as long as its sequences");
             if scheduled.rows == RowsWanted::Embedding || answer.prompt_logprobs.is_some() {
                 return None;
             }
@@ -249,13 +279,6 @@ fn context<'a>(index: usize, sequence: &'a Sequence, answer: &'a Answer, eos: &'
         prompt: sequence.prompt(),
         output: sequence.output(),
         eos,
-    }
-}
-
-fn computed(token: Option<TokenId>, context: &SampleContext<'_>) -> Computed {
-    match token {
-        Some(token_id) => Computed::Token(Sampled { token_id, logprob: None }),
-        None => Computed::Failed(no_finite_logit(context)),
     }
 }
 

@@ -12,6 +12,8 @@
 //!      the tokens.
 //!    * `emit()` turns tokens into text (stop strings, incomplete UTF-8), sends [`Event`]s, and frees what
 //!      ended.
+//!    * On a device that computes by itself ([`runner::DeviceRunner`]) a step is scheduled and launched before the tokens
+//!      of the one before it are known: `commit()` has said that they will come, and they stay on the device.
 //! 5. The sink answers `Continue` or `Break`; a receiver that is gone is the cancellation, and its
 //!    blocks are free after the step.
 //! 6. The caller frames the events.

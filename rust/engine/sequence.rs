@@ -25,6 +25,8 @@ pub struct Sequence {
     index: usize,
     /// Prompt, then output.
     tokens: Vec<TokenId>,
+    /// The token after them was chosen, but only the device knows it: as which of its last choices.
+    chosen: Option<usize>,
     num_prompt_tokens: usize,
     /// Leading tokens whose keys and values are in the cache.
     num_computed_tokens: usize,
@@ -51,6 +53,7 @@ impl Sequence {
             request_id: request.id,
             index: 0,
             tokens: request.prompt.clone(),
+            chosen: None,
             num_prompt_tokens: request.prompt.len(),
             num_computed_tokens: 0,
             num_scored_tokens: 0,
@@ -112,8 +115,17 @@ impl Sequence {
         self.max_len
     }
 
+    /// Tokens to compute, the one that only the device knows among them: unless it is the last one, which is not computed.
+    pub(crate) fn computable_len(&self) -> usize {
+        self.tokens.len() + usize::from(self.chosen.is_some() && self.tokens.len() + 1 < self.max_len)
+    }
+
     pub(crate) fn num_remaining_tokens(&self) -> usize {
-        self.tokens.len() - self.num_computed_tokens
+        self.computable_len() - self.num_computed_tokens
+    }
+
+    pub(crate) fn chosen(&self) -> Option<usize> {
+        self.chosen
     }
 
     pub(crate) fn rank(&self) -> Rank {
@@ -170,7 +182,14 @@ impl Sequence {
         }
     }
 
+    /// The device has chosen the next token.
+    pub(crate) fn expect(&mut self, choice: usize) {
+        self.chosen = Some(choice);
+    }
+
+    /// The next token, which may have been expected.
     pub(crate) fn push(&mut self, token: TokenId) {
+        self.chosen = None;
         self.tokens.push(token);
     }
 

@@ -110,7 +110,10 @@ fn break_the_device() {
     let table = DeviceBuffer::from_slice(&context, &[bf16::ONE; 64]).unwrap();
     let residual = DeviceBuffer::from_slice(&context, &[0.0_f32; 8]).unwrap();
     let (scale, hidden_size) = (1.0, 8);
-    let call = Embed { tokens: tokens.all(), table: table.all(), residual: residual.all(), scale, hidden_size };
+    let sources = DeviceBuffer::from_slice(&context, &[-1]).unwrap();
+    let (sources, chosen) = (sources.all(), sources.all());
+    let (tokens, table, residual) = (tokens.all(), table.all(), residual.all());
+    let call = Embed { tokens, sources, chosen, table, residual, scale, hidden_size };
     // A launch that comes back has only been put in the stream.
     let failed = kernels.launch(&call, &stream).and_then(|()| stream.synchronize()).unwrap_err().to_string();
     assert!(failed.contains("(700)"), "{failed}");

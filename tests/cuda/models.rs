@@ -276,6 +276,60 @@ fn the_device_chooses_the_tokens_that_the_cpu_chooses() {
     }
 }
 
+/// Requests of every kind, in an order and company that seeds choose: prompts that share beginnings, several choices, penalties,
+/// minimum lengths, tokens that end an answer, and here and there log-probabilities, for which the host chooses.
+fn workload(ids: &[TokenId], seed: u64) -> Vec<GenerateRequest> {
+    let mut state = seed;
+    let mut below = |bound: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % bound
+    };
+    (0..10)
+        .map(|_| {
+            let prompt = ids[..2 + below(ids.len() as u64 - 2) as usize].to_vec();
+            let params = SamplingParams {
+                n: 1 + below(3) as usize,
+                max_tokens: 1 + below(20) as usize,
+                min_tokens: below(2) as usize,
+                temperature: if below(2) == 0 { 0.0 } else { 1.2 },
+                top_k: below(2) as usize * 30,
+                top_p: if below(3) == 0 { 0.9 } else { 1.0 },
+                repetition_penalty: if below(3) == 0 { 1.2 } else { 1.0 },
+                frequency_penalty: if below(3) == 0 { 0.4 } else { 0.0 },
+                stop_token_ids: (0..below(40)).map(|i| i as TokenId * 3).collect(),
+                logprobs: (below(8) == 0).then_some(0),
+                seed: Some(below(1 << 20)),
+                ..SamplingParams::default()
+            };
+            GenerateRequest::new(Prompt::Tokens(prompt), params)
+        })
+        .collect()
+}
+
+/// Steps that are launched before the tokens of the one before are known read them on the device, and one that was launched in
+/// vain leaves no trace.
+#[test]
+fn answers_are_the_same_ahead_and_behind() {
+    let Some(_device) = tested_device() else { return };
+    for model in ["llama3", "gemma3", "qwen3-moe"].map(golden) {
+        let ids = expected(&model).input_ids;
+        let engines = [true, false].map(|async_scheduling| {
+            let config = EngineConfig { async_scheduling, max_num_seqs: 6, max_num_batched_tokens: 40, ..on_device() };
+            load(&model, config)
+        });
+        for seed in 0..4 {
+            let [ahead, behind] = engines.each_ref().map(|engine| {
+                let outputs = engine.generate_all(workload(&ids, seed)).expect("the requests run");
+                outputs.iter().map(|output| format!("{:?}", output.outputs)).collect::<Vec<_>>()
+            });
+            assert_eq!(ahead, behind, "{} of seed {seed}", model.display());
+        }
+        for engine in engines {
+            assert_eq!(engine.stats().num_used_blocks, 0);
+        }
+    }
+}
+
 /// Blocks are given up and computed again where all sequences do not fit.
 #[test]
 fn preempted_sequences_agree_with_the_exact_mode() {

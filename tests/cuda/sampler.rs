@@ -37,10 +37,10 @@ fn tokens_outside_a_mask_are_never_chosen() {
         edits: vec![edits],
         masks: vec![mask(1, &[3, 1023, 1024]), mask(2, &[]), mask(3, &[7, 40, 900]), mask(4, &[0])],
     };
-    let mut sampler = Sampler::new(&context).unwrap();
+    let mut sampler = Sampler::new(&context, 5).unwrap();
     for _ in 0..3 {
         let on_device = DeviceBuffer::from_slice(&context, &logits).unwrap();
-        let chosen = sampler.choose(&plan, on_device.all(), VOCAB_SIZE, &kernels, &stream).unwrap();
-        assert_eq!(chosen, [Some(1099), Some(1024), None, Some(40), Some(0)]);
+        sampler.choose(&plan, on_device.all(), VOCAB_SIZE, &kernels, &stream).unwrap();
+        assert_eq!(sampler.chosen().unwrap(), [Some(1099), Some(1024), None, Some(40), Some(0)]);
     }
 }

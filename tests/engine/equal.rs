@@ -29,7 +29,7 @@ fn params() -> impl Strategy<Value = SamplingParams> {
 }
 
 /// Prompts share beginnings, so that the prefix cache has something to find.
-fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
+pub fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
     let one = (0u32..2, 1usize..40, params(), 0i32..3, prop::option::of("[xy]"), prop::bool::weighted(0.1)).prop_map(
         |(kind, len, params, priority, cache_salt, embed)| {
             let prompt: Vec<u32> = (0..len as u32).map(|i| (i * i + kind * (i / 9)) % VOCAB_SIZE as u32).collect();
@@ -40,7 +40,7 @@ fn requests() -> impl Strategy<Value = Vec<GenerateRequest>> {
     prop::collection::vec(one, 1..9)
 }
 
-fn configs() -> impl Strategy<Value = EngineConfig> {
+pub fn configs() -> impl Strategy<Value = EngineConfig> {
     (3usize..12, 1usize..80, any::<bool>(), any::<bool>()).prop_map(|(seqs, budget, caching, continuous)| {
         EngineConfig {
             max_num_seqs: seqs,
@@ -52,7 +52,7 @@ fn configs() -> impl Strategy<Value = EngineConfig> {
     })
 }
 
-fn alone(requests: &[GenerateRequest]) -> Vec<String> {
+pub fn alone(requests: &[GenerateRequest]) -> Vec<String> {
     let config = EngineConfig { enable_prefix_caching: false, ..EngineConfig::default() };
     let engine = engine(config);
     requests.iter().map(|request| said(&engine.generate(request.clone()).unwrap())).collect()

@@ -1,6 +1,7 @@
 //! Small engines to test in.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use ferrule_engine::info::ModelInfo;
 use ferrule_engine::kv::KvGeometry;
 use ferrule_engine::metrics::EngineStats;
 use ferrule_engine::null::{NullConfig, NullModel};
-use ferrule_engine::runner::{ModelOutput, ModelRunner};
+use ferrule_engine::runner::{DeviceRunner, ModelOutput, ModelRunner};
+use ferrule_engine::sample::{Choice, RowEdits, SampleContext, SamplePlan, SampleScratch, sample};
 use ferrule_engine::sched::SchedulerOutput;
 use ferrule_engine::text::Tokenizer;
 use ferrule_engine::{
@@ -125,6 +127,137 @@ pub fn gated_engine(config: EngineConfig) -> (EngineHandle, Sender<Gate>) {
     let (sender, orders) = channel();
     let model = NullModel::new(null_config(512));
     (engine_of(GatedModel { model, orders }, config), sender)
+}
+
+/// The null model as a device: it computes a step when its rows or choices are asked for, and keeps what it chose to itself
+/// until `chosen`.
+pub struct LaggingModel {
+    model: NullModel,
+    rows: ModelOutput,
+    launched: Option<SchedulerOutput>,
+    choices: Vec<Option<TokenId>>,
+    /// Tokens were chosen and not asked for.
+    has_chosen: bool,
+    /// Steps that were launched at such a time.
+    pub num_ahead: Arc<AtomicU64>,
+    fails_at: Option<u64>,
+    num_chosen: u64,
+}
+
+impl LaggingModel {
+    pub fn new(config: NullConfig) -> Self {
+        Self {
+            model: NullModel::new(config),
+            rows: ModelOutput::default(),
+            launched: None,
+            choices: Vec::new(),
+            has_chosen: false,
+            num_ahead: Arc::default(),
+            fails_at: None,
+            num_chosen: 0,
+        }
+    }
+
+    /// The given one of its answers is an error.
+    pub fn failing_at(config: NullConfig, answer: u64) -> Self {
+        Self { fails_at: Some(answer), ..Self::new(config) }
+    }
+
+    fn compute(&mut self) -> Result<()> {
+        let mut step = self.launched.take().expect("a step was launched");
+        for chosen in &step.chosen {
+            assert_eq!(step.tokens[chosen.token], 0, "a placeholder");
+            step.tokens[chosen.token] = self.choices[chosen.choice].unwrap_or(0);
+        }
+        self.model.execute(&step, &mut self.rows)
+    }
+}
+
+impl ModelRunner for LaggingModel {
+    fn vocab_size(&self) -> usize {
+        self.model.vocab_size()
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.model.hidden_size()
+    }
+
+    fn kv_geometry(&self) -> &KvGeometry {
+        self.model.kv_geometry()
+    }
+
+    fn execute(&mut self, _step: &SchedulerOutput, _out: &mut ModelOutput) -> Result<()> {
+        unreachable!("a device's steps are launched")
+    }
+
+    fn device(&mut self) -> Option<&mut dyn DeviceRunner> {
+        Some(self)
+    }
+}
+
+impl DeviceRunner for LaggingModel {
+    fn launch(&mut self, step: &SchedulerOutput) -> Result<()> {
+        assert!(self.launched.is_none(), "the step before gave neither rows nor choices");
+        self.num_ahead.fetch_add(u64::from(self.has_chosen), Ordering::Relaxed);
+        self.launched = Some(step.clone());
+        Ok(())
+    }
+
+    fn rows(&mut self, out: &mut ModelOutput) -> Result<()> {
+        assert!(!self.has_chosen, "tokens of the step before were not asked for");
+        self.compute()?;
+        std::mem::swap(out, &mut self.rows);
+        Ok(())
+    }
+
+    fn choose(&mut self, plan: &SamplePlan) -> Result<()> {
+        assert!(!self.has_chosen, "tokens of the step before were not asked for");
+        self.compute()?;
+        if !plan.choices.is_empty() {
+            self.choices = choices(plan, &mut self.rows.logits, self.model.vocab_size());
+            self.has_chosen = true;
+        }
+        Ok(())
+    }
+
+    fn chosen(&mut self) -> Result<Vec<Option<TokenId>>> {
+        assert!(std::mem::take(&mut self.has_chosen), "nothing was chosen");
+        self.num_chosen += 1;
+        match self.fails_at == Some(self.num_chosen) {
+            true => {
+                self.launched = None;
+                Err(Error::Internal("the device is on fire".into()))
+            }
+            false => Ok(self.choices.clone()),
+        }
+    }
+}
+
+/// What a plan chooses from (num_rows, width) logits.
+fn choices(plan: &SamplePlan, logits: &mut [f32], width: usize) -> Vec<Option<TokenId>> {
+    for RowEdits { row, repetition, frequency, presence, edits } in &plan.edits {
+        let row = &mut logits[row * width..][..width];
+        for edit in edits {
+            let logit = &mut row[edit.token as usize];
+            *logit += edit.bias;
+            if edit.is_banned {
+                *logit = f32::NEG_INFINITY;
+            } else if edit.is_seen {
+                *logit = if *logit > 0.0 { *logit / repetition } else { *logit * repetition };
+                *logit -= edit.count as f32 * frequency;
+                *logit -= if edit.count > 0 { *presence } else { 0.0 };
+            }
+        }
+    }
+    let choose = |choice: &Choice| {
+        let &Choice { row, temperature, top_k, top_p, min_p, seed, position } = choice;
+        let params = SamplingParams { temperature, top_k, top_p, min_p, ..SamplingParams::default() };
+        let (prompt, output, eos) = (&vec![0; position][..], &[][..], &[][..]);
+        let context = SampleContext { params: &params, seed, prompt, output, eos };
+        let sampled = sample(&mut logits[row * width..][..width], context, &mut SampleScratch::default());
+        sampled.ok().map(|sampled| sampled.token_id)
+    };
+    plan.choices.iter().map(choose).collect()
 }
 
 /// The last event of a request.

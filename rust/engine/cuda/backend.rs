@@ -44,6 +44,8 @@ pub struct CudaStep<'a> {
     pub kv: &'a KvCache,
     /// By `ModelConfig::ropes`.
     pub rotations: &'a [Rotations],
+    /// Tokens that were chosen after the step before.
+    pub chosen: DeviceSlice<'a, i32>,
     /// The step's arrays.
     pub arrays: &'a DeviceBuffer<i32>,
     pub size: StepSize,
@@ -169,6 +171,8 @@ impl Backend for CudaStep<'_> {
         let CudaMatrix::Bf16(table) = &table.matrix else { panic!("the embedding is bf16") };
         self.launch(&Embed {
             tokens: self.array(Section::Tokens),
+            sources: self.array(Section::Sources),
+            chosen: self.chosen,
             table: table.all(),
             residual: self.residual(),
             scale: scale.unwrap_or(1.0),

@@ -98,6 +98,7 @@ fn plan(
         num_tokens: config.max_num_batched_tokens,
         num_seqs: config.max_num_seqs.min(config.max_num_batched_tokens),
         num_logit_rows,
+        max_choices: config.max_num_seqs,
         max_len,
         num_multiprocessors,
     };

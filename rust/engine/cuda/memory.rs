@@ -59,6 +59,8 @@ pub struct Capacity {
     pub num_tokens: usize,
     pub num_seqs: usize,
     pub num_logit_rows: usize,
+    /// Tokens that are chosen: several may come from one row.
+    pub max_choices: usize,
     /// Longest prompt plus output.
     pub max_len: usize,
     pub num_multiprocessors: usize,

@@ -15,13 +15,17 @@ const ALIGNMENT: usize = 4;
 const BANNED: u32 = 1;
 const SEEN: u32 = 2;
 
-/// What the kernels read of a plan, and what they have chosen. Grows with the largest plan so far.
+/// What the kernels read of a plan, which grows with the largest plan so far, and what they have chosen.
 pub struct Sampler {
     context: Arc<Context>,
     host: PinnedBuffer<u32>,
     device: DeviceBuffer<u32>,
+    /// (max_choices,): the next step reads it, also in recorded graphs.
     chosen: DeviceBuffer<i32>,
+    /// (max_choices,)
     tokens: PinnedBuffer<i32>,
+    /// Of the last plan.
+    num_choices: usize,
 }
 
 /// Where the arrays of a plan lie.
@@ -61,17 +65,19 @@ impl Sections {
 }
 
 impl Sampler {
-    pub fn new(context: &Arc<Context>) -> Result<Self> {
+    /// `max_choices`: the most of one step.
+    pub fn new(context: &Arc<Context>, max_choices: usize) -> Result<Self> {
         Ok(Self {
             context: context.clone(),
             host: PinnedBuffer::new(context, 0)?,
             device: DeviceBuffer::new(context, 0)?,
-            chosen: DeviceBuffer::new(context, 0)?,
-            tokens: PinnedBuffer::new(context, 0)?,
+            chosen: DeviceBuffer::new(context, max_choices)?,
+            tokens: PinnedBuffer::new(context, max_choices)?,
+            num_choices: 0,
         })
     }
 
-    /// Chooses from `logits`, (num_rows, vocab_size), which the plan's edits change. None: no logit of the row is finite.
+    /// Chooses from `logits`, (num_rows, vocab_size), which the plan's edits change.
     pub fn choose(
         &mut self,
         plan: &SamplePlan,
@@ -79,11 +85,15 @@ impl Sampler {
         vocab_size: usize,
         kernels: &Kernels,
         stream: &Stream,
-    ) -> Result<Vec<Option<TokenId>>> {
+    ) -> Result<()> {
+        self.num_choices = plan.choices.len();
+        if plan.choices.is_empty() {
+            return Ok(());
+        }
         let num_rows = logits.len() / vocab_size;
         let sections = Sections::of(plan, num_rows, vocab_size);
         let num_words = sections.masks.end;
-        self.reserve(num_words, plan.choices.len())?;
+        self.reserve(num_words)?;
         write(plan, &sections, num_rows, self.host.wait()?);
         self.host.upload(self.device.slice(0..num_words), stream)?;
         let part = |range: Range<usize>| self.device.slice(range);
@@ -96,21 +106,25 @@ impl Sampler {
         let tokens = self.chosen.slice(0..plan.choices.len());
         let (rows, requests) = (part(sections.rows), part(sections.requests));
         kernels.launch(&Sample { logits, rows, requests, tokens, vocab_size }, stream)?;
-        self.tokens.download(tokens, stream)?;
-        let tokens = &self.tokens.wait()?[..plan.choices.len()];
+        self.tokens.download(tokens, stream)
+    }
+
+    /// What was chosen last. None: no logit of the row is finite.
+    pub fn chosen(&mut self) -> Result<Vec<Option<TokenId>>> {
+        let tokens = &self.tokens.wait()?[..self.num_choices];
         Ok(tokens.iter().map(|&token| TokenId::try_from(token).ok()).collect())
     }
 
-    fn reserve(&mut self, words: usize, choices: usize) -> Result<()> {
+    /// What was chosen last, on the device: (max_choices,), of which those of the last plan are defined.
+    pub fn on_device(&self) -> DeviceSlice<'_, i32> {
+        self.chosen.all()
+    }
+
+    fn reserve(&mut self, words: usize) -> Result<()> {
         if words > self.host.len() {
             let len = words.next_power_of_two();
             self.host = PinnedBuffer::new(&self.context, len)?;
             self.device = DeviceBuffer::new(&self.context, len)?;
-        }
-        if choices > self.tokens.len() {
-            let len = choices.next_power_of_two();
-            self.tokens = PinnedBuffer::new(&self.context, len)?;
-            self.chosen = DeviceBuffer::new(&self.context, len)?;
         }
         Ok(())
     }

@@ -35,6 +35,8 @@ pub struct StepSize {
 pub enum Section {
     /// (num_tokens,)
     Tokens,
+    /// (num_tokens,): which of the last chosen tokens it is; -1: that in `Tokens`.
+    Sources,
     /// (num_tokens,)
     Positions,
     /// (num_seqs + 1,)
@@ -87,7 +89,7 @@ impl StepSize {
     }
 
     pub fn range(&self, section: Section) -> Range<usize> {
-        let first = [Section::Tokens, Section::Positions, Section::QueryStarts];
+        let first = [Section::Tokens, Section::Sources, Section::Positions, Section::QueryStarts];
         let ends = [Section::ContextLens, Section::LogitRows, Section::HiddenRows];
         let groups = (0..self.num_groups).flat_map(|group| [Section::Slots(group), Section::Tables(group)]);
         let before = first.into_iter().chain(ends).chain(groups).take_while(|&other| other != section);
@@ -97,7 +99,7 @@ impl StepSize {
 
     fn section_len(&self, section: Section) -> usize {
         match section {
-            Section::Tokens | Section::Positions | Section::Slots(_) => self.num_tokens,
+            Section::Tokens | Section::Sources | Section::Positions | Section::Slots(_) => self.num_tokens,
             Section::QueryStarts => self.num_seqs + 1,
             Section::ContextLens => self.num_seqs,
             Section::LogitRows => self.num_logit_rows,
@@ -119,6 +121,7 @@ impl StepSize {
         let sequences = || step.sequences.iter();
         let token = |index: usize| index as i32;
         fill(Section::Tokens, &mut step.tokens.iter().map(|&token| token as i32), 0);
+        fill(Section::Sources, &mut sources(step), -1);
         fill(Section::Positions, &mut sequences().flat_map(positions).map(token), 0);
         fill(Section::QueryStarts, &mut sequences().map(|s| token(s.tokens.start)), token(step.num_tokens()));
         fill(Section::ContextLens, &mut sequences().map(|s| token(s.context_len())), 0);
@@ -133,6 +136,13 @@ impl StepSize {
         let copies = step.copies.iter().flat_map(|copy| [copy.src, copy.dst]);
         fill(Section::Copies, &mut copies.map(|block| token(block.index())), 0);
     }
+}
+
+/// For each token: which of the last choices it is, or -1.
+fn sources(step: &SchedulerOutput) -> impl Iterator<Item = i32> {
+    let mut chosen = step.chosen.iter().peekable();
+    (0..step.num_tokens())
+        .map(move |token| chosen.next_if(|chosen| chosen.token == token).map_or(-1, |chosen| chosen.choice as i32))
 }
 
 fn table_row(blocks: usize) -> usize {
@@ -226,7 +236,7 @@ impl StepArrays {
 mod tests {
     use super::*;
     use crate::ids::BlockId;
-    use crate::sched::{BlockCopy, TableSlice};
+    use crate::sched::{BlockCopy, ChosenToken, TableSlice};
 
     fn read<'a>(size: &StepSize, out: &'a [i32], section: Section) -> &'a [i32] {
         &out[size.range(section)]
@@ -238,6 +248,7 @@ mod tests {
         step.push(0, &[5, 6, 7], RowsWanted::All, 2, 1);
         step.push(17, &[8], RowsWanted::Last, 2, 2);
         step.tables[3] = TableSlice { first_block: 1, blocks: 4..5 };
+        step.chosen.push(ChosenToken { token: 3, choice: 4 });
         step.copies.push(BlockCopy { src: BlockId(9), dst: BlockId(3) });
         step
     }
@@ -250,6 +261,7 @@ mod tests {
         size.write(&step(), &geometry, &mut out);
         let read = |section| read(&size, &out, section);
         assert_eq!(read(Section::Tokens), [5, 6, 7, 8, 0, 0]);
+        assert_eq!(read(Section::Sources), [-1, -1, -1, 4, -1, -1]);
         assert_eq!(read(Section::Positions), [0, 1, 2, 17, 0, 0]);
         assert_eq!(read(Section::QueryStarts), [0, 3, 4, 4, 4]);
         assert_eq!(read(Section::ContextLens), [3, 18, 0, 0]);
@@ -276,6 +288,7 @@ mod tests {
         use Section::*;
         let order = [
             Tokens,
+            Sources,
             Positions,
             QueryStarts,
             ContextLens,
@@ -292,6 +305,6 @@ mod tests {
             assert!(pair[0].end <= pair[1].start && pair[1].start < pair[0].end + ALIGNMENT, "{ranges:?}");
         }
         assert!(ranges.iter().all(|range| range.start.is_multiple_of(ALIGNMENT)));
-        assert_eq!(size.num_words(), ranges[10].end);
+        assert_eq!(size.num_words(), ranges[11].end);
     }
 }

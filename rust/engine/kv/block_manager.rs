@@ -148,18 +148,34 @@ impl BlockManager {
     /// Makes sure that the positions of `range` can be written: new blocks, and own copies of shared ones.
     /// All or nothing: false if the pool has too few.
     pub fn allocate(&mut self, kv: &mut SequenceKv, range: Range<usize>, copies: &mut Vec<BlockCopy>) -> bool {
-        let (first, end) = (range.start / self.block_size, range.end.div_ceil(self.block_size));
-        let num_needed: usize = kv.tables.iter().map(|table| self.num_needed(table, first, end)).sum();
+        let num_needed = self.blocks_needed(kv, range.clone());
         if num_needed > self.pool.num_free() {
             return false;
         }
         if num_needed > 0 {
+            let (first, end) = (range.start / self.block_size, range.end.div_ceil(self.block_size));
             for table in &mut kv.tables {
                 self.unshare(table, first, copies);
                 self.grow(table, end);
             }
         }
         true
+    }
+
+    /// Blocks that `allocate` takes at most for this range.
+    pub fn blocks_needed(&self, kv: &SequenceKv, range: Range<usize>) -> usize {
+        let (first, end) = (range.start / self.block_size, range.end.div_ceil(self.block_size));
+        kv.tables.iter().map(|table| self.num_needed(table, first, end)).sum()
+    }
+
+    /// Forgets what blocks hold, when none is in use.
+    pub fn forget_cached(&mut self) {
+        assert_eq!(self.num_used_blocks(), 0, "blocks in use are forgotten");
+        let num_blocks = self.num_blocks();
+        self.pool = BlockPool::new(num_blocks);
+        if let Some(cache) = &mut self.prefix_cache {
+            *cache = PrefixCache::new(num_blocks, self.block_size, self.windows.len());
+        }
     }
 
     /// The blocks that are full after `num_computed` tokens become prefix hits for others.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::{ModelOutput, ModelRunner, phase};
+use super::{DeviceRunner, ModelOutput, ModelRunner, phase};
 use crate::backend::profiled::{Profiled, StepCosts};
 use crate::config::KvDtype;
 use crate::cuda::backend::{AttentionWork, CudaStep};
@@ -45,6 +45,9 @@ pub struct CudaRunner {
     turn: usize,
     graphs: Graphs,
     work: AttentionWork,
+    /// Of the step that was launched last.
+    num_logit_rows: usize,
+    num_hidden_rows: usize,
     sampler: Sampler,
     /// (num_logit_rows, vocab_size)
     logits: PinnedBuffer<f32>,
@@ -83,7 +86,9 @@ impl CudaRunner {
             turn: 0,
             graphs: Graphs::default(),
             work: AttentionWork::default(),
-            sampler: Sampler::new(&context)?,
+            num_logit_rows: 0,
+            num_hidden_rows: 0,
+            sampler: Sampler::new(&context, capacity.max_choices)?,
             logits: PinnedBuffer::new(&context, capacity.num_logit_rows * config.vocab_size)?,
             hidden: PinnedBuffer::new(&context, capacity.num_seqs * config.hidden_size)?,
             context,
@@ -119,6 +124,7 @@ impl CudaRunner {
             acts: &self.acts,
             kv: &self.kv,
             rotations: &self.rotations,
+            chosen: self.sampler.on_device(),
             arrays: self.arrays[turn].device(),
             size,
             work: &self.work,
@@ -127,28 +133,12 @@ impl CudaRunner {
         }
     }
 
-    /// Puts a step in the stream.
-    fn begin(&mut self, step: &SchedulerOutput) -> Result<()> {
-        self.context.make_current()?;
-        if let Some(profile) = &self.profile {
-            profile.begin_step(phase(step));
-        }
-        let is_graph = self.profile.is_none() && only_decodes(step);
-        let (size, turn) = self.upload(step, is_graph)?;
-        self.work = attention_work(step, &self.kv.geometry);
-        self.copy_blocks(size, turn)?;
-        match is_graph {
-            true => self.replay(step, size, turn)?,
-            false => self.run(step, size, turn)?,
-        }
-        self.arrays[turn].release(&self.compute)
-    }
-
-    /// What was wanted of the step is here.
-    fn end(&self) {
-        if let Some(profile) = &self.profile {
-            profile.end_step();
-        }
+    /// What was wanted of the step is on its way.
+    fn end(&self) -> Result<()> {
+        let Some(profile) = &self.profile else { return Ok(()) };
+        self.compute.synchronize()?;
+        profile.end_step();
+        Ok(())
     }
 
     /// The forward pass, launch by launch.
@@ -180,10 +170,10 @@ impl CudaRunner {
     }
 
     /// Brings the rows that the step computed to `out`, which waits for the step. A step without rows is not waited for.
-    fn download(&mut self, num_logit_rows: usize, num_hidden_rows: usize, out: &mut ModelOutput) -> Result<()> {
+    fn download(&mut self, out: &mut ModelOutput) -> Result<()> {
         out.vocab_size = self.config.vocab_size;
         out.hidden_size = self.config.hidden_size;
-        let (logits, hidden) = (num_logit_rows * out.vocab_size, num_hidden_rows * out.hidden_size);
+        let (logits, hidden) = (self.num_logit_rows * out.vocab_size, self.num_hidden_rows * out.hidden_size);
         if logits > 0 {
             self.logits.download(self.acts.logits.slice(0..logits), &self.compute)?;
         }
@@ -226,28 +216,47 @@ impl ModelRunner for CudaRunner {
     }
 
     fn execute(&mut self, step: &SchedulerOutput, out: &mut ModelOutput) -> Result<()> {
-        self.begin(step)?;
+        self.launch(step)?;
+        self.rows(out)
+    }
+
+    fn device(&mut self) -> Option<&mut dyn DeviceRunner> {
+        Some(self)
+    }
+}
+
+impl DeviceRunner for CudaRunner {
+    fn launch(&mut self, step: &SchedulerOutput) -> Result<()> {
+        self.context.make_current()?;
+        if let Some(profile) = &self.profile {
+            profile.begin_step(phase(step));
+        }
         let actual = StepSize::of(step, &self.kv.geometry);
-        self.download(actual.num_logit_rows, actual.num_hidden_rows, out)?;
-        self.end();
-        Ok(())
+        (self.num_logit_rows, self.num_hidden_rows) = (actual.num_logit_rows, actual.num_hidden_rows);
+        let is_graph = self.profile.is_none() && only_decodes(step);
+        let (size, turn) = self.upload(step, is_graph)?;
+        self.work = attention_work(step, &self.kv.geometry);
+        self.copy_blocks(size, turn)?;
+        match is_graph {
+            true => self.replay(step, size, turn)?,
+            false => self.run(step, size, turn)?,
+        }
+        self.arrays[turn].release(&self.compute)
     }
 
-    fn can_choose(&self) -> bool {
-        true
+    fn rows(&mut self, out: &mut ModelOutput) -> Result<()> {
+        self.download(out)?;
+        self.end()
     }
 
-    fn choose(&mut self, step: &SchedulerOutput, plan: &SamplePlan) -> Result<Vec<Option<TokenId>>> {
-        self.begin(step)?;
-        let num_rows = StepSize::of(step, &self.kv.geometry).num_logit_rows;
-        let chosen = match plan.choices.is_empty() {
-            true => Vec::new(),
-            false => {
-                let logits = self.acts.logits.slice(0..num_rows * self.config.vocab_size);
-                self.sampler.choose(plan, logits, self.config.vocab_size, &self.kernels, &self.compute)?
-            }
-        };
-        self.end();
-        Ok(chosen)
+    fn choose(&mut self, plan: &SamplePlan) -> Result<()> {
+        let vocab_size = self.config.vocab_size;
+        let logits = self.acts.logits.slice(0..self.num_logit_rows * vocab_size);
+        self.sampler.choose(plan, logits, vocab_size, &self.kernels, &self.compute)?;
+        self.end()
+    }
+
+    fn chosen(&mut self) -> Result<Vec<Option<TokenId>>> {
+        self.sampler.chosen()
     }
 }

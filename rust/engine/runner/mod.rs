@@ -11,7 +11,7 @@ pub use weights::{
     load_weights, num_bytes, qkv, router,
 };
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::TokenId;
 use crate::kv::KvGeometry;
 use crate::profile::Phase;
@@ -42,15 +42,9 @@ pub trait ModelRunner: Send {
     /// Copies blocks, writes the scheduled tokens' keys and values, and fills `out` (its buffers are reused).
     fn execute(&mut self, step: &SchedulerOutput, out: &mut ModelOutput) -> Result<()>;
 
-    /// Whether the device chooses tokens: see `choose`.
-    fn can_choose(&self) -> bool {
-        false
-    }
-
-    /// Computes a step as `execute` does, and chooses tokens from its logits, which nobody else sees. None: no logit of
-    /// the row is finite. Only where `can_choose` says so, and for steps without embeddings.
-    fn choose(&mut self, _step: &SchedulerOutput, _plan: &SamplePlan) -> Result<Vec<Option<TokenId>>> {
-        Err(Error::Internal("this device chooses no tokens".into()))
+    /// The halves of `execute`, where the device computes by itself and chooses tokens.
+    fn device(&mut self) -> Option<&mut dyn DeviceRunner> {
+        None
     }
 
     /// Calls `work` once with each number below `count`, on as many threads as the runner computes with.
@@ -61,6 +55,25 @@ pub trait ModelRunner: Send {
 
     /// Nothing is left to compute: the time for work that nobody waits for.
     fn idle(&mut self) {}
+}
+
+/// Steps on a device that does in order what it was asked for, while the engine's thread goes on.
+///
+/// A step is a `launch`, then `choose` or `rows`. Its tokens stay on the device until `chosen` is asked for them, so that
+/// the step after, which computes them, can be launched before anybody knows them.
+pub trait DeviceRunner {
+    /// Puts a step on its way. `step.chosen` are tokens that the last `choose` chose.
+    fn launch(&mut self, step: &SchedulerOutput) -> Result<()>;
+
+    /// Waits for the rows of the step that was launched last: see [`ModelRunner::execute`].
+    fn rows(&mut self, out: &mut ModelOutput) -> Result<()>;
+
+    /// Has tokens chosen from the logits of the step that was launched last. Before the next one `chosen` is asked.
+    fn choose(&mut self, plan: &SamplePlan) -> Result<()>;
+
+    /// Waits for what was chosen last, in the order of the plan. None: no logit of the row is finite. On error a step that
+    /// was launched meanwhile is given up.
+    fn chosen(&mut self) -> Result<Vec<Option<TokenId>>>;
 }
 
 /// A step in which every sequence has one token only decodes.

@@ -59,7 +59,7 @@ pub fn sample(logits: &mut [f32], context: SampleContext<'_>, scratch: &mut Samp
     processors::process(logits, &context, &mut scratch.edits, &mut scratch.counts);
     let token_id = choose(logits, &context, scratch);
     scratch.edits.undo(logits);
-    let token_id = token_id.ok_or_else(|| no_finite_logit(&context))?;
+    let token_id = token_id.ok_or_else(|| no_finite_logit(context.prompt.len() + context.output.len()))?;
     let num_top = context.params.logprobs;
     Ok(Sampled { token_id, logprob: num_top.map(|num_top| token_logprob(logits, token_id, num_top, scratch)) })
 }
@@ -81,7 +81,6 @@ fn choose(logits: &[f32], context: &SampleContext<'_>, scratch: &mut SampleScrat
     Some(scratch.candidates[index].id)
 }
 
-pub(crate) fn no_finite_logit(context: &SampleContext<'_>) -> Error {
-    let position = context.prompt.len() + context.output.len();
+pub(crate) fn no_finite_logit(position: usize) -> Error {
     Error::Internal(format!("no token can be chosen at position {position}: every logit is masked or not a number"))
 }

@@ -64,11 +64,21 @@ pub struct BlockCopy {
     pub dst: BlockId,
 }
 
+/// A scheduled token that the host does not know yet: the device chose it after the step before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChosenToken {
+    /// Into [`SchedulerOutput::tokens`], where a 0 stands for it.
+    pub token: usize,
+    /// Which of the last choices it is.
+    pub choice: usize,
+}
+
 /// Flat buffers, cleared and refilled each step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SchedulerOutput {
     pub sequences: Vec<ScheduledSequence>,
     pub tokens: Vec<TokenId>,
+    pub chosen: Vec<ChosenToken>,
     pub tables: Vec<TableSlice>,
     pub block_ids: Vec<BlockId>,
     pub copies: Vec<BlockCopy>,
@@ -107,6 +117,7 @@ impl SchedulerOutput {
     pub fn clear(&mut self) {
         self.sequences.clear();
         self.tokens.clear();
+        self.chosen.clear();
         self.tables.clear();
         self.block_ids.clear();
         self.copies.clear();

@@ -4,7 +4,7 @@ use super::chunk::{Chunk, Room};
 use super::demand::Demands;
 use super::live::{Live, LiveSequences, Slot};
 use super::queue::Queue;
-use super::{RowsWanted, ScheduledSequence, SchedulerOutput, TableSlice};
+use super::{ChosenToken, RowsWanted, ScheduledSequence, SchedulerOutput, TableSlice};
 use crate::config::Policy;
 use crate::ids::{BlockId, SequenceId, TokenId};
 use crate::kv::{AdmissionQuery, BlockManager, BlockState, BlockTable, KvGeometry, SequenceKv};
@@ -101,7 +101,20 @@ impl Scheduler {
         }
     }
 
-    /// The step was executed: counters advance, full blocks are published to the prefix cache, and
+    /// Whether the next step finds blocks for all that it may compute of running sequences, so that nobody is preempted.
+    /// A sequence whose last token only the device knows cannot be: it has to be computed again from tokens.
+    pub fn can_run_ahead(&self) -> bool {
+        let budget = self.config.max_num_batched_tokens;
+        let needed = |(_, slot)| {
+            let Live { sequence, kv } = self.live.get(slot);
+            let start = sequence.num_computed_tokens();
+            let end = start + sequence.num_remaining_tokens().min(budget);
+            self.kv.blocks_needed(kv.as_ref().expect("it runs"), start..end)
+        };
+        self.running.iter().map(needed).sum::<usize>() <= self.kv.num_free_blocks()
+    }
+
+    /// The step was executed, or its device will execute it before any other: counters advance, full blocks are published to the prefix cache, and
     /// blocks that left a sliding window go back. Sequences that were finished meanwhile are passed over.
     pub fn commit(&mut self, step: &SchedulerOutput) {
         for scheduled in &step.sequences {
@@ -118,10 +131,28 @@ impl Scheduler {
 
     /// A sampled token. Only after the commit of the step that computed all earlier tokens.
     pub fn append(&mut self, id: SequenceId, token: TokenId) {
+        self.at_end(id).push(token);
+    }
+
+    /// The device has sampled a token as its choice `choice`, and can compute it: `append` says later which one it is.
+    pub fn expect(&mut self, id: SequenceId, choice: usize) {
+        let sequence = self.at_end(id);
+        assert_eq!(sequence.chosen(), None, "sequence {id}: the token before is not known yet");
+        sequence.expect(choice);
+    }
+
+    /// A sequence all of whose known tokens are computed.
+    fn at_end(&mut self, id: SequenceId) -> &mut Sequence {
         let slot = self.live.slot(id).expect("tokens are appended to live sequences");
         let sequence = &mut self.live.get_mut(slot).sequence;
-        assert_eq!(sequence.num_remaining_tokens(), 0, "sequence {id}: earlier tokens are not computed yet");
-        sequence.push(token);
+        let (num_computed, num_tokens) = (sequence.num_computed_tokens(), sequence.tokens().len());
+        assert_eq!(num_computed, num_tokens, "sequence {id}: earlier tokens are not computed yet");
+        sequence
+    }
+
+    /// Forgets what blocks hold, when none is in use: the device may have failed while it wrote them.
+    pub fn forget_cached(&mut self) {
+        self.kv.forget_cached();
     }
 
     /// Choice `index` as a sequence of its own that shares all blocks, copied on write. It has the
@@ -315,8 +346,8 @@ impl Scheduler {
             room.num_tokens -= chunk.num_tokens;
             room.num_logit_rows -= chunk.num_logit_rows();
         }
-        if end < sequence.tokens().len() {
-            room.num_promised_blocks += self.kv.blocks_lacking(kv, sequence.tokens().len());
+        if end < sequence.computable_len() {
+            room.num_promised_blocks += self.kv.blocks_lacking(kv, sequence.computable_len());
         }
         true
     }
@@ -331,6 +362,7 @@ impl Scheduler {
     fn preempt_last(&mut self, out: &mut SchedulerOutput) {
         let slot = self.running.last().expect("a victim runs");
         let Live { sequence, kv } = self.live.get_mut(slot);
+        assert_eq!(sequence.chosen(), None, "a victim knows its tokens: see `can_run_ahead`");
         self.kv.free(kv.take().expect("a victim runs"));
         sequence.preempt();
         self.num_preemptions += 1;
@@ -361,7 +393,13 @@ fn will_share(first: &Sequence, other: &Sequence, len: usize) -> bool {
 fn push_scheduled(sequence: &Sequence, kv: &SequenceKv, chunk: Chunk, out: &mut SchedulerOutput) {
     let start = sequence.num_computed_tokens();
     let (first_token, first_table) = (out.tokens.len(), out.tables.len());
-    out.tokens.extend_from_slice(&sequence.tokens()[start..start + chunk.num_tokens]);
+    let end = start + chunk.num_tokens;
+    out.tokens.extend_from_slice(&sequence.tokens()[start..end.min(sequence.tokens().len())]);
+    if end > sequence.tokens().len() {
+        let choice = sequence.chosen().expect("a token that is scheduled was chosen");
+        out.chosen.push(ChosenToken { token: out.tokens.len(), choice });
+        out.tokens.push(0);
+    }
     for table in kv.tables() {
         let first_id = out.block_ids.len();
         out.block_ids.extend_from_slice(table.blocks());
