@@ -7,9 +7,9 @@ use half::bf16;
 use super::driver::{DeviceBuffer, DeviceSlice, Stream};
 use super::heads::HeadPadding;
 use super::launch::{
-    AddRmsNorm, Batch, Call, CombineEntries, CopyBlocks, DecodeAttention, Embed, GatedActivation, GatherEntries, Gemm,
-    GemmOutput, GroupedGemm, Kernels, MergeSplits, PrefillAttention, RmsNorm, RopeAndStore, RouteTokens, Softcap,
-    SortEntries, SumParts,
+    AddRmsNorm, AdvanceBatch, Batch, Call, CombineEntries, CopyBlocks, DecodeAttention, Embed, GatedActivation,
+    GatherEntries, Gemm, GemmOutput, GroupedGemm, Kernels, MergeSplits, PrefillAttention, RmsNorm, RopeAndStore,
+    RouteTokens, Softcap, SortEntries, SumParts,
 };
 use super::matrix::CudaMatrix;
 use super::memory::{Activations, ExpertActivations, KvCache, Rotations};
@@ -151,6 +151,21 @@ impl CudaStep<'_> {
         let (residual, weight, eps) = (self.residual(), weight.all(), self.config.norm_eps);
         self.launch(&RmsNorm { residual, rows: Some(rows), weight, normed, eps });
         normed
+    }
+
+    /// Makes the arrays of the step before those of this one.
+    pub fn advance_batch(&self, changes: DeviceSlice<'_, i32>) {
+        let (first, second) = (self.size.range(Section::Slots(0)).start, self.size.range(Section::Slots(1)).start);
+        self.launch(&AdvanceBatch {
+            arrays: self.arrays.slice(0..self.size.num_words()),
+            changes,
+            positions: self.array(Section::Positions),
+            context_lens: self.array(Section::ContextLens),
+            slots: self.array(Section::Slots(0)),
+            tables: self.array(Section::Tables(0)),
+            num_groups: self.size.num_groups,
+            stride: second - first,
+        });
     }
 
     /// Copies the blocks that the step names, before anything is stored.

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use super::driver::Graph;
-use super::step::StepSize;
+use super::step::{Place, StepSize};
 use crate::error::Result;
 use crate::sched::{RowsWanted, SchedulerOutput};
 
 /// From this many sequences on sizes are its multiples.
 const SIZE_STEP: usize = 8;
 
-/// What a graph was recorded for: the step's size, and which of the two sets of arrays it reads.
-type Key = (StepSize, usize);
+/// What a graph was recorded for: the step's size, and where it finds its arrays.
+type Key = (StepSize, Place);
 
 /// All graphs so far.
 #[derive(Default)]
@@ -20,12 +20,12 @@ pub struct Graphs {
 }
 
 impl Graphs {
-    /// The graph of this size and set of arrays, recorded by `capture` if there is none yet.
-    pub fn get(&mut self, size: StepSize, arrays: usize, capture: impl FnOnce() -> Result<Graph>) -> Result<&Graph> {
+    /// The graph of this size and place, recorded by `capture` if there is none yet.
+    pub fn get(&mut self, size: StepSize, place: Place, capture: impl FnOnce() -> Result<Graph>) -> Result<&Graph> {
         use std::collections::hash_map::Entry;
-        match self.graphs.entry((StepSize { num_copies: 0, ..size }, arrays)) {
+        match self.graphs.entry((StepSize { num_copies: 0, ..size }, place)) {
             Entry::Occupied(graph) => Ok(graph.into_mut()),
-            Entry::Vacant(place) => Ok(place.insert(capture()?)),
+            Entry::Vacant(vacant) => Ok(vacant.insert(capture()?)),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::cuda::heads::HeadPadding;
 use crate::cuda::launch::{AttentionShape, Kernels};
 use crate::cuda::memory::{Activations, Capacity, KvCache, Rotations};
 use crate::cuda::sampler::Sampler;
-use crate::cuda::step::{StepArrays, StepSize};
+use crate::cuda::step::{DeviceArrays, Place, StepSize};
 use crate::cuda::weights::CudaWeights;
 use crate::error::Result;
 use crate::ids::TokenId;
@@ -39,10 +39,7 @@ pub struct CudaRunner {
     acts: Activations,
     compute: Stream,
     uploads: Stream,
-    /// One is written while the other is read.
-    arrays: [StepArrays; 2],
-    /// The one that the next step takes.
-    turn: usize,
+    arrays: DeviceArrays,
     graphs: Graphs,
     work: AttentionWork,
     /// Of the step that was launched last.
@@ -82,8 +79,7 @@ impl CudaRunner {
             acts: Activations::new(&context, &config, &capacity)?,
             compute: Stream::new(&context)?,
             uploads: Stream::new(&context)?,
-            arrays: [StepArrays::new(&context, largest.num_words())?, StepArrays::new(&context, largest.num_words())?],
-            turn: 0,
+            arrays: DeviceArrays::new(&context, &largest)?,
             graphs: Graphs::default(),
             work: AttentionWork::default(),
             num_logit_rows: 0,
@@ -101,19 +97,16 @@ impl CudaRunner {
         })
     }
 
-    /// Brings the step's arrays to the device and returns their size there, with the set that they are in.
-    fn upload(&mut self, step: &SchedulerOutput, is_graph: bool) -> Result<(StepSize, usize)> {
+    /// Brings the step's arrays to the device and returns their size there, and where they are.
+    fn bring(&mut self, step: &SchedulerOutput, is_graph: bool) -> Result<(StepSize, Place)> {
         let geometry = &self.kv.geometry;
         let size = StepSize::of(step, geometry);
         let size = if is_graph { padded(size, self.capacity.num_seqs) } else { size };
-        let turn = self.turn;
-        self.turn = (turn + 1) % self.arrays.len();
-        let write = |out: &mut [i32]| size.write(step, geometry, out);
-        self.arrays[turn].upload(&size, write, &self.uploads, &self.compute)?;
-        Ok((size, turn))
+        let place = self.arrays.bring(step, size, geometry, is_graph, &self.uploads, &self.compute)?;
+        Ok((size, place))
     }
 
-    fn step(&self, size: StepSize, turn: usize) -> CudaStep<'_> {
+    fn step(&self, size: StepSize, place: Place) -> CudaStep<'_> {
         CudaStep {
             kernels: &self.kernels,
             stream: &self.compute,
@@ -125,7 +118,7 @@ impl CudaRunner {
             kv: &self.kv,
             rotations: &self.rotations,
             chosen: self.sampler.on_device(),
-            arrays: self.arrays[turn].device(),
+            arrays: self.arrays.device(place),
             size,
             work: &self.work,
             is_timed: self.profile.is_some(),
@@ -142,8 +135,11 @@ impl CudaRunner {
     }
 
     /// The forward pass, launch by launch.
-    fn run(&self, step: &SchedulerOutput, size: StepSize, turn: usize) -> Result<()> {
-        let backend = self.step(size, turn);
+    fn run(&self, step: &SchedulerOutput, size: StepSize, place: Place) -> Result<()> {
+        let backend = self.step(size, place);
+        if place.is_before {
+            backend.advance_batch(self.arrays.changes());
+        }
         let Some(profile) = self.profile.as_deref() else {
             forward(&backend, &self.config, &self.weights);
             return backend.outcome.into_inner();
@@ -155,16 +151,16 @@ impl CudaRunner {
     }
 
     /// The forward pass as a graph.
-    fn replay(&mut self, step: &SchedulerOutput, size: StepSize, turn: usize) -> Result<()> {
+    fn replay(&mut self, step: &SchedulerOutput, size: StepSize, place: Place) -> Result<()> {
         let mut graphs = std::mem::take(&mut self.graphs);
-        let capture = || self.compute.capture(|| self.run(step, size, turn));
-        let launched = graphs.get(size, turn, capture).and_then(|graph| graph.launch(&self.compute));
+        let capture = || self.compute.capture(|| self.run(step, size, place));
+        let launched = graphs.get(size, place, capture).and_then(|graph| graph.launch(&self.compute));
         self.graphs = graphs;
         launched
     }
 
-    fn copy_blocks(&self, size: StepSize, turn: usize) -> Result<()> {
-        let backend = self.step(size, turn);
+    fn copy_blocks(&self, size: StepSize, place: Place) -> Result<()> {
+        let backend = self.step(size, place);
         backend.copy_blocks();
         backend.outcome.into_inner()
     }
@@ -234,14 +230,14 @@ impl DeviceRunner for CudaRunner {
         let actual = StepSize::of(step, &self.kv.geometry);
         (self.num_logit_rows, self.num_hidden_rows) = (actual.num_logit_rows, actual.num_hidden_rows);
         let is_graph = self.profile.is_none() && only_decodes(step);
-        let (size, turn) = self.upload(step, is_graph)?;
+        let (size, place) = self.bring(step, is_graph)?;
         self.work = attention_work(step, &self.kv.geometry);
-        self.copy_blocks(size, turn)?;
+        self.copy_blocks(size, place)?;
         match is_graph {
-            true => self.replay(step, size, turn)?,
-            false => self.run(step, size, turn)?,
+            true => self.replay(step, size, place)?,
+            false => self.run(step, size, place)?,
         }
-        self.arrays[turn].release(&self.compute)
+        self.arrays.release(place, &self.compute)
     }
 
     fn rows(&mut self, out: &mut ModelOutput) -> Result<()> {

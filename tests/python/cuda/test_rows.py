@@ -14,9 +14,57 @@ def rms_norm(x, weight):
 def test_embed(gpu, rng):
     hidden = 8 * int(rng.integers(1, 200))
     table, tokens = normal(rng, 50, hidden), rng.integers(0, 50, 7).astype(i32)
+    # Some are known, others were chosen a step before; where none could be, any token will do.
+    chosen, sources = rng.permutation(50)[:5].astype(i32), np.array([-1, 4, 0, -1, 2, 3, 1], i32)
+    chosen[3] = -1
     out = gpu.allocate(7 * hidden * 4)
-    gpu.launch("ferrule_embed", (7,), 128, gpu.upload(tokens), gpu.upload(table), out, 1.5, i32(hidden))
-    assert (gpu.download(out, (7, hidden), np.float32) == floats(table)[tokens] * np.float32(1.5)).all()
+    args = gpu.upload(tokens), gpu.upload(sources), gpu.upload(chosen), gpu.upload(table), out, 1.5, i32(hidden)
+    gpu.launch("ferrule_embed", (7,), 128, *args)
+    expected = np.where(sources < 0, tokens, np.maximum(chosen[sources], 0))
+    assert (gpu.download(out, (7, hidden), np.float32) == floats(table)[expected] * np.float32(1.5)).all()
+
+
+@pytest.mark.parametrize("num_groups", [1, 3])
+@pytest.mark.parametrize("num_seqs", [1, 5, 300])
+def test_advance_batch(gpu, rng, num_groups, num_seqs):
+    """The arrays of a step become those of the next one, in which rows of context length 0 are padding."""
+    max_blocks, round_up = 8, lambda count: -(-count // 4) * 4
+    rows, table = round_up(num_seqs), num_seqs * max_blocks
+    stride = rows + round_up(table)
+    # Other arrays, positions, context lengths, and for each group slots and tables.
+    first = 12
+    before = rng.integers(0, 1000, first + 2 * rows + num_groups * stride).astype(i32)
+    lens = rng.integers(1, 16 * max_blocks - 1, num_seqs).astype(i32)
+    lens[rng.random(num_seqs) < 0.2] = 0
+
+    def parts(arrays):
+        groups = arrays[first + 2 * rows :].reshape(num_groups, stride)
+        tables = groups[:, rows : rows + table].reshape(num_groups, num_seqs, max_blocks)
+        return arrays[first:][:num_seqs], arrays[first + rows :][:num_seqs], groups[:, :num_seqs], tables
+
+    positions, context_lens, slots, _ = parts(before)
+    positions[:], context_lens[:] = np.maximum(lens - 1, 0), lens
+    slots[:, lens == 0] = -1
+    # Blocks that are new, one other word of a table, and one of the other arrays.
+    places = np.arange(len(before), dtype=i32)
+    new = [parts(places)[3][group, s, n // 16] for group in range(num_groups) for s, n in enumerate(lens) if n % 16 == 0]
+    changed = np.unique([*new, places[-1 - (stride - rows - table)], places[1]]).astype(i32)
+    pairs = np.stack([changed, rng.integers(0, 1000, len(changed)).astype(i32)], 1)
+
+    expected = before.copy()
+    expected[pairs[:, 0]] = pairs[:, 1]
+    positions, context_lens, slots, tables = parts(expected)
+    real = np.flatnonzero(lens)
+    positions[real] += 1
+    context_lens[real] += 1
+    slots[:, real] = tables[:, real, positions[real] // 16] * 16 + positions[real] % 16
+
+    arrays = gpu.upload(before)
+    changes = gpu.upload(np.concatenate([[len(pairs)], pairs.ravel()]).astype(i32))
+    at = [arrays + 4 * place for place in (first, first + rows, first + 2 * rows, first + 3 * rows)]
+    sizes = i32(num_seqs), i32(max_blocks), i32(num_groups), i32(stride)
+    gpu.launch("ferrule_advance_batch", (1,), 256, arrays, changes, *at, *sizes)
+    assert (gpu.download(arrays, before.shape, i32) == expected).all()
 
 
 @pytest.mark.parametrize("hidden", [8, 576, 4096, 5120, 16384])
@@ -163,4 +211,5 @@ def test_what_lies_outside_is_reported(library):
         pytest.skip("only the checked build sees it")
     table, out = library.upload(np.zeros(64, np.uint16)), library.allocate(4 * 63)
     with pytest.raises(KernelFailure, match=r"OUT OF BOUNDS write of 16 bytes, 4 behind .* block \(0,0,0\) thread 15 "):
-        library.launch("ferrule_embed", (1,), 128, library.upload(np.zeros(1, i32)), table, out, 1.0, i32(64))
+        zero = library.upload(np.zeros(1, i32))
+        library.launch("ferrule_embed", (1,), 128, zero, zero, zero, table, out, 1.0, i32(64))

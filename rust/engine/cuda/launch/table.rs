@@ -24,6 +24,7 @@ macro_rules! kernels {
 }
 
 kernels! {
+    "batch" { AdvanceBatch: "ferrule_advance_batch" }
     "embed" { Embed: "ferrule_embed" }
     "norm" { RmsNorm: "ferrule_rms_norm", AddRmsNorm: "ferrule_add_rms_norm" }
     "rope" {
