@@ -320,6 +320,7 @@ impl Engine {
     /// The step came to nothing: what its sequences have in the cache is unknown, so their requests end.
     fn fail_step(&mut self, error: Error) {
         self.results.clear();
+        self.step.preempted.iter().for_each(|&id| self.scheduler.forget_swapped(id));
         let scheduled = self.step.sequences.iter().filter_map(|s| self.scheduler.get(s.id));
         let mut failed: Vec<RequestId> = scheduled.map(Sequence::request_id).collect();
         if failed.is_empty() {
@@ -372,6 +373,7 @@ impl Engine {
         counters.num_blocks = scheduler.num_blocks();
         counters.num_used_blocks = scheduler.num_used_blocks();
         counters.num_preemptions = scheduler.num_preemptions();
+        counters.num_swapped_blocks = scheduler.num_swapped_blocks();
         counters.prefix_cache_queries = scheduler.prefix_cache_queries();
         counters.prefix_cache_hits = scheduler.prefix_cache_hits();
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone_from(counters);

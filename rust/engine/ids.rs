@@ -30,7 +30,18 @@ id!(
     BlockId(u32)
 );
 
+id!(
+    /// Room for a block in host memory. An index into that.
+    HostBlockId(u32)
+);
+
 impl BlockId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl HostBlockId {
     pub fn index(self) -> usize {
         self.0 as usize
     }

@@ -58,7 +58,7 @@ pub mod weights;
 pub use config::EngineConfig;
 pub use error::{Error, Result};
 pub use handle::EngineHandle;
-pub use ids::{BlockId, RequestId, SequenceId, TokenId};
+pub use ids::{BlockId, HostBlockId, RequestId, SequenceId, TokenId};
 pub use info::ModelInfo;
 pub use output::{Event, FinishReason, GenerateOutput};
 pub use request::{ChatMessage, GenerateRequest, Prompt, SamplingParams};

@@ -50,6 +50,8 @@ pub struct EngineStats {
     pub num_prompt_tokens: u64,
     pub num_generated_tokens: u64,
     pub num_preemptions: u64,
+    /// Blocks of preempted sequences that went to host memory.
+    pub num_swapped_blocks: u64,
     /// In tokens.
     pub prefix_cache_queries: u64,
     pub prefix_cache_hits: u64,

@@ -24,6 +24,8 @@ pub struct NullConfig {
     pub vocab_size: usize,
     pub hidden_size: usize,
     pub num_blocks: usize,
+    /// See [`KvGeometry::num_host_blocks`].
+    pub num_host_blocks: usize,
     pub block_size: usize,
     /// One per layer: positions that a token attends to. None: all.
     pub windows: Vec<Option<usize>>,
@@ -33,7 +35,15 @@ pub struct NullConfig {
 
 impl Default for NullConfig {
     fn default() -> Self {
-        Self { vocab_size: 64, hidden_size: 8, num_blocks: 1024, block_size: 16, windows: vec![None], cost: None }
+        Self {
+            vocab_size: 64,
+            hidden_size: 8,
+            num_blocks: 1024,
+            num_host_blocks: 0,
+            block_size: 16,
+            windows: vec![None],
+            cost: None,
+        }
     }
 }
 
@@ -46,13 +56,27 @@ pub struct NullModel {
     geometry: KvGeometry,
     /// (num_blocks, block_size)
     states: Vec<u64>,
+    /// (num_host_blocks, block_size)
+    host_states: Vec<u64>,
 }
 
 impl NullModel {
     pub fn new(config: NullConfig) -> Self {
-        let geometry = KvGeometry::new(config.num_blocks, config.block_size, &config.windows);
-        let states = vec![0; config.num_blocks * config.block_size];
-        Self { config, geometry, states }
+        let &NullConfig { num_blocks, num_host_blocks, block_size, .. } = &config;
+        let geometry = KvGeometry { num_host_blocks, ..KvGeometry::new(num_blocks, block_size, &config.windows) };
+        let [states, host_states] = [num_blocks, num_host_blocks].map(|blocks| vec![0; blocks * block_size]);
+        Self { config, geometry, states, host_states }
+    }
+
+    fn swap_blocks(&mut self, step: &SchedulerOutput) {
+        let block_size = self.config.block_size;
+        let range = |block: usize| block * block_size..(block + 1) * block_size;
+        for swap in &step.swaps_out {
+            self.host_states[range(swap.host.index())].copy_from_slice(&self.states[range(swap.block.index())]);
+        }
+        for swap in &step.swaps_in {
+            self.states[range(swap.block.index())].copy_from_slice(&self.host_states[range(swap.host.index())]);
+        }
     }
 
     fn copy_block(&mut self, copy: BlockCopy) {
@@ -120,6 +144,7 @@ impl ModelRunner for NullModel {
         (out.vocab_size, out.hidden_size) = (self.config.vocab_size, self.config.hidden_size);
         out.logits.clear();
         out.hidden.clear();
+        self.swap_blocks(step);
         step.copies.iter().for_each(|&copy| self.copy_block(copy));
         for sequence in &step.sequences {
             for position in sequence.start..sequence.context_len() {

@@ -169,10 +169,17 @@ impl Sequence {
         }
     }
 
-    /// Loses its blocks, keeps its tokens.
-    pub(crate) fn preempt(&mut self) {
-        self.num_computed_tokens = 0;
+    /// Loses its blocks, keeps its tokens. What was computed may be kept elsewhere.
+    pub(crate) fn preempt(&mut self, is_kept: bool) {
+        if !is_kept {
+            self.num_computed_tokens = 0;
+        }
         self.num_preemptions += 1;
+    }
+
+    /// What was kept of it is lost.
+    pub(crate) fn start_again(&mut self) {
+        self.num_computed_tokens = 0;
     }
 
     pub(crate) fn advance_to(&mut self, num_computed_tokens: usize, scored: bool) {

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 
+use ferrule_engine::null::NullConfig;
 use ferrule_engine::{EngineConfig, EngineHandle, Event, GenerateRequest, SamplingParams};
 use proptest::prelude::*;
 
@@ -35,10 +36,11 @@ proptest! {
         requests in mostly_chosen(),
         config in configs(),
         spare_blocks in 0usize..40,
+        num_host_blocks in prop_oneof![Just(0usize), 1usize..40],
         async_scheduling in prop::bool::weighted(0.8),
     ) {
         let expected = alone(&requests);
-        let model = LaggingModel::new(null_config(36 + spare_blocks));
+        let model = LaggingModel::new(NullConfig { num_host_blocks, ..null_config(36 + spare_blocks) });
         let num_ahead = model.num_ahead.clone();
         let engine = engine_of(model, EngineConfig { async_scheduling, ..config });
         for _ in 0..2 {

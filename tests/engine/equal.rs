@@ -1,7 +1,7 @@
 //! A request's answer is a function of the request alone.
 
 use ferrule_engine::config::Policy;
-use ferrule_engine::null::NullModel;
+use ferrule_engine::null::{NullConfig, NullModel};
 use ferrule_engine::request::Task;
 use ferrule_engine::sample::choice_seed;
 use ferrule_engine::{EngineConfig, GenerateRequest, SamplingParams};
@@ -63,10 +63,16 @@ proptest! {
 
     /// Batched, chunked, cached, preempted and static answers equal those given one at a time.
     #[test]
-    fn company_changes_nothing(requests in requests(), config in configs(), spare_blocks in 0usize..40) {
+    fn company_changes_nothing(
+        requests in requests(),
+        config in configs(),
+        spare_blocks in 0usize..40,
+        num_host_blocks in prop_oneof![Just(0usize), 1usize..40],
+    ) {
         let expected = alone(&requests);
         // 60 tokens in blocks of 4, in two groups: the longest request fits alone, and little beside it.
-        let engine = engine_of(NullModel::new(null_config(36 + spare_blocks)), config);
+        let null = NullConfig { num_host_blocks, ..null_config(36 + spare_blocks) };
+        let engine = engine_of(NullModel::new(null), config);
         for _ in 0..2 {
             let outputs = engine.generate_all(requests.clone()).unwrap();
             prop_assert_eq!(outputs.iter().map(said).collect::<Vec<_>>(), expected.clone());
@@ -105,6 +111,24 @@ fn the_worlds_above_do_preempt_and_do_hit_the_cache() {
     engine.generate(requests[0].clone()).unwrap();
     let again = engine.generate(requests[0].clone()).unwrap();
     assert!(again.metrics.num_cached_tokens > 0 && engine.stats().prefix_cache_hits > 0);
+}
+
+/// Those that fit into host memory come back as they were, and are not computed again.
+#[test]
+fn preempted_sequences_come_back_from_host_memory() {
+    // The choices of one request run together for certain, and hold three times as many blocks as there are.
+    let params = SamplingParams { n: 8, max_tokens: 40, seed: Some(3), ..SamplingParams::default() };
+    let request = request(&[1, 2, 3, 4, 5, 6, 7, 1, 2], params);
+    let run = |num_host_blocks| {
+        let null = NullConfig { num_host_blocks, ..null_config(40) };
+        let engine = engine_of(NullModel::new(null), EngineConfig::default());
+        let output = engine.generate(request.clone()).unwrap();
+        assert_eq!(said(&output), alone(std::slice::from_ref(&request))[0]);
+        engine.stats()
+    };
+    let (lost, some, all) = (run(0), run(12), run(100));
+    assert!(lost.num_preemptions > 0 && lost.num_swapped_blocks == 0);
+    assert!(some.num_swapped_blocks > 0 && all.num_swapped_blocks > some.num_swapped_blocks, "{some:?} {all:?}");
 }
 
 #[test]

@@ -81,14 +81,27 @@ fn plan() -> impl Strategy<Value = Plan> {
             max_logit_rows,
         },
     );
-    let model = (2usize..5, prop::sample::select(vec![1, 2, 3, 4, 16]), windows(), 0usize..24);
-    (scheduler, model).prop_flat_map(|(scheduler, (vocab_size, block_size, windows, num_spare))| {
+    let model = (
+        2usize..5,
+        prop::sample::select(vec![1, 2, 3, 4, 16]),
+        windows(),
+        0usize..24,
+        prop_oneof![Just(0usize), 1usize..24],
+    );
+    (scheduler, model).prop_flat_map(|(scheduler, (vocab_size, block_size, windows, num_spare, num_host_blocks))| {
         let jobs = prop::collection::vec(arrival(vocab_size as u32, scheduler.max_num_seqs), 1..9);
         jobs.prop_map(move |jobs| {
             let longest = jobs.iter().map(|arrival| arrival.job.len()).max().unwrap();
             let num_blocks = smallest_pool(longest, block_size, &windows) + num_spare;
-            let model =
-                NullConfig { vocab_size, hidden_size: 4, num_blocks, block_size, windows: windows.clone(), cost: None };
+            let model = NullConfig {
+                vocab_size,
+                hidden_size: 4,
+                num_blocks,
+                num_host_blocks,
+                block_size,
+                windows: windows.clone(),
+                cost: None,
+            };
             Plan { scheduler: scheduler.clone(), model, jobs }
         })
     })
@@ -180,7 +193,8 @@ proptest! {
             enable_prefix_caching: true,
             max_logit_rows: 1,
         };
-        let model = NullConfig { vocab_size: 3, hidden_size: 1, num_blocks, block_size, windows, cost: None };
+        let sizes = NullConfig { vocab_size: 3, hidden_size: 1, ..NullConfig::default() };
+        let model = NullConfig { num_blocks, block_size, windows, ..sizes };
         let mut world = World::new(scheduler, model);
         let longest = world.scheduler.max_tokens_alone().min(100);
         prop_assume!(longest >= 2);

@@ -18,7 +18,8 @@ fn config() -> SchedulerConfig {
 }
 
 fn model(num_blocks: usize, windows: &[Option<usize>]) -> NullConfig {
-    NullConfig { vocab_size: 4, hidden_size: 4, num_blocks, block_size: 4, windows: windows.to_vec(), cost: None }
+    let sizes = NullConfig { vocab_size: 4, hidden_size: 4, ..NullConfig::default() };
+    NullConfig { num_blocks, block_size: 4, windows: windows.to_vec(), ..sizes }
 }
 
 fn prompt(len: usize, seed: TokenId) -> Vec<TokenId> {

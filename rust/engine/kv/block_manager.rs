@@ -5,9 +5,10 @@ use std::ops::Range;
 use super::block_pool::{BlockPool, BlockState};
 use super::block_table::BlockTable;
 use super::geometry::KvGeometry;
+use super::host_pool::{HostPool, SwappedKv, SwappedTable};
 use super::prefix_cache::{NodeId, PrefixCache};
 use crate::ids::{BlockId, TokenId};
-use crate::sched::BlockCopy;
+use crate::sched::{BlockCopy, BlockSwap};
 
 /// What one running sequence holds: moved, not cloned, and given back by value to [`BlockManager::free`].
 #[derive(Debug)]
@@ -49,6 +50,7 @@ pub struct BlockManager {
     /// One per group.
     windows: Vec<Option<usize>>,
     pool: BlockPool,
+    host: HostPool,
     /// None: prefix caching is off.
     prefix_cache: Option<PrefixCache>,
     /// The nodes of the hit in hand.
@@ -62,6 +64,7 @@ impl BlockManager {
             block_size,
             windows: groups.iter().map(|group| group.window).collect(),
             pool: BlockPool::new(num_blocks),
+            host: HostPool::new(geometry.num_host_blocks),
             prefix_cache: enable_prefix_caching.then(|| PrefixCache::new(num_blocks, block_size, groups.len())),
             path: Vec::new(),
         }
@@ -229,6 +232,59 @@ impl BlockManager {
         if let (Some(prefix_cache), Some(cursor)) = (&mut self.prefix_cache, kv.cursor) {
             prefix_cache.release(cursor.node);
         }
+    }
+
+    /// Gives up the blocks of a sequence, whose contents go to host memory before the next step. Without room there, they are
+    /// lost, and there is nothing to come back.
+    pub fn swap_out(&mut self, kv: SequenceKv, swaps: &mut Vec<BlockSwap>) -> Option<SwappedKv> {
+        let num_blocks: usize = kv.tables.iter().map(|table| table.blocks().len()).sum();
+        let swapped = (num_blocks > 0 && num_blocks <= self.host.num_free()).then(|| {
+            let mut swap = |&block: &BlockId| {
+                let host = self.host.take();
+                swaps.push(BlockSwap { block, host });
+                host
+            };
+            let mut table = |table: &BlockTable| SwappedTable {
+                first_block: table.first_block(),
+                blocks: table.blocks().iter().map(&mut swap).collect(),
+            };
+            SwappedKv { tables: kv.tables.iter().map(&mut table).collect() }
+        });
+        self.free(kv);
+        swapped
+    }
+
+    /// Brings a sequence back, whose blocks come from host memory before the next step, if the pool can take all its tokens.
+    pub fn swap_in(
+        &mut self,
+        swapped: SwappedKv,
+        query: &AdmissionQuery<'_>,
+        swaps: &mut Vec<BlockSwap>,
+    ) -> std::result::Result<SequenceKv, SwappedKv> {
+        let num_needed = swapped.num_blocks().max(self.blocks_alone(query.tokens.len()));
+        if num_needed + query.num_promised > self.pool.num_free() {
+            return Err(swapped);
+        }
+        let mut tables = Vec::with_capacity(swapped.tables.len());
+        for SwappedTable { first_block, blocks } in &swapped.tables {
+            let mut table = BlockTable::new(*first_block, Vec::new());
+            self.grow(&mut table, first_block + blocks.len());
+            swaps.extend(table.blocks().iter().zip(blocks).map(|(&block, &host)| BlockSwap { block, host }));
+            tables.push(table);
+        }
+        self.host.release(swapped);
+        // What it publishes again from the start is there, or is missing there.
+        self.path.clear();
+        Ok(SequenceKv { tables, cursor: self.start_cursor(query.salt) })
+    }
+
+    /// The sequence has ended.
+    pub fn free_swapped(&mut self, swapped: SwappedKv) {
+        self.host.release(swapped);
+    }
+
+    pub fn check_host_invariants<'a>(&self, swapped: impl Iterator<Item = &'a SwappedKv>) {
+        self.host.check_invariants(swapped);
     }
 
     /// Reference counts equal table entries, and the pool and the prefix cache agree.

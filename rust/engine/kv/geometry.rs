@@ -22,6 +22,8 @@ pub struct KvGeometry {
     pub block_size: usize,
     pub layers_per_block: usize,
     pub groups: Vec<KvGroup>,
+    /// Blocks that host memory holds, of sequences that gave way to others. 0: these are computed again.
+    pub num_host_blocks: usize,
 }
 
 impl KvGeometry {
@@ -43,6 +45,6 @@ impl KvGeometry {
                     .map(|layers| KvGroup { layers: layers.to_vec(), window: kind.window })
             })
             .collect();
-        Self { num_blocks, block_size, layers_per_block, groups }
+        Self { num_blocks, block_size, layers_per_block, groups, num_host_blocks: 0 }
     }
 }

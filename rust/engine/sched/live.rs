@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::ids::SequenceId;
-use crate::kv::SequenceKv;
+use crate::kv::{SequenceKv, SwappedKv};
 use crate::sequence::Sequence;
 
 /// Where a live sequence is stored.
@@ -15,6 +15,8 @@ pub(super) struct Live {
     pub sequence: Sequence,
     /// Some: it runs. None: it waits.
     pub kv: Option<SequenceKv>,
+    /// It waits, and what it has computed is in host memory.
+    pub swapped: Option<SwappedKv>,
 }
 
 /// Dense storage whose slots are reused, and the way from an id to a slot.
@@ -37,7 +39,7 @@ impl LiveSequences {
         });
         let previous = self.slots.insert(sequence.id(), slot);
         assert!(previous.is_none(), "sequence {} is added twice", sequence.id());
-        self.entries[slot] = Some(Live { sequence, kv });
+        self.entries[slot] = Some(Live { sequence, kv, swapped: None });
         slot
     }
 

@@ -8,5 +8,5 @@ mod policy;
 mod queue;
 mod scheduler;
 
-pub use output::{BlockCopy, ChosenToken, RowsWanted, ScheduledSequence, SchedulerOutput, TableSlice};
+pub use output::{BlockCopy, BlockSwap, ChosenToken, RowsWanted, ScheduledSequence, SchedulerOutput, TableSlice};
 pub use scheduler::{Scheduler, SchedulerConfig};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::ids::{BlockId, SequenceId, TokenId};
+use crate::ids::{BlockId, HostBlockId, SequenceId, TokenId};
 
 /// Which rows of a scheduled sequence the model's head is applied to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,13 @@ pub struct BlockCopy {
     pub dst: BlockId,
 }
 
+/// A block's contents go to host memory, or come from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockSwap {
+    pub block: BlockId,
+    pub host: HostBlockId,
+}
+
 /// A scheduled token that the host does not know yet: the device chose it after the step before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChosenToken {
@@ -81,6 +88,10 @@ pub struct SchedulerOutput {
     pub chosen: Vec<ChosenToken>,
     pub tables: Vec<TableSlice>,
     pub block_ids: Vec<BlockId>,
+    /// First of all: these blocks may be written again in this step.
+    pub swaps_out: Vec<BlockSwap>,
+    /// Then.
+    pub swaps_in: Vec<BlockSwap>,
     pub copies: Vec<BlockCopy>,
     /// Sequences that lost their blocks and wait again.
     pub preempted: Vec<SequenceId>,
@@ -120,6 +131,8 @@ impl SchedulerOutput {
         self.chosen.clear();
         self.tables.clear();
         self.block_ids.clear();
+        self.swaps_out.clear();
+        self.swaps_in.clear();
         self.copies.clear();
         self.preempted.clear();
     }

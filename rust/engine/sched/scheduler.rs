@@ -26,7 +26,7 @@ pub struct SchedulerConfig {
 ///
 /// Running sequences come first, in the order of their rank, then waiting ones in theirs; a long prompt leaves a
 /// part of the step to much shorter ones ([`Demands::divide`]). When blocks run out the running sequence of the
-/// last rank is preempted: it loses its blocks and waits again at its rank. So the first in rank always gets on,
+/// last rank is preempted: it loses its blocks, to host memory where there is room, and waits again at its rank. So the first in rank always gets on,
 /// finishes, and makes room: nobody starves who fits alone.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -40,6 +40,7 @@ pub struct Scheduler {
     num_slots: usize,
     num_arrivals: u64,
     num_preemptions: u64,
+    num_swapped_blocks: u64,
     prefix_cache_queries: u64,
     prefix_cache_hits: u64,
 }
@@ -57,6 +58,7 @@ impl Scheduler {
             num_slots: 0,
             num_arrivals: 0,
             num_preemptions: 0,
+            num_swapped_blocks: 0,
             prefix_cache_queries: 0,
             prefix_cache_hits: 0,
         }
@@ -106,7 +108,7 @@ impl Scheduler {
     pub fn can_run_ahead(&self) -> bool {
         let budget = self.config.max_num_batched_tokens;
         let needed = |(_, slot)| {
-            let Live { sequence, kv } = self.live.get(slot);
+            let Live { sequence, kv, .. } = self.live.get(slot);
             let start = sequence.num_computed_tokens();
             let end = start + sequence.num_remaining_tokens().min(budget);
             self.kv.blocks_needed(kv.as_ref().expect("it runs"), start..end)
@@ -119,7 +121,7 @@ impl Scheduler {
     pub fn commit(&mut self, step: &SchedulerOutput) {
         for scheduled in &step.sequences {
             let Some(slot) = self.live.slot(scheduled.id) else { continue };
-            let Live { sequence, kv } = self.live.get_mut(slot);
+            let Live { sequence, kv, .. } = self.live.get_mut(slot);
             assert_eq!(sequence.num_computed_tokens(), scheduled.start, "a step is committed once, and in order");
             let num_computed = scheduled.context_len();
             sequence.advance_to(num_computed, scheduled.rows == RowsWanted::All);
@@ -150,6 +152,16 @@ impl Scheduler {
         sequence
     }
 
+    /// What the sequence has in host memory never arrived there: it is computed again.
+    pub fn forget_swapped(&mut self, id: SequenceId) {
+        let Some(slot) = self.live.slot(id) else { return };
+        let Live { sequence, swapped, .. } = self.live.get_mut(slot);
+        if let Some(swapped) = swapped.take() {
+            sequence.start_again();
+            self.kv.free_swapped(swapped);
+        }
+    }
+
     /// Forgets what blocks hold, when none is in use: the device may have failed while it wrote them.
     pub fn forget_cached(&mut self) {
         self.kv.forget_cached();
@@ -159,7 +171,7 @@ impl Scheduler {
     /// parent's tokens and counters: fork before `append`.
     pub fn fork(&mut self, parent: SequenceId, child: SequenceId, index: usize) {
         let slot = self.live.slot(parent).expect("live sequences are forked");
-        let Live { sequence, kv } = self.live.get_mut(slot);
+        let Live { sequence, kv, .. } = self.live.get_mut(slot);
         let kv = self.kv.fork(kv.as_ref().expect("running sequences are forked"));
         let sequence = sequence.fork(child, index);
         let rank = sequence.rank();
@@ -169,7 +181,7 @@ impl Scheduler {
 
     /// Ends a sequence in any state and releases its blocks. None: unknown id.
     pub fn finish(&mut self, id: SequenceId) -> Option<Sequence> {
-        let Live { sequence, kv } = self.live.remove(id)?;
+        let Live { sequence, kv, swapped } = self.live.remove(id)?;
         match kv {
             Some(kv) => {
                 self.running.remove(sequence.rank());
@@ -177,6 +189,9 @@ impl Scheduler {
                 self.kv.free(kv);
             }
             None => self.waiting.remove(sequence.rank()),
+        }
+        if let Some(swapped) = swapped {
+            self.kv.free_swapped(swapped);
         }
         Some(sequence)
     }
@@ -217,6 +232,11 @@ impl Scheduler {
         self.num_preemptions
     }
 
+    /// Blocks that went to host memory.
+    pub fn num_swapped_blocks(&self) -> u64 {
+        self.num_swapped_blocks
+    }
+
     /// Tokens looked up in the prefix cache, by sequences that were admitted for the first time.
     pub fn prefix_cache_queries(&self) -> u64 {
         self.prefix_cache_queries
@@ -234,13 +254,16 @@ impl Scheduler {
     /// Asserts everything that must hold between two calls.
     pub fn check_invariants(&self) {
         self.kv.check_invariants(self.live.iter().filter_map(|live| live.kv.as_ref()));
+        self.kv.check_host_invariants(self.live.iter().filter_map(|live| live.swapped.as_ref()));
         assert_eq!(self.live.len(), self.waiting.len() + self.running.len());
         for (queue, runs) in [(&self.waiting, false), (&self.running, true)] {
             assert!(queue.iter().is_sorted_by(|a, b| a.0 < b.0), "a queue is out of order");
             for (rank, slot) in queue.iter() {
                 let live = self.live.get(slot);
                 assert_eq!((live.sequence.rank(), live.kv.is_some()), (rank, runs));
-                assert!(runs || live.sequence.num_computed_tokens() == 0, "a waiting sequence has blocks");
+                assert!(!runs || live.swapped.is_none(), "a running sequence has blocks elsewhere");
+                let has_none = !runs && live.swapped.is_none();
+                assert!(!has_none || live.sequence.num_computed_tokens() == 0, "a waiting sequence has blocks");
             }
         }
         let num_slots: usize = self.running.iter().map(|(_, slot)| self.live.get(slot).sequence.num_slots()).sum();
@@ -259,16 +282,17 @@ impl Scheduler {
     fn collect_waiting(&mut self, room: &Room) {
         let (mut num_slots, mut num_blocks) = (self.num_slots, 0);
         for (_, slot) in self.waiting.iter() {
-            let sequence = &self.live.get(slot).sequence;
+            let Live { sequence, swapped, .. } = self.live.get(slot);
             num_slots += sequence.num_slots();
             if num_slots > self.config.max_num_seqs || num_blocks > self.kv.num_free_blocks() {
                 return;
             }
-            let hit_len = self.kv.hit_len(&admission_query(sequence, 0));
+            let hit_len = if swapped.is_some() { 0 } else { self.kv.hit_len(&admission_query(sequence, 0)) };
             let num_tokens = Chunk::next(sequence, usize::MAX, room).num_tokens.saturating_sub(hit_len).max(1);
             let first = self.demands.first_long().map(|first| &self.live.get(first.slot).sequence);
             let next_hit_len = hit_len + self.kv.block_size();
             let waits_for_hit = self.config.enable_prefix_caching
+                && swapped.is_none()
                 && first.is_some_and(|first| will_share(first, sequence, next_hit_len));
             self.demands.push(slot, num_tokens, !waits_for_hit);
             num_blocks += self.kv.blocks_alone(sequence.tokens().len() - hit_len);
@@ -302,7 +326,7 @@ impl Scheduler {
                 room.num_promised_blocks += self.kv.blocks_alone(num_tokens) + self.kv.num_growing_groups();
                 continue;
             }
-            if (room.num_logit_rows == 0 && !beyond_budget) || !self.admit(demand.slot, room) {
+            if (room.num_logit_rows == 0 && !beyond_budget) || !self.admit(demand.slot, room, out) {
                 return;
             }
             self.place_part(demand.slot, demand.share, room, out);
@@ -310,21 +334,30 @@ impl Scheduler {
     }
 
     /// From waiting to running, if all the sequence's tokens will find blocks without a preemption.
-    fn admit(&mut self, slot: Slot, room: &Room) -> bool {
-        let Live { sequence, kv } = self.live.get_mut(slot);
+    fn admit(&mut self, slot: Slot, room: &Room, out: &mut SchedulerOutput) -> bool {
+        let Live { sequence, kv, swapped } = self.live.get_mut(slot);
         if self.num_slots + sequence.num_slots() > self.config.max_num_seqs {
             return false;
         }
         // One block more per running sequence, or its growth might throw the newcomer out at once.
         let headroom = self.running.len() * self.kv.num_growing_groups();
         let query = admission_query(sequence, room.num_promised_blocks + headroom);
-        let Some((admitted, num_hit_tokens)) = self.kv.admit(&query) else { return false };
-        if sequence.num_preemptions() == 0 && query.max_hit_len > 0 && self.config.enable_prefix_caching {
-            self.prefix_cache_queries += query.tokens.len() as u64;
-            self.prefix_cache_hits += num_hit_tokens as u64;
+        if let Some(waiting) = swapped.take() {
+            match self.kv.swap_in(waiting, &query, &mut out.swaps_in) {
+                Ok(back) => *kv = Some(back),
+                Err(waiting) => *swapped = Some(waiting),
+            }
+        } else if let Some((admitted, num_hit_tokens)) = self.kv.admit(&query) {
+            if sequence.num_preemptions() == 0 && query.max_hit_len > 0 && self.config.enable_prefix_caching {
+                self.prefix_cache_queries += query.tokens.len() as u64;
+                self.prefix_cache_hits += num_hit_tokens as u64;
+            }
+            *kv = Some(admitted);
+            sequence.admit(num_hit_tokens);
         }
-        *kv = Some(admitted);
-        sequence.admit(num_hit_tokens);
+        if kv.is_none() {
+            return false;
+        }
         self.num_slots += sequence.num_slots();
         let rank = sequence.rank();
         self.waiting.remove(rank);
@@ -334,7 +367,7 @@ impl Scheduler {
 
     /// Schedules up to `max_tokens` of a running sequence. False: the pool has too few blocks for them.
     fn place(&mut self, slot: Slot, max_tokens: usize, room: &mut Room, out: &mut SchedulerOutput) -> bool {
-        let Live { sequence, kv } = self.live.get_mut(slot);
+        let Live { sequence, kv, .. } = self.live.get_mut(slot);
         let kv = kv.as_mut().expect("only running sequences are placed");
         let chunk = Chunk::next(sequence, max_tokens, room);
         let end = sequence.num_computed_tokens() + chunk.num_tokens;
@@ -361,10 +394,12 @@ impl Scheduler {
 
     fn preempt_last(&mut self, out: &mut SchedulerOutput) {
         let slot = self.running.last().expect("a victim runs");
-        let Live { sequence, kv } = self.live.get_mut(slot);
+        let Live { sequence, kv, swapped } = self.live.get_mut(slot);
         assert_eq!(sequence.chosen(), None, "a victim knows its tokens: see `can_run_ahead`");
-        self.kv.free(kv.take().expect("a victim runs"));
-        sequence.preempt();
+        let num_swaps = out.swaps_out.len();
+        *swapped = self.kv.swap_out(kv.take().expect("a victim runs"), &mut out.swaps_out);
+        sequence.preempt(swapped.is_some());
+        self.num_swapped_blocks += (out.swaps_out.len() - num_swaps) as u64;
         self.num_preemptions += 1;
         self.num_slots -= sequence.num_slots();
         self.running.remove(sequence.rank());
