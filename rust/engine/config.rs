@@ -101,6 +101,8 @@ pub struct EngineConfig {
     pub block_size: usize,
     /// Bytes for the KV cache. None: sized from the machine's free memory.
     pub kv_cache_memory: Option<u64>,
+    /// Bytes of page-locked host memory in which the GPU keeps blocks of preempted sequences. 0: these are computed again.
+    pub swap_space: u64,
     /// None: f32 in the exact mode, bf16 otherwise.
     pub kv_cache_dtype: Option<KvDtype>,
     pub activations: Activations,
@@ -134,6 +136,7 @@ impl Default for EngineConfig {
             max_model_len: None,
             block_size: 16,
             kv_cache_memory: None,
+            swap_space: 0,
             kv_cache_dtype: None,
             activations: Activations::Int8,
             quantization: None,

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::info::ModelInfo;
 use crate::kernels::Kernels;
 use crate::kernels::threads::Pool;
-use crate::memory::{KvPlan, available_bytes, plan_kv};
+use crate::memory::{KvPlan, available_bytes, human, plan_kv};
 use crate::model::{self, Source};
 use crate::runner::{CpuParts, CpuRunner, CpuWeights, LoadedWeights, ModelRunner, load_weights, num_bytes};
 use crate::text::{ChatTemplate, Tokenizer};
@@ -55,6 +55,12 @@ pub(crate) fn load(path: &Path, config: &EngineConfig) -> Result<(Box<dyn ModelR
 }
 
 fn load_on_cpu(source: &Source, config: &EngineConfig) -> Result<LoadedModel> {
+    if config.swap_space > 0 {
+        let wanted = human(config.swap_space);
+        return Err(Error::InvalidConfig(format!(
+            "swap_space is {wanted} on the device 'cpu', whose KV cache is in host memory: raise kv_cache_memory instead"
+        )));
+    }
     let kernels = Kernels::new(config.isa()?)?;
     let kv = plan_kv(&source.config, config, weight_bytes(source), available_bytes())?;
     let pool = Pool::new(config.threads.unwrap_or_else(Pool::default_threads));

@@ -347,6 +347,46 @@ fn preempted_sequences_agree_with_the_exact_mode() {
     }
 }
 
+/// What is in the cache comes back from host memory to the bit, where computing it again would round otherwise: decode and prefill
+/// kernels sum in different orders.
+#[test]
+fn swapped_sequences_are_as_if_nothing_had_happened() {
+    let Some(_device) = tested_device() else { return };
+    let cases = [("llama3", 13, KvDtype::Bf16), ("gemma3", 26, KvDtype::Bf16), ("mixtral", 13, KvDtype::Int8)];
+    for (model, num_blocks, dtype) in cases {
+        let model = golden(model);
+        let config = EngineConfig {
+            max_model_len: Some(96),
+            kv_cache_dtype: Some(dtype),
+            enable_prefix_caching: false,
+            ..on_device()
+        };
+        let roomy = load(&model, config.clone());
+        let block_bytes = roomy.model().kv_cache_bytes / roomy.stats().num_blocks as u64;
+        let kv_cache_memory = Some(num_blocks * block_bytes);
+        let tight = load(&model, EngineConfig { kv_cache_memory, swap_space: 60 * block_bytes, ..config });
+        let prompts = prompts(&model);
+        let [undisturbed, swapped] = [&roomy, &tight].map(|engine| generate_together(engine, &prompts, 24));
+        assert!(tight.stats().num_swapped_blocks > 0, "{} had room", model.display());
+        assert_eq!(roomy.stats().num_preemptions, 0);
+        for (undisturbed, swapped) in undisturbed.iter().zip(&swapped) {
+            assert_eq!(undisturbed.outputs, swapped.outputs, "{} over {dtype}", model.display());
+        }
+        // The same with tokens that the device chooses, launched ahead.
+        let params = SamplingParams {
+            n: 6,
+            seed: Some(5),
+            ..SamplingParams { logprobs: None, ..greedy_request(&[], 30).params }
+        };
+        let params = SamplingParams { temperature: 1.0, ..params };
+        let chosen = [&roomy, &tight].map(|engine| {
+            let request = GenerateRequest::new(Prompt::Tokens(prompts[2].clone()), params.clone());
+            engine.generate(request).expect("the request runs").outputs
+        });
+        assert_eq!(chosen[0], chosen[1], "{} over {dtype}", model.display());
+    }
+}
+
 /// The model with positions up to `max_position`.
 fn lengthened(model: &Path, max_position: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder can be made");
@@ -426,12 +466,15 @@ fn choices_that_copy_a_shared_block_agree_with_the_exact_mode() {
 }
 
 #[test]
-fn settings_that_only_the_cpu_has_are_refused() {
+fn settings_that_only_the_other_device_has_are_refused() {
     let Some(_device) = tested_device() else { return };
     let model = golden("llama3");
     let refused = |config| EngineHandle::load(&model, config).err().expect("refused").to_string();
     let error = refused(EngineConfig { activations: Activations::F32, ..on_device() });
     assert!(error.contains("activations is f32"), "{error}");
+    let error =
+        EngineHandle::load(&model, EngineConfig { swap_space: 1 << 20, ..exact() }).err().expect("refused").to_string();
+    assert!(error.contains("swap_space is 1.0 MiB on the device 'cpu'"), "{error}");
     let error = refused(EngineConfig { kv_cache_dtype: Some(KvDtype::F16), ..on_device() });
     assert!(error.contains("kv_cache_dtype is f16"), "{error}");
     let error = EngineHandle::load(&golden("phi3"), on_device()).err().expect("refused").to_string();

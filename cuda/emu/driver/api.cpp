@@ -43,6 +43,16 @@ Work copy_work(void* dst, const void* src, size_t bytes) {
     return work;
 }
 
+// Does a copy that the stream has still to do read these bytes?
+bool reads(const Stream& stream, const void* at, size_t bytes) {
+    const char* begin = static_cast<const char*>(at);
+    for (const Work& work : stream.queue) {
+        const char* from = static_cast<const char*>(work.src);
+        if (work.kind == Work::Copy && from < begin + bytes && begin < from + work.bytes) return true;
+    }
+    return false;
+}
+
 // Pageable memory is copied at once, behind all that the stream has to do.
 int copy_now(Stream& stream, void* dst, const void* src, size_t bytes) {
     if (const int code = finish(stream)) return code;
@@ -141,8 +151,8 @@ int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* handle) {
     STREAM(stream, handle);
     const void* src = reinterpret_cast<const void*>(from);
     if (!is_pinned(to)) return copy_now(*stream, to, src, bytes);
-    // Whoever reads it before the copy has run finds nothing of use.
-    if (!stream->capture) memset(to, 0xff, bytes);
+    // Whoever reads it before the copy has run finds nothing of use, but for what the stream does before.
+    if (!stream->capture && !reads(*stream, to, bytes)) memset(to, 0xff, bytes);
     return enqueue(*stream, copy_work(to, src, bytes));
 }
 int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* handle) {

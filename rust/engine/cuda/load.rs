@@ -110,7 +110,9 @@ fn plan(
         kv_cache_memory: config.kv_cache_memory.or(Some(share)),
         ..config.clone()
     };
-    let kv = plan_kv(model, &config, taken, Some(free))?;
+    let mut kv = plan_kv(model, &config, taken, Some(free))?;
+    let block_bytes = kv.shape.block_bytes() * kv.geometry.layers_per_block;
+    kv.geometry.num_host_blocks = (config.swap_space / block_bytes as u64).min(u64::from(u32::MAX)) as usize;
     let capacity = capacity(kv.max_model_len);
     Ok((kv, capacity))
 }

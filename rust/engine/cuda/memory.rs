@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::driver::{Context, DeviceBuffer, DeviceSlice};
+use super::driver::{Context, DeviceBuffer, DeviceSlice, PinnedBuffer, Stream};
 use super::launch::{AttentionShape, Gemm};
 use crate::error::Result;
 use crate::kv::KvGeometry;
 use crate::model::{ExpertsConfig, ModelConfig, RopeConfig, RopeTable};
+use crate::sched::{BlockSwap, SchedulerOutput};
 
 /// Positions of a sequence that one piece of a decode covers at least: the kernel's own constant.
 const LEAST_SPLIT: usize = 256;
@@ -20,6 +21,8 @@ pub struct KvCache {
     pub geometry: KvGeometry,
     pub shape: AttentionShape,
     bytes: DeviceBuffer<u8>,
+    /// (layers_per_block, num_host_blocks, block_bytes): blocks of sequences that gave way to others.
+    host: PinnedBuffer<u8>,
     /// By model layer: its group, and its slot in the group's blocks.
     places: Vec<(usize, usize)>,
 }
@@ -34,7 +37,9 @@ impl KvCache {
                 places[layer] = (group, slot);
             }
         }
-        Ok(Self { bytes: DeviceBuffer::new(context, len)?, geometry, shape, places })
+        let host_len = geometry.layers_per_block * geometry.num_host_blocks * shape.block_bytes();
+        let (bytes, host) = (DeviceBuffer::new(context, len)?, PinnedBuffer::new(context, host_len)?);
+        Ok(Self { bytes, host, geometry, shape, places })
     }
 
     pub fn group(&self, layer: usize) -> usize {
@@ -51,6 +56,33 @@ impl KvCache {
     pub fn all(&self) -> DeviceSlice<'_, u8> {
         self.bytes.all()
     }
+
+    /// Brings blocks to host memory and back. In the stream of the steps: blocks that go are written again in this step, and
+    /// those that come are read in it, so that no other stream could do any of it meanwhile.
+    pub fn swap(&mut self, step: &SchedulerOutput, stream: &Stream) -> Result<()> {
+        let block_bytes = self.shape.block_bytes();
+        let KvGeometry { num_blocks, num_host_blocks, layers_per_block, .. } = self.geometry;
+        for (swaps, is_out) in [(&step.swaps_out, true), (&step.swaps_in, false)] {
+            for run in swaps.chunk_by(are_neighbours) {
+                for layer in 0..layers_per_block {
+                    let (block, host) = (run[0].block.index(), run[0].host.index());
+                    let start = (layer * num_blocks + block) * block_bytes;
+                    let blocks = self.bytes.slice(start..start + run.len() * block_bytes);
+                    let place = (layer * num_host_blocks + host) * block_bytes;
+                    match is_out {
+                        true => self.host.download_to(place, blocks, stream)?,
+                        false => self.host.upload_from(place, blocks, stream)?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Both blocks lie side by side: one copy moves them.
+fn are_neighbours(a: &BlockSwap, b: &BlockSwap) -> bool {
+    a.block.index() + 1 == b.block.index() && a.host.index() + 1 == b.host.index()
 }
 
 /// The most of everything in one step.

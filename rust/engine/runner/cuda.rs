@@ -232,6 +232,7 @@ impl DeviceRunner for CudaRunner {
         let is_graph = self.profile.is_none() && only_decodes(step);
         let (size, place) = self.bring(step, is_graph)?;
         self.work = attention_work(step, &self.kv.geometry);
+        self.kv.swap(step, &self.compute)?;
         self.copy_blocks(size, place)?;
         match is_graph {
             true => self.replay(step, size, place)?,

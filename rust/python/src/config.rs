@@ -12,11 +12,12 @@ use crate::field::{self, Field};
 /// The list of fields, once: it makes the setter by name and the listing.
 macro_rules! engine_config {
     ($($name:ident),* $(,)?) => {
-        const FIELDS: &[&str] = &["kv_cache_memory", "packed_weights_limit", $(stringify!($name)),*];
+        const FIELDS: &[&str] = &["kv_cache_memory", "swap_space", "packed_weights_limit", $(stringify!($name)),*];
 
         fn set(config: &mut EngineConfig, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
             match name {
                 "kv_cache_memory" => config.kv_cache_memory = bytes(name, value)?,
+                "swap_space" => config.swap_space = bytes(name, value)?.unwrap_or(0),
                 "packed_weights_limit" => {
                     let least = || invalid_request("packed_weights_limit is None: it must be a size");
                     config.packed_weights_limit = bytes(name, value)?.ok_or_else(least)?;
@@ -32,6 +33,7 @@ macro_rules! engine_config {
             let dict = PyDict::new(py);
             $(dict.set_item(stringify!($name), config.$name.to_python(py)?)?;)*
             dict.set_item("kv_cache_memory", config.kv_cache_memory)?;
+            dict.set_item("swap_space", config.swap_space)?;
             dict.set_item("packed_weights_limit", config.packed_weights_limit)?;
             Ok(dict)
         }
@@ -50,6 +52,7 @@ engine_config!(
     device,
     policy,
     enable_prefix_caching,
+    async_scheduling,
     max_queue_len,
     isa,
     packed_weights,

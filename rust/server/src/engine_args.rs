@@ -22,6 +22,13 @@ pub struct EngineArgs {
     /// Type of the KV cache: f32, f16, bf16, int8 or fp8 [default: f32 if activations are, otherwise bf16]
     #[arg(long, value_name = "TYPE")]
     pub kv_cache_dtype: Option<KvDtype>,
+    /// Host memory where a GPU keeps what it has computed of preempted sequences, such as 4GiB; the CPU has no use for it
+    /// [default: none, they are computed again]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value_t = 0, hide_default_value = true)]
+    pub swap_space: u64,
+    /// On a GPU, wait for the tokens of a step before the next one is scheduled
+    #[arg(long)]
+    pub no_async_scheduling: bool,
     /// Longest prompt plus output, in tokens [default: what the model was trained for]
     #[arg(long, value_name = "N")]
     pub max_model_len: Option<usize>,
@@ -48,6 +55,8 @@ impl EngineArgs {
             threads: self.threads,
             kv_cache_memory: self.kv_cache_memory,
             kv_cache_dtype: self.kv_cache_dtype,
+            swap_space: self.swap_space,
+            async_scheduling: !self.no_async_scheduling,
             max_model_len: self.max_model_len,
             activations: self.activations,
             quantization: self.quantization,

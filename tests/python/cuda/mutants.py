@@ -197,6 +197,13 @@ MUTANTS = [
     ("moe", "moe", "weights of another token", "weights[entry] * x[i]", "weights[k] * x[i]"),
     ("gemm", "moe", "rows of another expert", "return Group{starts[blockIdx.z],", "return Group{starts[0],"),
     ("embed", "embed", "no scale", "x[c] *= scale;", "x[c] *= 1.f;"),
+    ("embed", "embed", "chosen tokens are not read", "source < 0 ? tokens", "true ? tokens"),
+    ("embed", "embed", "no token is chosen", "max(chosen[source], 0)", "chosen[source]"),
+    ("batch", "advance", "no barrier", "    __syncthreads();\n", ""),
+    ("batch", "advance", "padding moves on", "        if (context_lens[seq] == 0) continue;\n", ""),
+    ("batch", "advance", "one table for all groups", "(int64_t)group * stride", "(int64_t)0 * stride"),
+    ("batch", "advance", "the block before", "max_blocks + position / BLOCK_SIZE]", "max_blocks + (position - 1) / BLOCK_SIZE]"),
+    ("batch", "advance", "a change too few", "i < num_changes; i", "i < num_changes - 1; i"),
     (
         "attention_decode",
         "decode or mixed",
@@ -259,7 +266,7 @@ def without(kernel):
 
 LONG, DRIVER = "long_contexts", "driver::an_event"
 # Copies blocks whole, with places that nobody has written yet: accesses are not checked there.
-COPIES = "choices_that_copy"
+COPIES, SWAPS = "choices_that_copy", "swapped_sequences"
 HOST_MUTANTS = [
     (
         DRIVER,
@@ -304,6 +311,19 @@ HOST_MUTANTS = [
         "if (&work != &static_cast<Graph*>(executable)->work[0]) enqueue(*stream, work);",
     ),
     (COPIES, "shared blocks are not copied", *without("ferrule_copy_blocks")),
+    (LONG, "the arrays of a step are not advanced", *without("ferrule_advance_batch")),
+    (
+        SWAPS,
+        "only the first blocks go to host memory",
+        "    return enqueue(*stream, copy_work(to, src, bytes));",
+        "    return pinned.count(static_cast<uint8_t*>(to)) ? enqueue(*stream, copy_work(to, src, bytes)) : SUCCESS;",
+    ),
+    (
+        SWAPS,
+        "blocks come from the wrong place of host memory",
+        "copy_work(dst, from, bytes)) : copy_now",
+        "copy_work(dst, (--pinned.upper_bound(static_cast<const uint8_t*>(from)))->first, bytes)) : copy_now",
+    ),
     (LONG, "parts of products are not summed", *without("ferrule_sum_parts")),
     (LONG, "pieces of attention are not merged", *without("ferrule_merge_splits")),
 ]
@@ -353,7 +373,7 @@ def kernel_is_caught(file, tests, old, new):
 def host_is_caught(tests, old, new):
     source = ROOT / "cuda" / "emu" / "driver" / "api.cpp"
     with tempfile.TemporaryDirectory() as name:
-        form, flags = ("plain", []) if tests == COPIES else ("check", ["-DEMU_CHECK"])
+        form, flags = ("plain", []) if tests in (COPIES, SWAPS) else ("check", ["-DEMU_CHECK"])
         library = build(Path(name), source, replaced(source, old, new), flags, form)
         cargo = ["cargo", "test", "--release", "--quiet", "-p", "ferrule-engine", "--test", "cuda", "--", tests]
         done = run(cargo, {"FERRULE_CUDA_EMU": str(library)})

@@ -166,20 +166,34 @@ impl<T: DeviceNumber> PinnedBuffer<T> {
 
     /// Copies the first `to.len()` numbers to the device, in the stream's order.
     pub fn upload(&mut self, to: DeviceSlice<'_, T>, stream: &Stream) -> Result<()> {
-        assert!(to.len <= self.len, "{} of {}", to.len, self.len);
-        let bytes = to.len * size_of::<T>();
+        self.upload_from(0, to, stream)
+    }
+
+    /// Copies `to.len()` numbers from `start` on to the device. All copies of a buffer are in one stream, or in order otherwise.
+    pub fn upload_from(&mut self, start: usize, to: DeviceSlice<'_, T>, stream: &Stream) -> Result<()> {
+        let (from, bytes) = (self.part(start, to.len), to.len * size_of::<T>());
         // SAFETY: both sides have the bytes; the host's side is not written before `used` is reached.
-        unsafe { self.context.api().copy_to_device_async(to.address, self.ptr.cast(), bytes, stream.handle()) }?;
+        unsafe { self.context.api().copy_to_device_async(to.address, from.cast(), bytes, stream.handle()) }?;
         self.used.record(stream)
     }
 
     /// Copies from the device to the first `from.len()` numbers, in the stream's order.
     pub fn download(&mut self, from: DeviceSlice<'_, T>, stream: &Stream) -> Result<()> {
-        assert!(from.len <= self.len, "{} of {}", from.len, self.len);
-        let bytes = from.len * size_of::<T>();
+        self.download_to(0, from, stream)
+    }
+
+    /// Copies from the device to `from.len()` numbers from `start` on: see `upload_from`.
+    pub fn download_to(&mut self, start: usize, from: DeviceSlice<'_, T>, stream: &Stream) -> Result<()> {
+        let (to, bytes) = (self.part(start, from.len), from.len * size_of::<T>());
         // SAFETY: both sides have the bytes; the host's side is not looked at before `used` is reached.
-        unsafe { self.context.api().copy_to_host_async(self.ptr.cast(), from.address, bytes, stream.handle()) }?;
+        unsafe { self.context.api().copy_to_host_async(to.cast(), from.address, bytes, stream.handle()) }?;
         self.used.record(stream)
+    }
+
+    fn part(&self, start: usize, len: usize) -> *mut T {
+        assert!(start + len <= self.len, "{start} + {len} of {}", self.len);
+        // SAFETY: within the allocation.
+        unsafe { self.ptr.add(start) }
     }
 }
 
