@@ -264,6 +264,9 @@ class EngineStats:
     @property
     def num_preemptions(self) -> int: ...
     @property
+    def num_swapped_blocks(self) -> int:
+        """Blocks of preempted sequences that went to host memory."""
+    @property
     def prefix_cache_queries(self) -> int:
         """In tokens."""
     @property

@@ -332,9 +332,13 @@ impl DeviceArrays {
         self.host_changes.upload(self.device_changes.slice(0..1 + len), compute)
     }
 
-    /// What is in `compute` until now was all that reads the device's copy.
-    pub fn release(&self, place: Place, compute: &Stream) -> Result<()> {
-        self.sets[place.set].computed.record(compute)
+    /// What is in `compute` until now was all that reads the device's copy. If not all of the step was launched, the copy may
+    /// not be what it should.
+    pub fn release(&mut self, place: Place, launched: Result<()>, compute: &Stream) -> Result<()> {
+        if launched.is_err() {
+            self.size = None;
+        }
+        self.sets[place.set].computed.record(compute).and(launched)
     }
 
     pub fn device(&self, place: Place) -> &DeviceBuffer<i32> {

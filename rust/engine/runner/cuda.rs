@@ -230,15 +230,14 @@ impl DeviceRunner for CudaRunner {
         let actual = StepSize::of(step, &self.kv.geometry);
         (self.num_logit_rows, self.num_hidden_rows) = (actual.num_logit_rows, actual.num_hidden_rows);
         let is_graph = self.profile.is_none() && only_decodes(step);
-        let (size, place) = self.bring(step, is_graph)?;
         self.work = attention_work(step, &self.kv.geometry);
         self.kv.swap(step, &self.compute)?;
-        self.copy_blocks(size, place)?;
-        match is_graph {
-            true => self.replay(step, size, place)?,
-            false => self.run(step, size, place)?,
-        }
-        self.arrays.release(place, &self.compute)
+        let (size, place) = self.bring(step, is_graph)?;
+        let launched = self.copy_blocks(size, place).and_then(|()| match is_graph {
+            true => self.replay(step, size, place),
+            false => self.run(step, size, place),
+        });
+        self.arrays.release(place, launched, &self.compute)
     }
 
     fn rows(&mut self, out: &mut ModelOutput) -> Result<()> {

@@ -117,6 +117,8 @@ record! {
         num_prompt_tokens: u64,
         num_generated_tokens: u64,
         num_preemptions: u64,
+        /// Blocks of preempted sequences that went to host memory.
+        num_swapped_blocks: u64,
         /// In tokens.
         prefix_cache_queries: u64,
         prefix_cache_hits: u64,
@@ -244,6 +246,7 @@ impl From<metrics::EngineStats> for EngineStats {
             num_prompt_tokens: of.num_prompt_tokens,
             num_generated_tokens: of.num_generated_tokens,
             num_preemptions: of.num_preemptions,
+            num_swapped_blocks: of.num_swapped_blocks,
             prefix_cache_queries: of.prefix_cache_queries,
             prefix_cache_hits: of.prefix_cache_hits,
             num_finished: of.num_finished,

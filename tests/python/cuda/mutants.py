@@ -202,7 +202,13 @@ MUTANTS = [
     ("batch", "advance", "no barrier", "    __syncthreads();\n", ""),
     ("batch", "advance", "padding moves on", "        if (context_lens[seq] == 0) continue;\n", ""),
     ("batch", "advance", "one table for all groups", "(int64_t)group * stride", "(int64_t)0 * stride"),
-    ("batch", "advance", "the block before", "max_blocks + position / BLOCK_SIZE]", "max_blocks + (position - 1) / BLOCK_SIZE]"),
+    (
+        "batch",
+        "advance",
+        "the block before",
+        "max_blocks + position / BLOCK_SIZE]",
+        "max_blocks + (position - 1) / BLOCK_SIZE]",
+    ),
     ("batch", "advance", "a change too few", "i < num_changes; i", "i < num_changes - 1; i"),
     (
         "attention_decode",

@@ -47,7 +47,7 @@ def test_advance_batch(gpu, rng, num_groups, num_seqs):
     slots[:, lens == 0] = -1
     # Blocks that are new, one other word of a table, and one of the other arrays.
     places = np.arange(len(before), dtype=i32)
-    new = [parts(places)[3][group, s, n // 16] for group in range(num_groups) for s, n in enumerate(lens) if n % 16 == 0]
+    new = [table[s, n // 16] for table in parts(places)[3] for s, n in enumerate(lens) if n % 16 == 0]
     changed = np.unique([*new, places[-1 - (stride - rows - table)], places[1]]).astype(i32)
     pairs = np.stack([changed, rng.integers(0, 1000, len(changed)).astype(i32)], 1)
 
@@ -210,6 +210,6 @@ def test_what_lies_outside_is_reported(library):
     if not library.checked:
         pytest.skip("only the checked build sees it")
     table, out = library.upload(np.zeros(64, np.uint16)), library.allocate(4 * 63)
+    zero = library.upload(np.zeros(1, i32))
     with pytest.raises(KernelFailure, match=r"OUT OF BOUNDS write of 16 bytes, 4 behind .* block \(0,0,0\) thread 15 "):
-        zero = library.upload(np.zeros(1, i32))
         library.launch("ferrule_embed", (1,), 128, zero, zero, zero, table, out, 1.0, i32(64))
