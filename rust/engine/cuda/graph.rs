@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::arrays::Place;
 use super::driver::Graph;
-use super::step::{Place, StepSize};
+use super::step::StepSize;
 use crate::error::Result;
 use crate::sched::{RowsWanted, SchedulerOutput};
 

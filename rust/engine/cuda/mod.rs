@@ -1,10 +1,12 @@
 //! NVIDIA GPUs, and an emulated one that proves the same code without any.
 //!
 //! `driver` binds the CUDA driver API. `launch` has one type per kernel of cuda/, with its shapes and its grid. `step`
-//! puts what changes from step to step into device memory, `backend` turns the decoder's operations into launches, and
-//! `graph` keeps decode steps recorded, and `sampler` has tokens chosen there. An emulated GPU is another library with the same API: only
-//! `load` knows it. Real GPUs get their kernels from `nvrtc`, at the first start; `image` keeps them.
+//! says what changes from step to step, `arrays` brings it to the device or has it advance there, `backend` turns the
+//! decoder's operations into launches, `graph` keeps decode steps recorded, and `sampler` has tokens chosen there. An emulated GPU is
+//! another library with the same API: only `load` knows it. Real GPUs get their kernels from `nvrtc`, at the first start;
+//! `image` keeps them.
 
+pub mod arrays;
 pub mod backend;
 pub mod driver;
 pub mod graph;

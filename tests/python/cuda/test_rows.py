@@ -47,7 +47,7 @@ def test_advance_batch(gpu, rng, num_groups, num_seqs):
     slots[:, lens == 0] = -1
     # Blocks that are new, one other word of a table, and one of the other arrays.
     places = np.arange(len(before), dtype=i32)
-    new = [table[s, n // 16] for table in parts(places)[3] for s, n in enumerate(lens) if n % 16 == 0]
+    new = [blocks[s, n // 16] for blocks in parts(places)[3] for s, n in enumerate(lens) if n % 16 == 0]
     changed = np.unique([*new, places[-1 - (stride - rows - table)], places[1]]).astype(i32)
     pairs = np.stack([changed, rng.integers(0, 1000, len(changed)).astype(i32)], 1)
 
