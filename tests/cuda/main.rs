@@ -1,5 +1,6 @@
 //! The GPU's code on an emulated device, which `make emu` builds, or on the device that FERRULE_TEST_DEVICE names.
 
+mod cublaslt;
 mod driver;
 mod models;
 mod nvrtc;

@@ -60,18 +60,18 @@ fn has_experts(model: &Path) -> bool {
     ["mixtral", "qwen3-moe"].iter().any(|name| model.ends_with(name))
 }
 
-fn golden(name: &str) -> PathBuf {
+pub fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name)
 }
 
 #[derive(serde::Deserialize)]
-struct Expected {
-    input_ids: Vec<TokenId>,
+pub struct Expected {
+    pub input_ids: Vec<TokenId>,
     /// (positions, vocab_size)
     logits: Vec<Vec<f32>>,
 }
 
-fn expected(model: &Path) -> Expected {
+pub fn expected(model: &Path) -> Expected {
     let text = std::fs::read_to_string(model.join("expected.json")).expect("expected.json is beside the model");
     serde_json::from_str(&text).expect("expected.json has the right form")
 }
@@ -85,11 +85,11 @@ fn root_mean_square(x: &[f32]) -> f32 {
     (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt()
 }
 
-fn on_device() -> EngineConfig {
+pub fn on_device() -> EngineConfig {
     EngineConfig { device: device(), kv_cache_memory: Some(8 << 20), ..EngineConfig::default() }
 }
 
-fn exact() -> EngineConfig {
+pub fn exact() -> EngineConfig {
     EngineConfig {
         activations: Activations::F32,
         threads: Some(2),
@@ -98,7 +98,7 @@ fn exact() -> EngineConfig {
     }
 }
 
-fn load(model: &Path, config: EngineConfig) -> EngineHandle {
+pub fn load(model: &Path, config: EngineConfig) -> EngineHandle {
     EngineHandle::load(model, config).unwrap_or_else(|err| panic!("{}: {err}", model.display()))
 }
 
@@ -157,7 +157,7 @@ fn greedy_request(prompt: &[TokenId], n: usize) -> GenerateRequest {
 }
 
 /// The engine is held between two steps until it has all prompts, so that they run together.
-fn generate_together(engine: &EngineHandle, prompts: &[Vec<TokenId>], n: usize) -> Vec<GenerateOutput> {
+pub fn generate_together(engine: &EngineHandle, prompts: &[Vec<TokenId>], n: usize) -> Vec<GenerateOutput> {
     let (held, is_held) = channel();
     let (release, released) = channel::<()>();
     engine.watch(move |_| {
@@ -179,7 +179,7 @@ fn prompts(model: &Path) -> Vec<Vec<TokenId>> {
 }
 
 /// What the device said of its own tokens is what the exact mode says of them.
-fn generated_as_exact(model: &Path, prompts: &[Vec<TokenId>], outputs: &[GenerateOutput], what: &str) {
+pub fn generated_as_exact(model: &Path, prompts: &[Vec<TokenId>], outputs: &[GenerateOutput], what: &str) {
     generated_as(exact(), BF16_NOISE, model, prompts, outputs, what);
 }
 
@@ -294,7 +294,7 @@ fn preempted_sequences_agree_with_the_exact_mode() {
 }
 
 /// The model with positions up to `max_position`.
-fn lengthened(model: &Path, max_position: usize) -> tempfile::TempDir {
+pub fn lengthened(model: &Path, max_position: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder can be made");
     for entry in std::fs::read_dir(model).expect("the model is there") {
         let entry = entry.expect("the folder can be read");

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use half::bf16;
 
+use super::cublaslt::{CublasLt, LEAST_ROWS, Product};
 use super::driver::{DeviceBuffer, DeviceSlice, Stream};
 use super::heads::HeadPadding;
 use super::launch::{
@@ -48,6 +49,8 @@ pub struct CudaStep<'a> {
     pub arrays: &'a DeviceBuffer<i32>,
     pub size: StepSize,
     pub work: &'a AttentionWork,
+    /// Makes products of many rows with matrices of bf16, but for steps that only decode: those are recorded.
+    pub cublaslt: Option<&'a CublasLt>,
     /// Wait for every operation: for whom its time is measured.
     pub is_timed: bool,
     pub outcome: RefCell<Result<()>>,
@@ -89,11 +92,36 @@ impl CudaStep<'_> {
 
     fn multiply(&self, weight: &CudaLinear, x: DeviceSlice<'_, bf16>, out: GemmOutput<'_>) {
         let &CudaLinear { ref matrix, rows: n, cols: k, .. } = weight;
+        if let CudaMatrix::Bf16(weight) = matrix
+            && self.library_multiplies(&Product { x, weight: weight.all(), out, n, k })
+        {
+            return;
+        }
         let splits = Gemm::num_splits(x.len() / k, n, self.num_multiprocessors);
         let partials = self.acts.partials.all();
         self.launch(&Gemm { x, weight: matrix.as_weight(), out, n, k, splits, partials });
         if splits > 1 {
             self.launch(&SumParts { partials, out });
+        }
+    }
+
+    /// False: the kernels are to make the product.
+    fn library_multiplies(&self, product: &Product<'_>) -> bool {
+        let Some(library) = self.cublaslt else { return false };
+        let mut outcome = self.outcome.borrow_mut();
+        if self.work.max_queries <= 1 || product.x.len() / product.k < LEAST_ROWS || outcome.is_err() {
+            return false;
+        }
+        let multiplied = library.multiply(product, self.stream);
+        if self.is_timed && multiplied.is_ok() {
+            *outcome = self.stream.synchronize();
+        }
+        match multiplied {
+            Ok(multiplied) => multiplied,
+            Err(error) => {
+                *outcome = Err(error);
+                true
+            }
         }
     }
 

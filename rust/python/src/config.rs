@@ -48,6 +48,7 @@ engine_config!(
     quantization,
     threads,
     device,
+    cublaslt,
     policy,
     enable_prefix_caching,
     max_queue_len,

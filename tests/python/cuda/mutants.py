@@ -308,6 +308,36 @@ HOST_MUTANTS = [
     (LONG, "pieces of attention are not merged", *without("ferrule_merge_splits")),
 ]
 
+# The same for what the host asks of cuBLASLt, in cuda/emu/driver/cublaslt.cpp.
+PRODUCTS, PROMPTS = "cublaslt::products", "cublaslt::models"
+BLAS_MUTANTS = [
+    (PRODUCTS, "the weight is not transposed", "{&a, &lda, &transa, &b", "{&a, &lda, &transb, &b"),
+    (PRODUCTS, "x is transposed", "&ldb, &transb, &workspace", "&ldb, &transa, &workspace"),
+    (
+        PRODUCTS,
+        "factors change places",
+        "{&a, &lda, &transa, &b, &ldb, &transb",
+        "{&b, &ldb, &transb, &a, &lda, &transa",
+    ),
+    (PRODUCTS, "rows of the weight lie n apart", "int64_t lda = la.ld,", "int64_t lda = la.cols,"),
+    (PRODUCTS, "rows of x lie m apart", "ldb = lb.ld,", "ldb = lb.cols,"),
+    (PRODUCTS, "rows of the result lie m apart", "ldd = ld.ld;", "ldd = ld.cols;"),
+    (PRODUCTS, "the result is always bf16", "is_float = ld.type == CUDA_R_32F;", "is_float = 0;"),
+    (
+        PRODUCTS,
+        "a plan of another shape",
+        "results[0] = {{{problem.number(operation)}}",
+        "static uint64_t first = problem.number(operation);\n    results[0] = {{{first}}",
+    ),
+    (PROMPTS, "another stream", "splits, stream, product))", "splits, nullptr, product))"),
+    (
+        PROMPTS,
+        "half of the rows",
+        "    const unsigned blocks = (p.m * p.n + 255) / 256;",
+        "    const unsigned blocks = (p.m * p.n / 2 + 255) / 256;",
+    ),
+]
+
 
 FLAGS = ["-std=c++17", "-O1", "-g1", "-fPIC", "-w", "-DSIMT_EMU", "-fno-strict-aliasing", f"-I{ROOT / 'cuda'}"]
 # What the Makefile of the emulator compiles kernels with, where accesses are checked.
@@ -350,10 +380,10 @@ def kernel_is_caught(file, tests, old, new):
     return done.returncode != 0
 
 
-def host_is_caught(tests, old, new):
-    source = ROOT / "cuda" / "emu" / "driver" / "api.cpp"
+def host_is_caught(tests, old, new, file="api"):
+    source = ROOT / "cuda" / "emu" / "driver" / f"{file}.cpp"
     with tempfile.TemporaryDirectory() as name:
-        form, flags = ("plain", []) if tests == COPIES else ("check", ["-DEMU_CHECK"])
+        form, flags = ("plain", []) if tests in (COPIES, PROMPTS) else ("check", ["-DEMU_CHECK"])
         library = build(Path(name), source, replaced(source, old, new), flags, form)
         cargo = ["cargo", "test", "--release", "--quiet", "-p", "ferrule-engine", "--test", "cuda", "--", tests]
         done = run(cargo, {"FERRULE_CUDA_EMU": str(library)})
@@ -363,7 +393,7 @@ def host_is_caught(tests, old, new):
 def main():
     file, tests, _, old, _ = MUTANTS[0]
     assert not kernel_is_caught(file, tests, old, old), "the kernels' tests fail without a bug"
-    for tests in {tests for tests, *_ in HOST_MUTANTS}:
+    for tests in {tests for tests, *_ in HOST_MUTANTS + BLAS_MUTANTS}:
         assert not host_is_caught(tests, LAUNCH, LAUNCH), f"{tests} fails without a bug"
     survivors = 0
 
@@ -376,7 +406,9 @@ def main():
         tell(file, what, kernel_is_caught(file, tests, old, new))
     for tests, what, old, new in HOST_MUTANTS:
         tell("host", what, host_is_caught(tests, old, new))
-    count = len(MUTANTS) + len(HOST_MUTANTS)
+    for tests, what, old, new in BLAS_MUTANTS:
+        tell("cublaslt", what, host_is_caught(tests, old, new, "cublaslt"))
+    count = len(MUTANTS) + len(HOST_MUTANTS) + len(BLAS_MUTANTS)
     print(f"{count - survivors} of {count} caught")
     sys.exit(survivors > 0)
 

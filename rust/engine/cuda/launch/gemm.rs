@@ -24,10 +24,17 @@ pub enum GemmOutput<'a> {
 }
 
 impl GemmOutput<'_> {
-    fn len(&self) -> usize {
+    pub(in crate::cuda) fn len(&self) -> usize {
         match self {
             Self::Bf16(out) => out.len(),
             Self::F32(out) => out.len(),
+        }
+    }
+
+    pub(in crate::cuda) fn address(&self) -> u64 {
+        match self {
+            Self::Bf16(out) => out.address(),
+            Self::F32(out) => out.address(),
         }
     }
 
