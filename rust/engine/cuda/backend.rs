@@ -9,8 +9,8 @@ use super::driver::{DeviceBuffer, DeviceSlice, Stream};
 use super::heads::HeadPadding;
 use super::launch::{
     AddRmsNorm, Batch, Call, CombineEntries, CopyBlocks, DecodeAttention, Embed, GatedActivation, GatherEntries, Gemm,
-    GemmOutput, GroupedGemm, Kernels, MergeSplits, PrefillAttention, RmsNorm, RopeAndStore, RouteTokens, Softcap,
-    SortEntries, SumParts,
+    GemmOutput, GroupedGemm, Kernels, MergeSplits, OrderColumns, PrefillAttention, RmsNorm, RopeAndStore, RouteTokens,
+    Softcap, SortEntries, SumParts,
 };
 use super::matrix::CudaMatrix;
 use super::memory::{Activations, ExpertActivations, KvCache, Rotations};
@@ -88,6 +88,20 @@ impl CudaStep<'_> {
 
     fn residual(&self) -> DeviceSlice<'_, f32> {
         self.acts.residual.slice(0..self.size.num_tokens * self.config.hidden_size)
+    }
+
+    /// The input as the weight's columns read it. Another order goes to where nothing is kept meanwhile.
+    fn ordered(&self, weight: &CudaLinear, input: Act) -> DeviceSlice<'_, bf16> {
+        let (x, width) = self.activations(input);
+        let Some(order) = weight.order.as_ref().map(DeviceBuffer::all) else { return x };
+        let spare = match input {
+            Act::Normed => &self.acts.projected,
+            Act::Attended => &self.acts.qkv,
+            other => panic!("{other:?} is made in the order of its reader"),
+        };
+        let out = spare.slice(0..self.size.num_tokens * order.len());
+        self.launch(&OrderColumns { x, order, out, width });
+        out
     }
 
     fn multiply(&self, weight: &CudaLinear, x: DeviceSlice<'_, bf16>, out: GemmOutput<'_>) {
@@ -213,7 +227,7 @@ impl Backend for CudaStep<'_> {
     fn linear(&self, weight: &CudaLinear, input: Act) {
         let (out, width) = self.activations(weight.output);
         assert_eq!(width, weight.rows, "the outputs fill {:?}", weight.output);
-        self.multiply(weight, self.activations(input).0, GemmOutput::Bf16(out));
+        self.multiply(weight, self.ordered(weight, input), GemmOutput::Bf16(out));
     }
 
     fn rotate_and_store(&self, layer: usize, heads: &HeadTransform<DeviceBuffer<f32>>) {
@@ -246,7 +260,7 @@ impl Backend for CudaStep<'_> {
     fn gated_linear(&self, weight: &CudaLinear, activation: Activation) {
         let width = self.config.intermediate_size;
         let gate_up = self.acts.gate_up.slice(0..self.size.num_tokens * 2 * width);
-        self.multiply(weight, self.activations(Act::Normed).0, GemmOutput::Bf16(gate_up));
+        self.multiply(weight, self.ordered(weight, Act::Normed), GemmOutput::Bf16(gate_up));
         let (out, _) = self.activations(Act::Gate);
         self.launch(&GatedActivation { activation, gate_up, out, width });
     }

@@ -44,6 +44,20 @@ def test_moe_sort(gpu, rng):
     assert (gpu.download(places, entries, i32) == expected[1]).all()
 
 
+def grouped_product(gpu, weights, rows, starts, num_rows, n, k, skinny=None):
+    """What experts make of their rows: in tiles of 128 of them, or `skinny` at once."""
+    products = gpu.allocate(num_rows * n * 2)
+    num_experts, most = len(starts) - 1, int(np.diff(starts).max())
+    args = rows, *weights.args(gpu), gpu.upload(starts), products, i32(n), i32(k), *weights.sizes()
+    if skinny:
+        grid = (-(-n // 16), num_experts, -(-most // skinny))
+        gpu.launch(f"ferrule_grouped_skinny_gemm{weights.name}_m{skinny}", grid, 256, *args)
+    else:
+        grid = (-(-most // 128), -(-n // 128), num_experts)
+        gpu.launch(f"ferrule_grouped_gemm{weights.name}", grid, 256, *args, shared=weights.shared)
+    return products
+
+
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_moe_products_of_experts_with_their_tokens(gpu, rng, kind):
     """From tokens in their own order, by way of rows in the experts' order, back to tokens."""
@@ -56,13 +70,11 @@ def test_moe_products_of_experts_with_their_tokens(gpu, rng, kind):
     places_on_gpu = gpu.upload(places)
     rows = gpu.allocate(tokens * top_k * k * 2)
     gpu.launch("ferrule_moe_gather", (tokens * top_k,), 128, gpu.upload(x), places_on_gpu, rows, i32(k), i32(top_k))
-    products = gpu.allocate(tokens * top_k * n * 2)
-    most = int(np.diff(starts).max())
-    grid, sizes = (-(-most // 128), -(-n // 128), num_experts), (i32(n), i32(k), *all_weights.sizes())
-    args = rows, *all_weights.args(gpu), gpu.upload(starts), products, *sizes
-    gpu.launch(f"ferrule_grouped_gemm{kind.name}", grid, 256, *args, shared=kind.shared)
+    products = [grouped_product(gpu, all_weights, rows, starts, tokens * top_k, n, k, few) for few in (None, 8, 32)]
+    in_tiles, *skinny = [gpu.download(made, (tokens * top_k, n), np.uint16) for made in products]
+    assert all((made == in_tiles).all() for made in skinny), "bits do not depend on the kernel"
     out = gpu.allocate(tokens * n * 2)
-    args = products, places_on_gpu, gpu.upload(shares), out, i32(n), i32(top_k)
+    args = products[0], places_on_gpu, gpu.upload(shares), out, i32(n), i32(top_k)
     gpu.launch("ferrule_moe_combine", (-(-n // 512), tokens), 128, *args)
     matrices = floats(all_weights.bits).reshape(num_experts, n, k)
     each = floats(bf16(np.einsum("tkni,ti->tkn", matrices[experts], floats(x))))

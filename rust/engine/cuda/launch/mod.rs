@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod columns;
 mod embed;
 mod gemm;
 mod kv;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 pub use activation::GatedActivation;
 pub use attention::{AttentionShape, Batch, DecodeAttention, MergeSplits, PrefillAttention};
+pub use columns::{MAX_ORDERED, OrderColumns};
 pub use embed::Embed;
 pub use gemm::{Gemm, GemmOutput, GemmWeight, SumParts};
 pub use kv::CopyBlocks;
