@@ -3,7 +3,8 @@
 
 constexpr int MOST = 16384;
 
-// out[t][j] = x[t][order[j]]. One block per token; the row is read in order and picked from in shared memory.
+// out[t][j] = x[t][order[j]]. One block per token; the row is read in order and picked from in shared memory,
+// where picks meet banks at random.
 KERNEL(ferrule_order_columns, (256),
        const bf16* x,     // (num_tokens, width)
        const int* order,  // (columns,)

@@ -124,7 +124,7 @@ struct Mxfp4Weights {
 
     struct Loaded {
         uint4 codes[STEPS / 2];
-        uint32_t exponents[STEPS];
+        uint32_t exponents;  // of step t: a warp reads whole sectors, and lanes of a row tell each other
     };
     struct Factors {};
     DEVICE Mxfp4Weights at_panel(Mxfp4Weights w, int panel) {
@@ -138,18 +138,18 @@ struct Mxfp4Weights {
 #pragma unroll
         for (int i = 0; i < STEPS / 2; ++i)
             l.codes[i] = at / 64 + i < w.blocks ? load16_streamed(w.codes + at * 2 + i * 128) : uint4{0, 0, 0, 0};
-#pragma unroll
-        for (int step = 0; step < STEPS; ++step) l.exponents[step] = w.exponents[min(at / 32 + step, w.groups - 1) * 8];
+        l.exponents = w.exponents[min(at / 32 + (int)threadIdx.x % STEPS, w.groups - 1) * 8];
         return l;
     }
     DEVICE Fragments fragments(const Mxfp4Weights&, const Loaded& l, int step, Factors&) {
         const uint4 v = l.codes[step / 2];
         const uint32_t numbers[2] = {step % 2 ? v.z : v.x, step % 2 ? v.w : v.y};
+        const uint32_t exponents = __shfl_sync(ALL_LANES, l.exponents, (threadIdx.x % 32 & ~3) + step);
         Fragments f;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             uint32_t pairs[4];
-            dequantize_mxfp4(pairs, numbers[half], scale_mxfp4(l.exponents[step] >> 8 * half & 255));
+            dequantize_mxfp4(pairs, numbers[half], scale_mxfp4(exponents >> 8 * half & 255));
             Fragments::set_row(f, half, pairs);
         }
         return f;

@@ -10,7 +10,7 @@ use ferrule_engine::config::{Activations, KvDtype, Quantization};
 use ferrule_engine::output::TokenLogprob;
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateOutput, GenerateRequest, Prompt, SamplingParams, TokenId};
 
-use crate::{device, tested_device};
+use crate::{device, tested_device, twin};
 
 /// What bf16 activations, of 8 bits each, may do to log-probabilities, as a share of the logits' spread: at most, and as
 /// the root of the mean square over many tokens.
@@ -148,6 +148,54 @@ fn quantized_matrices_agree_with_the_exact_mode() {
             sizes.push(device.model().weight_bytes);
         }
         assert!(sizes.is_sorted_by(|larger, smaller| larger > smaller), "{} takes {sizes:?}", model.display());
+    }
+}
+
+/// A folder's model as a GGUF file, with matrices in MXFP4 if they are to be.
+fn as_gguf(model: &Path, mxfp4: bool) -> (tempfile::TempDir, PathBuf) {
+    let source = ferrule_engine::model::open(model).expect("the model opens");
+    let is_quantized =
+        |name: &str| mxfp4 && name.starts_with("blk.") && !name.contains("norm") && !name.contains("inp");
+    let encode = |name: &str, numbers: &[f32]| is_quantized(name).then(|| (39, to_mxfp4(numbers)));
+    let dir = tempfile::tempdir().expect("a folder can be made");
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, twin::gguf_with(&source, &encode).bytes(3)).expect("there is room");
+    (dir, path)
+}
+
+/// Blocks of 32: a power of two, and the nearest numbers of E2M1.
+fn to_mxfp4(numbers: &[f32]) -> Vec<u8> {
+    const VALUES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let block = |block: &[f32]| {
+        let largest = block.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let exponent = largest.log2().floor() - 2.0;
+        let code = |x: f32| {
+            let distance = |i: &usize| ((x.abs() / exponent.exp2() - VALUES[*i]).abs() * 1e6) as u32;
+            let size = (0..8).min_by_key(distance).expect("there are 8");
+            size as u8 | u8::from(x < 0.0) << 3
+        };
+        let pairs = (0..16).map(|i| code(block[i]) | code(block[16 + i]) << 4);
+        std::iter::once((exponent + 127.0) as u8).chain(pairs).collect::<Vec<_>>()
+    };
+    numbers.chunks_exact(32).flat_map(block).collect()
+}
+
+/// Mixtures whose experts lie in one tensor, and numbers of E2M1 that stay so.
+#[test]
+fn gguf_files_agree_with_the_exact_mode() {
+    let Some(_device) = tested_device() else { return };
+    for name in ["mixtral", "qwen3-moe", "llama3"] {
+        let (model, mut sizes) = (golden(name), Vec::new());
+        for mxfp4 in [false, true] {
+            let (_dir, path) = as_gguf(&model, mxfp4);
+            let ids = expected(&model).input_ids;
+            let reference = score(&load(&path, exact()), &ids);
+            let device = load(&path, on_device());
+            let what = format!("{name}, MXFP4: {mxfp4}");
+            agree(BF16_NOISE.of(&model), &score(&device, &ids), &reference, spread(&model), &what);
+            sizes.push(device.model().weight_bytes);
+        }
+        assert!(sizes[1] < sizes[0] / 2, "{name} takes {sizes:?} bytes");
     }
 }
 

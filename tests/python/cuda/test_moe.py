@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from emulator import bf16, floats
 from reference import assert_close, i32, normal
-from weights import WEIGHTS
+from weights import WEIGHTS, grouped_product
 
 
 @pytest.mark.parametrize("num_experts", [8, 60, 128])
@@ -42,20 +42,6 @@ def test_moe_sort(gpu, rng):
     expected = sorted_rows(experts, num_experts)
     assert (gpu.download(starts, num_experts + 1, i32) == expected[0]).all()
     assert (gpu.download(places, entries, i32) == expected[1]).all()
-
-
-def grouped_product(gpu, weights, rows, starts, num_rows, n, k, skinny=None):
-    """What experts make of their rows: in tiles of 128 of them, or `skinny` at once."""
-    products = gpu.allocate(num_rows * n * 2)
-    num_experts, most = len(starts) - 1, int(np.diff(starts).max())
-    args = rows, *weights.args(gpu), gpu.upload(starts), products, i32(n), i32(k), *weights.sizes()
-    if skinny:
-        grid = (-(-n // 16), num_experts, -(-most // skinny))
-        gpu.launch(f"ferrule_grouped_skinny_gemm{weights.name}_m{skinny}", grid, 256, *args)
-    else:
-        grid = (-(-most // 128), -(-n // 128), num_experts)
-        gpu.launch(f"ferrule_grouped_gemm{weights.name}", grid, 256, *args, shared=weights.shared)
-    return products
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)

@@ -174,6 +174,20 @@ def product(gpu, kernel, weights, x, n, out_type, splits=None):
     return gpu.download(out, (m, n), out_type)
 
 
+def grouped_product(gpu, weights, rows, starts, num_rows, n, k, skinny=None):
+    """What experts make of their rows: in tiles of 128 of them, or `skinny` at once."""
+    products = gpu.allocate(num_rows * n * 2)
+    num_experts, most = len(starts) - 1, int(np.diff(starts).max())
+    args = rows, *weights.args(gpu), gpu.upload(starts), products, i32(n), i32(k), *weights.sizes()
+    if skinny:
+        grid = (-(-n // 16), num_experts, -(-most // skinny))
+        gpu.launch(f"ferrule_grouped_skinny_gemm{weights.name}_m{skinny}", grid, 256, *args)
+    else:
+        grid = (-(-most // 128), -(-n // 128), num_experts)
+        gpu.launch(f"ferrule_grouped_gemm{weights.name}", grid, 256, *args, shared=weights.shared)
+    return products
+
+
 def check_product(weights, x, found):
     expected = floats(x) @ floats(weights.bits).T
     if found.dtype == np.float32:
