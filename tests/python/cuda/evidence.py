@@ -179,7 +179,7 @@ def published_table(found):
         [
             "decode attention, heads of 128",
             *shares("ferrule_decode_attention_d128"),
-            "FlashInfer: close to 100 % for long sequences without groups of heads, A100 among others (its announcement, "
+            "FlashInfer: close to 100 % for long sequences without groups of heads, on A100 too (its announcement of "
             "February 2024); B200: 5831 GB/s, 73 %, 128 sequences of 4096, 8 queries a KV head of 64 (its pull request "
             "1415)",
         ],
