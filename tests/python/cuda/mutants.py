@@ -144,8 +144,8 @@ MUTANTS = [
         "gemm_skinny",
         "skinny",
         "steps swapped",
-        "{step % 2 ? v.z : v.x, step % 2 ? v.w : v.y}",
-        "{step % 2 ? v.x : v.z, step % 2 ? v.w : v.y}",
+        "codes[2] = {step % 2 ? v.z : v.x, step % 2 ? v.w : v.y}",
+        "codes[2] = {step % 2 ? v.x : v.z, step % 2 ? v.w : v.y}",
     ),
     (
         "gemm_skinny",
