@@ -1,5 +1,6 @@
 """Mixtures of experts in GGUF files that the `gguf` package writes, as llama.cpp understands them."""
 
+import ctypes
 import json
 from pathlib import Path
 
@@ -138,36 +139,46 @@ def test_scores_are_those_of_the_folder(file):
     np.testing.assert_allclose(scores(path, tokens), scores(GOLDEN / name, tokens), atol=1e-4)
 
 
-def test_logits_are_those_of_llama_cpp(file):
-    name, path, config = file
-    llama_cpp = pytest.importorskip("llama_cpp", reason="pip install 'ferrule[peers]' compiles llama.cpp")
-    tokens, positions, logits = expected(name)
+@pytest.fixture(scope="module")
+def llama_cpp():
+    return pytest.importorskip("llama_cpp", reason="pip install 'ferrule[peers]' compiles llama.cpp")
+
+
+def scores_of_llama_cpp(llama_cpp, path, tokens, vocab_size):
+    """Log-probabilities, (positions, vocab_size)."""
     llama = llama_cpp.Llama(str(path), n_ctx=64, n_threads=1, logits_all=True, verbose=False)
     llama.eval(tokens)
-    theirs = log_softmax(llama.scores[: len(tokens), : config["vocab_size"]].astype(np.float64))
+    found = log_softmax(llama.scores[: len(tokens), :vocab_size].astype(np.float64))
     llama.close()
+    return found
+
+
+def test_logits_are_those_of_llama_cpp(file, llama_cpp):
+    name, path, config = file
+    tokens, positions, logits = expected(name)
+    theirs = scores_of_llama_cpp(llama_cpp, path, tokens, config["vocab_size"])
     # It is the model that Transformers computed, up to what llama.cpp rounds: its cache has float16 numbers.
     np.testing.assert_allclose(theirs[positions], log_softmax(logits), atol=0.02)
-    ours = scores(path, tokens)
-    np.testing.assert_allclose(ours, theirs[np.arange(len(tokens) - 1), tokens[1:]], atol=0.02)
+    np.testing.assert_allclose(scores(path, tokens), theirs[np.arange(len(tokens) - 1), tokens[1:]], atol=0.02)
 
 
-def test_the_quantized_file_has_llama_cpps_types(file, tmp_path):
+def types(path):
+    return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
+
+
+def test_quantized_files_are_what_llama_cpp_makes_and_reads(file, llama_cpp, tmp_path):
     """Routers stay, and experts have the types of what they stand for."""
-    name, path, _ = file
-    made = tmp_path / "made.gguf"
-    ferrule.quantize(path, made, scheme="q4_k_m", calibration_tokens=512)
-    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(made).tensors}
-    assert types["blk.0.ffn_gate_inp.weight"] == "F32"
-    # 64 and 96 columns are no blocks of 256: these are what K types fall back to.
-    assert types["blk.0.ffn_gate_exps.weight"] == "Q5_0"
+    name, path, config = file
+    ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
+    ferrule.quantize(path, ours, scheme="q4_k_m", calibration_tokens=512)
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = 15, 1
+    assert llama_cpp.llama_model_quantize(bytes(path), bytes(theirs), ctypes.byref(params)) == 0
+    assert types(ours) == types(theirs)
+    assert types(ours)["blk.0.ffn_gate_inp.weight"] == "F32"
     tokens = expected(name)[0]
-    assert np.std(scores(made, tokens) - scores(path, tokens)) < 0.5
-    llama_cpp = pytest.importorskip("llama_cpp", reason="pip install 'ferrule[peers]' compiles llama.cpp")
-    llama = llama_cpp.Llama(str(made), n_ctx=64, n_threads=1, logits_all=True, verbose=False)
-    llama.eval(tokens)
-    theirs = log_softmax(llama.scores[: len(tokens), :128].astype(np.float64))
-    llama.close()
-    # llama.cpp rounds activations to 8 bits besides.
-    ours, theirs = scores(made, tokens), theirs[np.arange(len(tokens) - 1), tokens[1:]]
-    assert np.std(ours - theirs) < 0.1
+    read = scores_of_llama_cpp(llama_cpp, ours, tokens, config["vocab_size"])[np.arange(len(tokens) - 1), tokens[1:]]
+    found, whole = scores(ours, tokens), scores(path, tokens)
+    # llama.cpp rounds activations to 8 bits, and experts that are all but equally good change places by that.
+    assert np.median(np.abs(found - read)) < 0.05
+    assert np.std(found - whole) < 0.5

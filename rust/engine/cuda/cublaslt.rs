@@ -28,7 +28,7 @@ const ALIGNMENT: u64 = 256;
 const LIBRARIES: [(u32, &str, &str); 2] =
     [(13, "libcublasLt.so.13", "nvidia/cu13/lib"), (12, "libcublasLt.so.12", "nvidia/cublas/lib")];
 /// The oldest version whose structs these are, as cublasLtGetVersion tells it.
-const LEAST_VERSION: usize = 12_00_00;
+const LEAST_VERSION: usize = 120_000;
 
 // Values of cublasLt.h and library_types.h.
 const R_32F: c_int = 0;

@@ -75,7 +75,7 @@ pub fn weight_bytes(source: &Source, padding: HeadPadding) -> Result<u64> {
             let (rows, cols) = form.shape(source, padding, role)?;
             bytes += form.storage.num_bytes(rows, cols) as u64;
         }
-        bytes += 4 * form.order.map_or(0, <[u32]>::len) as u64;
+        bytes += 4 * form.gathered(&parts).map_or(0, <[u32]>::len) as u64;
     }
     Ok(bytes)
 }
@@ -101,8 +101,7 @@ impl<'a> Form<'a> {
             let (rows, cols) = Self { order, ..Self::BF16 }.shape(source, padding, role)?;
             let whole_panels = parts.len() == 1 || rows.is_multiple_of(PANEL_ROWS);
             let whole_groups = order.is_some() || !has_head_columns(role) || padding.keeps_groups(dtype.block_len());
-            let gathered = !matches!(role, Role::Down(_));
-            let orderable = order.is_none() || (takes_order(role) && !(gathered && cols > MAX_ORDERED));
+            let orderable = order.is_none() || (takes_order(role) && (made_in_order(role) || cols <= MAX_ORDERED));
             if role == Role::Embedding || !(whole_panels && whole_groups && orderable) || order_of(role)? != order {
                 return Ok(Self::BF16);
             }
@@ -113,6 +112,11 @@ impl<'a> Form<'a> {
             None | Some(Storage::Bf16) => Self::BF16,
             Some(storage) => Self { storage, order },
         })
+    }
+
+    /// The order that the input is put into before a product.
+    fn gathered(&self, parts: &[MatrixPlace]) -> Option<&'a [u32]> {
+        self.order.filter(|_| !made_in_order(parts[0].0))
     }
 
     /// Rows and columns on the device. Heads' columns in an order of their own need no padding.
@@ -201,7 +205,7 @@ impl Loader<'_> {
             Storage::Bf16 => CudaMatrix::Bf16(self.bf16(parts, rows * cols)?),
             codes => self.codes(parts, &form, HostCodes::new(codes, rows, cols))?,
         };
-        let order = form.order.filter(|_| !matches!(parts[0].0, Role::Down(_))).map(|order| {
+        let order = form.gathered(parts).map(|order| {
             let columns = order.iter().map(|&col| self.padded_column(parts[0].0, col as usize) as i32);
             DeviceBuffer::from_slice(self.context, &columns.collect::<Vec<_>>())
         });
@@ -291,6 +295,11 @@ impl Loader<'_> {
 fn takes_order(role: Role) -> bool {
     use Role::*;
     matches!(role, Query(_) | Key(_) | Value(_) | AttnOutput(_) | Gate(_) | Up(_) | Down(_))
+}
+
+/// Whether what makes the input makes it in the matrix's order.
+fn made_in_order(role: Role) -> bool {
+    matches!(role, Role::Down(_))
 }
 
 fn has_head_rows(role: Role) -> bool {

@@ -114,6 +114,17 @@ mod tests {
     }
 
     #[test]
+    fn attention_has_more_bits_beside_8_experts() {
+        let mixture = Mixture::named("q4_k_m").unwrap();
+        let shape = Shape { num_experts: 8, ..shape(16) };
+        let types = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_up_exps", "ffn_down_exps"]
+            .map(|stem| mixture.dtype(&format!("blk.3.{stem}.weight"), shape));
+        assert_eq!(types, [Q4_K, Q8_0, Q8_0, Q5_K, Q4_K, Q4_K]);
+        assert_eq!(mixture.dtype("blk.4.ffn_down_exps.weight", shape), Q6_K);
+        assert_eq!(mixture.dtype("blk.3.attn_k.weight", Shape { num_experts: 16, ..shape }), Q4_K);
+    }
+
+    #[test]
     fn an_embedding_is_as_good_as_the_head_that_it_is() {
         let mixture = Mixture::named("q4_0").unwrap();
         assert_eq!(mixture.dtype("token_embd.weight", shape(16)), Q4_0);
