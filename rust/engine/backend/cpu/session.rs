@@ -100,8 +100,7 @@ impl Session {
             rows = 0..routes.num_entries();
         }
         // SAFETY: as in `activations`.
-        let before_end = unsafe { shared.first_rows(rows.end) };
-        &before_end[rows.start * shared.cols()..]
+        unsafe { shared.rows(rows) }
     }
 
     /// Begins in the middle: `residual` is (num_tokens, hidden_size).
