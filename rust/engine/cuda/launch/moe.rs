@@ -140,7 +140,7 @@ impl GroupedGemm<'_> {
     fn skinny(&self) -> Option<usize> {
         match self.most_rows {
             ..=8 => Some(8),
-            ..=SKINNY => Some(SKINNY),
+            9..=SKINNY => Some(SKINNY),
             _ => (self.x.len() / self.k <= FEW * self.count()).then_some(SKINNY),
         }
     }
