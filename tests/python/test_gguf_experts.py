@@ -103,9 +103,9 @@ def file(request, tmp_path_factory):
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([f"<{token}>" for token in range(config["vocab_size"])])
+    writer.add_token_list([*(f"<{token}>" for token in range(config["vocab_size"] - 1)), "<0><1>"])
     writer.add_token_types([1] * config["vocab_size"])
-    writer.add_token_merges(["< 0"])
+    writer.add_token_merges(["<0> <1>"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     for name, weight in gguf_tensors(folder, config, arch):
