@@ -100,6 +100,38 @@ struct Int4Weights {
     }
 };
 
+// Numbers of E2M1, with a power of two for each 32.
+struct Mxfp4Weights {
+    static constexpr int CODE_BYTES = PANELS * 512, BYTES = CODE_BYTES + ZERO_BYTES;
+    const uint32_t* codes;      // as Int4Weights'
+    const uint16_t* exponents;  // (panels, groups, 8): bytes of rows g and g + 8
+    int n, blocks, groups;
+
+    DEVICE void fetch(const Mxfp4Weights& w, unsigned char* stage, int n0, int at) {
+        const int panel = threadIdx.x / 32 + n0 / 16;
+        const bool inside = panel < (w.n + 15) / 16;
+        const int64_t from = (((int64_t)panel * w.blocks + at / 64) * 32 + threadIdx.x % 32) * 4;
+        cp_async16(stage + threadIdx.x * 16, w.codes + (inside ? from : 0), inside);
+        fetch_factors(stage + CODE_BYTES, w.exponents, 16, 0, n0, w.n, at, w.groups, 5);
+    }
+    DEVICE Columns read(const Mxfp4Weights&, const unsigned char* stage, int column, int step) {
+        const int lane = threadIdx.x % 32, g = lane / 4;
+        const uint16_t* exponents = reinterpret_cast<const uint16_t*>(stage + CODE_BYTES);
+        Columns c;
+#pragma unroll
+        for (int p = 0; p < 2; ++p) {
+            const int panel = column / 16 + p;
+            const uint4 v = load16(stage + (panel * 32 + lane) * 16);
+            const uint32_t numbers[2] = {step ? v.z : v.x, step ? v.w : v.y};
+            const uint32_t both = exponents[(step * PANELS + panel) * 8 + g];
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+                dequantize_mxfp4(c.pairs[2 * p + half], numbers[half], scale_mxfp4(both >> 8 * half & 255));
+        }
+        return c;
+    }
+};
+
 struct Int8Weights {
     static constexpr int CODE_BYTES = PANELS * 1024, BYTES = CODE_BYTES + SCALE_BYTES;
     const uint32_t* codes;   // (panels, ceil(k / 32), 32 lanes, 4)
@@ -319,6 +351,10 @@ DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partial
            float* partials, int m, int n, int k, int group_shift) {                                                   \
         const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                               \
         gemm(x, Int8Weights{codes, scales, n, (k + 31) / 32, groups, group_shift}, out, partials, m, n, k, blockIdx.z, gridDim.z);           \
+    }                                                                                                                 \
+    KERNEL(ferrule_gemm_mxfp4##kind, (256, 1), const bf16* x, const uint32_t* codes, const uint16_t* exponents, Out* out, \
+           float* partials, int m, int n, int k) {                                                                    \
+        gemm(x, Mxfp4Weights{codes, exponents, n, (k + 63) / 64, k / 32}, out, partials, m, n, k, blockIdx.z, gridDim.z); \
     }
 #define LINE_GEMM(bits, block, kind, Out)                                                                             \
     KERNEL(ferrule_gemm_int##bits##_min##kind, (256, 1), const bf16* x, const uint32_t* codes, const uint2* factors,  \
@@ -368,6 +404,16 @@ KERNEL(ferrule_grouped_gemm_int8, (256, 1), const bf16* x, const uint32_t* codes
     const int64_t first_panel = (int64_t)blockIdx.z * panels;
     const Int8Weights weights{codes + first_panel * blocks * 128, scales + first_panel * groups * 8, n, blocks, groups,
                               group_shift};
+    gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);
+}
+
+KERNEL(ferrule_grouped_gemm_mxfp4, (256, 1), const bf16* x, const uint32_t* codes, const uint16_t* exponents,
+       const int* starts, bf16* out, int n, int k) {
+    const Group group = group_of(starts);
+    if ((int)blockIdx.x * TILE >= group.rows) return;
+    const int groups = k / 32, blocks = (k + 63) / 64;
+    const int64_t first_panel = (int64_t)blockIdx.z * ((n + 15) / 16);
+    const Mxfp4Weights weights{codes + first_panel * blocks * 128, exponents + first_panel * groups * 8, n, blocks, groups};
     gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);
 }
 

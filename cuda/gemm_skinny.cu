@@ -117,6 +117,45 @@ struct Int4Weights {
     }
 };
 
+struct Mxfp4Weights {
+    const uint32_t* codes;      // as Int4Weights'
+    const uint16_t* exponents;  // (panels, groups, 8): bytes of rows g and g + 8
+    int blocks, groups;
+
+    struct Loaded {
+        uint4 codes[STEPS / 2];
+        uint32_t exponents;  // of step t: a warp reads whole sectors, and lanes of a row tell each other
+    };
+    struct Factors {};
+    DEVICE Mxfp4Weights at_panel(Mxfp4Weights w, int panel) {
+        const int lane = threadIdx.x % 32;
+        w.codes += ((int64_t)panel * w.blocks * 32 + lane) * 4;
+        w.exponents += (int64_t)panel * w.groups * 8 + lane / 4;
+        return w;
+    }
+    DEVICE Loaded load(const Mxfp4Weights& w, int at) {
+        Loaded l;
+#pragma unroll
+        for (int i = 0; i < STEPS / 2; ++i)
+            l.codes[i] = at / 64 + i < w.blocks ? load16_streamed(w.codes + at * 2 + i * 128) : uint4{0, 0, 0, 0};
+        l.exponents = w.exponents[min(at / 32 + (int)threadIdx.x % STEPS, w.groups - 1) * 8];
+        return l;
+    }
+    DEVICE Fragments fragments(const Mxfp4Weights&, const Loaded& l, int step, Factors&) {
+        const uint4 v = l.codes[step / 2];
+        const uint32_t numbers[2] = {step % 2 ? v.z : v.x, step % 2 ? v.w : v.y};
+        const uint32_t exponents = __shfl_sync(ALL_LANES, l.exponents, (threadIdx.x % 32 & ~3) + step);
+        Fragments f;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            uint32_t pairs[4];
+            dequantize_mxfp4(pairs, numbers[half], scale_mxfp4(exponents >> 8 * half & 255));
+            Fragments::set_row(f, half, pairs);
+        }
+        return f;
+    }
+};
+
 struct Int8Weights {
     const uint32_t* codes;   // (panels, ceil(k / 32), 32 lanes, 4)
     const uint32_t* scales;  // (panels, groups, 8): f16 of rows g and g + 8
@@ -227,13 +266,14 @@ struct LineWeights {
     }
 };
 
+// Columns 16 x .. 16 x + 16 of out, x the block's, with the rows of `first_panel` + x.
 template <int TILES, class Weights, class Out>
-DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, int n, int k) {
+DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, int n, int k, int first_panel = 0) {
     SHARED(float, sums, [PARTS][TILES * 8][20]);  // (part, row of out, column of out); 20: the lanes of a store meet all banks
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int begin = warp * part_len(k), end = min(begin + part_len(k), k);
     const uint4 zero = {0, 0, 0, 0};
-    const Weights panel = Weights::at_panel(weights, blockIdx.x);
+    const Weights panel = Weights::at_panel(weights, first_panel + blockIdx.x);
     x += (int64_t)g * k + t * 8;
     float acc[TILES][4] = {};
     for (int at = begin; at < end; at += BLOCK_K) {
@@ -289,6 +329,10 @@ DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, 
         const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                            \
         skinny_gemm<tiles>(x, Int8Weights{codes, scales, (k + 31) / 32, groups, group_shift}, out, m, n, k);       \
     }                                                                                                              \
+    KERNEL(ferrule_skinny_gemm_mxfp4##kind##_m##rows, (256), const bf16* x, const uint32_t* codes,                 \
+           const uint16_t* exponents, Out* out, int m, int n, int k) {                                             \
+        skinny_gemm<tiles>(x, Mxfp4Weights{codes, exponents, (k + 63) / 64, k / 32}, out, m, n, k);                \
+    }                                                                                                              \
     SKINNY_LINE_GEMM(4, 64, rows, tiles, kind, Out)                                                                \
     SKINNY_LINE_GEMM(8, 32, rows, tiles, kind, Out)
 SKINNY_GEMM(8, 1, , bf16)
@@ -297,3 +341,45 @@ SKINNY_GEMM(32, 4, , bf16)
 SKINNY_GEMM(8, 1, _f32, float)
 SKINNY_GEMM(16, 2, _f32, float)
 SKINNY_GEMM(32, 4, _f32, float)
+
+// The products of experts with their own rows, for few rows each: of expert e = y, rows starts[e] .. starts[e + 1] of x with
+// matrix e of the weights, TILES * 8 at a time (the grid's z). Matrices of codes have whole panels.
+template <int TILES, class Weights>
+DEVICE void grouped_skinny_gemm(const bf16* x, const Weights& weights, const int* starts, bf16* out, int n, int k,
+                                int first_panel) {
+    const int first = starts[blockIdx.y] + blockIdx.z * TILES * 8, m = min(starts[blockIdx.y + 1] - first, TILES * 8);
+    if (m > 0) skinny_gemm<TILES>(x + (int64_t)first * k, weights, out + (int64_t)first * n, m, n, k, first_panel);
+}
+
+#define GROUPED_SKINNY_LINE_GEMM(bits, block, rows, tiles)                                                          \
+    KERNEL(ferrule_grouped_skinny_gemm_int##bits##_min_m##rows, (256), const bf16* x, const uint32_t* codes,        \
+           const uint2* factors, const int* starts, bf16* out, int n, int k, int group_shift) {                     \
+        const LineWeights<bits> weights{codes, factors, (k + block - 1) / block, k >> group_shift, group_shift};    \
+        grouped_skinny_gemm<tiles>(x, weights, starts, out, n, k, blockIdx.y * gridDim.x);                          \
+    }
+#define GROUPED_SKINNY_GEMM(rows, tiles)                                                                            \
+    KERNEL(ferrule_grouped_skinny_gemm_m##rows, (256), const bf16* x, const bf16* weight, const int* starts,        \
+           bf16* out, int n, int k) {                                                                               \
+        const Bf16Weights weights{weight + (int64_t)blockIdx.y * n * k, n, k};                                      \
+        grouped_skinny_gemm<tiles>(x, weights, starts, out, n, k, 0);                                               \
+    }                                                                                                               \
+    KERNEL(ferrule_grouped_skinny_gemm_int4_m##rows, (256), const bf16* x, const uint32_t* codes,                   \
+           const uint32_t* scales, const uint16_t* zeros, const int* starts, bf16* out, int n, int k,               \
+           int group_shift) {                                                                                       \
+        const Int4Weights weights{codes, scales, zeros, (k + 63) / 64, k >> group_shift, group_shift};              \
+        grouped_skinny_gemm<tiles>(x, weights, starts, out, n, k, blockIdx.y * gridDim.x);                          \
+    }                                                                                                               \
+    KERNEL(ferrule_grouped_skinny_gemm_int8_m##rows, (256), const bf16* x, const uint32_t* codes,                   \
+           const uint32_t* scales, const int* starts, bf16* out, int n, int k, int group_shift) {                   \
+        const Int8Weights weights{codes, scales, (k + 31) / 32, k >> group_shift, group_shift};                     \
+        grouped_skinny_gemm<tiles>(x, weights, starts, out, n, k, blockIdx.y * gridDim.x);                          \
+    }                                                                                                               \
+    KERNEL(ferrule_grouped_skinny_gemm_mxfp4_m##rows, (256), const bf16* x, const uint32_t* codes,                  \
+           const uint16_t* exponents, const int* starts, bf16* out, int n, int k) {                                 \
+        const Mxfp4Weights weights{codes, exponents, (k + 63) / 64, k / 32};                                        \
+        grouped_skinny_gemm<tiles>(x, weights, starts, out, n, k, blockIdx.y * gridDim.x);                          \
+    }                                                                                                               \
+    GROUPED_SKINNY_LINE_GEMM(4, 64, rows, tiles)                                                                    \
+    GROUPED_SKINNY_LINE_GEMM(8, 32, rows, tiles)
+GROUPED_SKINNY_GEMM(8, 1)
+GROUPED_SKINNY_GEMM(32, 4)

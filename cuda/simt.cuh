@@ -219,6 +219,18 @@ DEVICE void dequantize_int4(uint32_t (&pairs)[4], uint32_t codes, uint32_t minus
 // What dequantize_int4 adds to 128 + code: the bf16 of -128 - zero.
 DEVICE uint32_t minus_zero_int4(uint32_t zero) { return 0xc300c300u | zero * 0x10001u; }
 
+// Eight numbers of E2M1 (MXFP4), where codes of 4 bits would be, times a power of two. Their bits in a bf16's places stand
+// for the number times 2^-126.
+DEVICE void dequantize_mxfp4(uint32_t (&pairs)[4], uint32_t codes, uint32_t scale) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t v = codes >> 4 * i, bits = and_or(v << 12, 0x80008000u, v << 6 & 0x01c001c0u);
+        pairs[i] = fma_bf16x2(fma_bf16x2(bits, 0x7e807e80u, BF16_MINUS_ZEROS), scale, BF16_MINUS_ZEROS);
+    }
+}
+// 2^(exponent - 127) twice; 2^-127 has no exponent of its own in a bf16.
+DEVICE uint32_t scale_mxfp4(uint32_t exponent) { return (exponent ? exponent << 7 : 0x40u) * 0x10001u; }
+
 // Two codes of 8 bits, two's complement, in bytes 0 and 2. The low 7 bits are as above, and the sign makes 128 to 256.
 DEVICE uint32_t widen_int8(uint32_t codes) {
     const uint32_t low = and_or(codes, 0x007f007fu, 0x43004300u), sign = and_or(codes, 0x00800080u, 0x43004300u);

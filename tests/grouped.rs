@@ -342,7 +342,7 @@ fn what_cannot_run_is_refused_by_name() {
     says(refused(|_, config| config["quant_method"] = "bitsandbytes".into()), "bitsandbytes");
     says(refused(|_, config| config["bits"] = 3.into()), "3 bits");
     says(refused(|_, config| config["checkpoint_format"] = "marlin".into()), "marlin");
-    says(refused(|_, config| config["dynamic"] = json!({"-:.*down.*": {}})), "dynamic");
+    says(refused(|_, config| config["dynamic"] = json!({"-:.*gate": {}, ".*down.*": {"bits": 8}})), "dynamic");
     says(refused(|_, config| config["group_size"] = 0.into()), "group size of 0");
     says(refused(|_, config| config["group_size"] = 48.into()), "groups of 48");
     says(refused(|tensors, _| tensors[3].3[0] = 1), "groups are not all of 32 columns");

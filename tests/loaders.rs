@@ -161,7 +161,13 @@ fn models_that_do_not_fit_their_configuration_are_refused() {
     assert!(refusal(&|file| file.set_text("general.architecture", "mamba")).contains("'mamba' does not run"));
     assert!(refusal(&|file| file.set_u32("llama.attention.head_count_kv", 3)).contains("evenly"));
     assert!(refusal(&|file| file.set_u32("llama.block_count", 4_000_000_000)).contains("missing"));
-    assert!(refusal(&|file| file.set_u32("llama.expert_count", 8)).contains("expert_count"));
+    assert!(refusal(&|file| file.set_u32("llama.expert_count", 8)).contains("no llama.expert_used_count"));
+    assert!(refusal(&|file| file.set_u32("llama.expert_shared_count", 1)).contains("llama.expert_shared_count"));
+    let no_mixture = refusal(&|file| {
+        file.set_text("general.architecture", "gemma2");
+        file.u32("gemma2.expert_count", 8);
+    });
+    assert!(no_mixture.contains("gemma2.expert_count"), "{no_mixture}");
     assert!(refusal(&|file| file.set_text("llama.rope.scaling.type", "spiral")).contains("spiral"));
     let bias = refusal(&|file| {
         file.tensor("blk.0.attn_q.bias", &[8], &[0.0; 8]);

@@ -7,6 +7,11 @@ use std::sync::mpsc::channel;
 use ferrule_engine::config::{Activations, Isa, KvDtype, Policy};
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateOutput, GenerateRequest, Prompt, SamplingParams, TokenId};
 
+#[allow(dead_code)]
+mod containers;
+#[allow(dead_code)]
+mod twin;
+
 fn models() -> Vec<PathBuf> {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
     let entries = std::fs::read_dir(dir).expect("the golden models are in the repository");
@@ -53,21 +58,36 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
 #[test]
 fn families_agree_with_transformers() {
     for model in models() {
-        let engine = load(&model, config(Activations::F32));
-        let expected = expected(&model);
-        for (&position, logits) in expected.positions.iter().zip(&expected.logits) {
-            let params = SamplingParams { logprobs: Some(20), ignore_eos: true, ..SamplingParams::greedy(1) };
-            let prompt = Prompt::Tokens(expected.input_ids[..=position].to_vec());
-            let output = engine.generate(GenerateRequest::new(prompt, params)).expect("the request runs");
-            let reference = log_softmax(logits);
-            for &(token, found) in &output.outputs[0].logprobs[0].top {
-                let wanted = reference[token as usize];
-                assert!(
-                    (f64::from(found) - wanted).abs() < 1e-3,
-                    "{} position {position} token {token}: {found} against {wanted}",
-                    model.display()
-                );
-            }
+        agrees_with_transformers(&load(&model, config(Activations::F32)), &model);
+    }
+}
+
+/// Matrices of all experts in one tensor.
+#[test]
+fn mixtures_in_gguf_files_agree_with_transformers() {
+    for name in ["mixtral", "qwen3-moe"] {
+        let (model, dir) = (golden(name), tempfile::tempdir().expect("a folder can be made"));
+        let path = dir.path().join("twin.gguf");
+        let twin = twin::gguf_of(&ferrule_engine::model::open(&model).expect("the model opens"));
+        std::fs::write(&path, twin.bytes(3)).expect("there is room");
+        agrees_with_transformers(&load(&path, config(Activations::F32)), &model);
+    }
+}
+
+fn agrees_with_transformers(engine: &EngineHandle, model: &Path) {
+    let expected = expected(model);
+    for (&position, logits) in expected.positions.iter().zip(&expected.logits) {
+        let params = SamplingParams { logprobs: Some(20), ignore_eos: true, ..SamplingParams::greedy(1) };
+        let prompt = Prompt::Tokens(expected.input_ids[..=position].to_vec());
+        let output = engine.generate(GenerateRequest::new(prompt, params)).expect("the request runs");
+        let reference = log_softmax(logits);
+        for &(token, found) in &output.outputs[0].logprobs[0].top {
+            let wanted = reference[token as usize];
+            assert!(
+                (f64::from(found) - wanted).abs() < 1e-3,
+                "{} position {position} token {token}: {found} against {wanted}",
+                model.display()
+            );
         }
     }
 }

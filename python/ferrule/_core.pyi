@@ -359,7 +359,9 @@ class Engine:
     if it is not there), or "null": a model without weights for tests. `kv_cache_memory` is in bytes, or a text
     such as "512MB", and so is `packed_weights_limit`. `packed_weights` is the folder where weights are kept as the
     kernels read them, so that the next start maps them: one in the store unless given, and None keeps nothing.
-    `quantization` rounds a full-precision model's weights while it loads.
+    `quantization` rounds a full-precision model's weights while it loads. `cublaslt` has NVIDIA's library make products
+    of 128 rows or more with bf16 weights on a GPU: what a request is answered then depends on what ran beside it, by
+    rounding.
     Methods may be called from any thread. An engine does not survive a fork: create it in the
     child.
     """
@@ -379,6 +381,7 @@ class Engine:
         quantization: Literal["int8", "int4"] | None = None,
         threads: int | None = None,
         device: Literal["cpu", "cuda", "cuda-emu"] = "cpu",
+        cublaslt: bool = False,
         policy: Literal["continuous", "static"] = "continuous",
         enable_prefix_caching: bool = True,
         async_scheduling: bool = True,

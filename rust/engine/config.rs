@@ -111,6 +111,9 @@ pub struct EngineConfig {
     /// Threads of the kernels. None: the physical cores that this process may use.
     pub threads: Option<usize>,
     pub device: Device,
+    /// On GPUs: have cuBLASLt make products of 128 rows or more with matrices of bf16. An answer then depends on what ran
+    /// beside it, by rounding, since the library's order of sums depends on the number of rows.
+    pub cublaslt: bool,
     pub policy: Policy,
     pub enable_prefix_caching: bool,
     /// On a GPU, launch a step before the tokens of the one before are known. Answers are the same without.
@@ -142,6 +145,7 @@ impl Default for EngineConfig {
             quantization: None,
             threads: None,
             device: Device::Cpu,
+            cublaslt: false,
             policy: Policy::Continuous,
             enable_prefix_caching: true,
             async_scheduling: true,
@@ -166,6 +170,9 @@ impl EngineConfig {
         at_least("max_queue_len", self.max_queue_len, 1)?;
         at_least("threads", self.threads.unwrap_or(1), 1)?;
         at_least("max_model_len", self.max_model_len.unwrap_or(1), 1)?;
+        if self.cublaslt && self.device == Device::Cpu {
+            return Err(Error::InvalidConfig("cublaslt is set and device is cpu: it needs a GPU".into()));
+        }
         if self.block_size != 16 {
             return Err(Error::InvalidConfig(format!("block_size is {}: only 16 is built", self.block_size)));
         }

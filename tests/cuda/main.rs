@@ -1,9 +1,16 @@
 //! The GPU's code on an emulated device, which `make emu` builds, or on the device that FERRULE_TEST_DEVICE names.
 
+#[allow(dead_code)]
+#[path = "../containers/mod.rs"]
+mod containers;
+mod cublaslt;
 mod driver;
 mod models;
 mod nvrtc;
 mod sampler;
+#[allow(dead_code)]
+#[path = "../twin/mod.rs"]
+mod twin;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -10,7 +10,7 @@ use ferrule_engine::config::{Activations, KvDtype, Quantization};
 use ferrule_engine::output::TokenLogprob;
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateOutput, GenerateRequest, Prompt, SamplingParams, TokenId};
 
-use crate::{device, tested_device};
+use crate::{device, tested_device, twin};
 
 /// What bf16 activations, of 8 bits each, may do to log-probabilities, as a share of the logits' spread: at most, and as
 /// the root of the mean square over many tokens.
@@ -60,18 +60,18 @@ fn has_experts(model: &Path) -> bool {
     ["mixtral", "qwen3-moe"].iter().any(|name| model.ends_with(name))
 }
 
-fn golden(name: &str) -> PathBuf {
+pub fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name)
 }
 
 #[derive(serde::Deserialize)]
-struct Expected {
-    input_ids: Vec<TokenId>,
+pub struct Expected {
+    pub input_ids: Vec<TokenId>,
     /// (positions, vocab_size)
     logits: Vec<Vec<f32>>,
 }
 
-fn expected(model: &Path) -> Expected {
+pub fn expected(model: &Path) -> Expected {
     let text = std::fs::read_to_string(model.join("expected.json")).expect("expected.json is beside the model");
     serde_json::from_str(&text).expect("expected.json has the right form")
 }
@@ -85,11 +85,11 @@ fn root_mean_square(x: &[f32]) -> f32 {
     (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt()
 }
 
-fn on_device() -> EngineConfig {
+pub fn on_device() -> EngineConfig {
     EngineConfig { device: device(), kv_cache_memory: Some(8 << 20), ..EngineConfig::default() }
 }
 
-fn exact() -> EngineConfig {
+pub fn exact() -> EngineConfig {
     EngineConfig {
         activations: Activations::F32,
         threads: Some(2),
@@ -98,7 +98,7 @@ fn exact() -> EngineConfig {
     }
 }
 
-fn load(model: &Path, config: EngineConfig) -> EngineHandle {
+pub fn load(model: &Path, config: EngineConfig) -> EngineHandle {
     EngineHandle::load(model, config).unwrap_or_else(|err| panic!("{}: {err}", model.display()))
 }
 
@@ -151,13 +151,61 @@ fn quantized_matrices_agree_with_the_exact_mode() {
     }
 }
 
+/// A folder's model as a GGUF file, with matrices in MXFP4 if they are to be.
+fn as_gguf(model: &Path, mxfp4: bool) -> (tempfile::TempDir, PathBuf) {
+    let source = ferrule_engine::model::open(model).expect("the model opens");
+    let is_quantized =
+        |name: &str| mxfp4 && name.starts_with("blk.") && !name.contains("norm") && !name.contains("inp");
+    let encode = |name: &str, numbers: &[f32]| is_quantized(name).then(|| (39, to_mxfp4(numbers)));
+    let dir = tempfile::tempdir().expect("a folder can be made");
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, twin::gguf_with(&source, &encode).bytes(3)).expect("there is room");
+    (dir, path)
+}
+
+/// Blocks of 32: a power of two, and the nearest numbers of E2M1.
+fn to_mxfp4(numbers: &[f32]) -> Vec<u8> {
+    const VALUES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let block = |block: &[f32]| {
+        let largest = block.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let exponent = largest.log2().floor() - 2.0;
+        let code = |x: f32| {
+            let distance = |i: &usize| ((x.abs() / exponent.exp2() - VALUES[*i]).abs() * 1e6) as u32;
+            let size = (0..8).min_by_key(distance).expect("there are 8");
+            size as u8 | u8::from(x < 0.0) << 3
+        };
+        let pairs = (0..16).map(|i| code(block[i]) | code(block[16 + i]) << 4);
+        std::iter::once((exponent + 127.0) as u8).chain(pairs).collect::<Vec<_>>()
+    };
+    numbers.chunks_exact(32).flat_map(block).collect()
+}
+
+/// Mixtures whose experts lie in one tensor, and numbers of E2M1 that stay so.
+#[test]
+fn gguf_files_agree_with_the_exact_mode() {
+    let Some(_device) = tested_device() else { return };
+    for name in ["mixtral", "qwen3-moe", "llama3"] {
+        let (model, mut sizes) = (golden(name), Vec::new());
+        for mxfp4 in [false, true] {
+            let (_dir, path) = as_gguf(&model, mxfp4);
+            let ids = expected(&model).input_ids;
+            let reference = score(&load(&path, exact()), &ids);
+            let device = load(&path, on_device());
+            let what = format!("{name}, MXFP4: {mxfp4}");
+            agree(BF16_NOISE.of(&model), &score(&device, &ids), &reference, spread(&model), &what);
+            sizes.push(device.model().weight_bytes);
+        }
+        assert!(sizes[1] < sizes[0] / 2, "{name} takes {sizes:?} bytes");
+    }
+}
+
 fn greedy_request(prompt: &[TokenId], n: usize) -> GenerateRequest {
     let params = SamplingParams { ignore_eos: true, logprobs: Some(0), ..SamplingParams::greedy(n) };
     GenerateRequest::new(Prompt::Tokens(prompt.to_vec()), params)
 }
 
 /// The engine is held between two steps until it has all prompts, so that they run together.
-fn generate_together(engine: &EngineHandle, prompts: &[Vec<TokenId>], n: usize) -> Vec<GenerateOutput> {
+pub fn generate_together(engine: &EngineHandle, prompts: &[Vec<TokenId>], n: usize) -> Vec<GenerateOutput> {
     let (held, is_held) = channel();
     let (release, released) = channel::<()>();
     engine.watch(move |_| {
@@ -179,7 +227,7 @@ fn prompts(model: &Path) -> Vec<Vec<TokenId>> {
 }
 
 /// What the device said of its own tokens is what the exact mode says of them.
-fn generated_as_exact(model: &Path, prompts: &[Vec<TokenId>], outputs: &[GenerateOutput], what: &str) {
+pub fn generated_as_exact(model: &Path, prompts: &[Vec<TokenId>], outputs: &[GenerateOutput], what: &str) {
     generated_as(exact(), BF16_NOISE, model, prompts, outputs, what);
 }
 
@@ -388,7 +436,7 @@ fn swapped_sequences_are_as_if_nothing_had_happened() {
 }
 
 /// The model with positions up to `max_position`.
-fn lengthened(model: &Path, max_position: usize) -> tempfile::TempDir {
+pub fn lengthened(model: &Path, max_position: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder can be made");
     for entry in std::fs::read_dir(model).expect("the model is there") {
         let entry = entry.expect("the folder can be read");

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from checkpoints import write_safetensors
-from ferrule import Engine, UnsupportedModel
+from ferrule import DeviceError, Engine, UnsupportedModel
 from numpy_decoder import LlamaConfig, LlamaDecoder, random_weights
 
 GROUP = 32
@@ -165,6 +165,35 @@ def test_scores_are_those_of_the_dequantized_weights(form, tmp_path):
     decoder = LlamaDecoder(CONFIG, write_folder(tmp_path, form, QUANTIZATION[form]))
     expected = decoder.logprobs(TOKENS)[np.arange(39), TOKENS[1:]]
     np.testing.assert_allclose(scores(tmp_path, "f32"), expected, atol=1e-4)
+
+
+def on_gpu(folder):
+    """Scores on the emulated device, and the bytes of weights there."""
+    try:
+        engine = Engine(folder, device="cuda-emu", kv_cache_memory="16MB")
+    except DeviceError as error:
+        pytest.skip(str(error))
+    with engine:
+        return np.array([entry.logprob for entry in engine.score(TOKENS)]), engine.model.weight_bytes
+
+
+# Heads of 16 are padded to 64 there, which parts groups of 32 columns: attention's output stays bf16 without an order.
+SHARES_OF_BF16 = {"gptq-act-order": 0.35, "gptq-8-bits-act-order": 0.55, "gptq": 0.55, "gptq-8-bits": 0.75, "awq": 0.55}
+
+
+@pytest.mark.parametrize("form", SHARES_OF_BF16)
+def test_codes_stay_on_gpus(form, tmp_path):
+    """In act-order, too: it is the input whose columns are put into the codes' order."""
+    decoder = LlamaDecoder(CONFIG, write_folder(tmp_path, form, QUANTIZATION[form]))
+    expected = decoder.logprobs(TOKENS)[np.arange(39), TOKENS[1:]]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    write_safetensors(plain / "model.safetensors", random_weights(CONFIG, seed=11))
+    (plain / "config.json").write_text(json.dumps(CONFIG.to_json()))
+    (found, weight_bytes), (_, plain_bytes) = on_gpu(tmp_path), on_gpu(plain)
+    # What bf16 activations do to logits that spread as these do.
+    assert np.std(found - expected) < 0.025 * np.std(expected)
+    assert weight_bytes < SHARES_OF_BF16[form] * plain_bytes
 
 
 def test_the_fast_mode_does_not_see_which_form_the_weights_had(tmp_path):

@@ -5,12 +5,29 @@ use ferrule_engine::quant::dequantize;
 
 use crate::containers::GgufFile;
 
+/// The number of a tensor's type, and its bytes in it.
+pub type Encoded = (u32, Vec<u8>);
+
 pub fn gguf_of(source: &Source) -> GgufFile {
+    gguf_with(source, &|_, _| None)
+}
+
+/// With tensors as `encode` has them, by their names and numbers. None: float32.
+pub fn gguf_with(source: &Source, encode: &dyn Fn(&str, &[f32]) -> Option<Encoded>) -> GgufFile {
     let mut file = GgufFile::new();
-    // Mistral's files call themselves llama.
-    let arch = if source.config.family == "mistral" { "llama" } else { source.config.family };
+    // The files of Mistral's models call themselves llama.
+    let arch = match source.config.family {
+        "mistral" | "mixtral" => "llama",
+        family => family,
+    };
     metadata(&mut file, arch, &source.config);
-    for name in source.checkpoint.tensor_names() {
+    tokenizer(&mut file, source.config.vocab_size);
+    let mut add = |name: &str, shape: &[u64], numbers: &[f32]| match encode(name, numbers) {
+        None => drop(file.tensor(name, shape, numbers)),
+        Some((kind, bytes)) => drop(file.raw_tensor(name, shape, kind, &bytes)),
+    };
+    let is_of_expert = |name: &&str| name.contains(".experts.");
+    for name in source.checkpoint.tensor_names().into_iter().filter(|name| !is_of_expert(name)) {
         let view = source.checkpoint.tensor(name).unwrap();
         let mut numbers = vec![0.0; view.shape.iter().product()];
         dequantize(view.dtype, &view.bytes, &mut numbers);
@@ -21,9 +38,50 @@ pub fn gguf_of(source: &Source) -> GgufFile {
             numbers = interleaved(&numbers, source.config.head_dim, view.shape[1]);
         }
         let shape: Vec<u64> = view.shape.iter().map(|&side| side as u64).collect();
-        file.tensor(&gguf_name(name, arch), &shape, &numbers);
+        add(&gguf_name(name, arch), &shape, &numbers);
+    }
+    for (layer, part) in experts(source) {
+        let expert = |expert: usize| {
+            let names = [
+                format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.{}.weight", part.mixtral),
+                format!("model.layers.{layer}.mlp.experts.{expert}.{}.weight", part.qwen3),
+            ];
+            names.iter().find_map(|name| source.checkpoint.floats(name).ok()).expect("the expert is there")
+        };
+        let count = source.config.experts.expect("it has experts").count;
+        let numbers: Vec<f32> = (0..count).flat_map(expert).collect();
+        let (hidden, size) = (source.config.hidden_size as u64, source.config.intermediate_size as u64);
+        let sides = if part.gguf == "ffn_down_exps" { [hidden, size] } else { [size, hidden] };
+        add(&format!("blk.{layer}.{}.weight", part.gguf), &[count as u64, sides[0], sides[1]], &numbers);
     }
     file
+}
+
+/// What an expert's matrix is called.
+#[derive(Clone, Copy)]
+struct ExpertPart {
+    gguf: &'static str,
+    mixtral: &'static str,
+    qwen3: &'static str,
+}
+
+/// The parts of the experts of all layers: each is one tensor.
+fn experts(source: &Source) -> Vec<(usize, ExpertPart)> {
+    let parts = [
+        ExpertPart { gguf: "ffn_gate_exps", mixtral: "w1", qwen3: "gate_proj" },
+        ExpertPart { gguf: "ffn_up_exps", mixtral: "w3", qwen3: "up_proj" },
+        ExpertPart { gguf: "ffn_down_exps", mixtral: "w2", qwen3: "down_proj" },
+    ];
+    let layers = if source.config.experts.is_some() { source.config.num_layers() } else { 0 };
+    (0..layers).flat_map(|layer| parts.map(|part| (layer, part))).collect()
+}
+
+/// Pieces that no text is made of.
+fn tokenizer(file: &mut GgufFile, vocab_size: usize) {
+    let tokens: Vec<String> = (0..vocab_size).map(|id| format!("<{id}>")).collect();
+    file.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "gpt-2").texts("tokenizer.ggml.merges", &[]);
+    file.texts("tokenizer.ggml.tokens", &tokens.iter().map(String::as_str).collect::<Vec<_>>());
+    file.ints("tokenizer.ggml.token_type", &vec![1; vocab_size]);
 }
 
 fn metadata(file: &mut GgufFile, arch: &str, config: &ModelConfig) {
@@ -33,6 +91,11 @@ fn metadata(file: &mut GgufFile, arch: &str, config: &ModelConfig) {
     file.u32(&key("context_length"), config.max_position as u32);
     file.u32(&key("embedding_length"), config.hidden_size as u32);
     file.u32(&key("feed_forward_length"), config.intermediate_size as u32);
+    if let Some(experts) = config.experts {
+        file.u32(&key("expert_count"), experts.count as u32);
+        file.u32(&key("expert_used_count"), experts.per_token as u32);
+        file.u32(&key("expert_feed_forward_length"), config.intermediate_size as u32);
+    }
     file.u32(&key("attention.head_count"), config.num_heads as u32);
     file.u32(&key("attention.head_count_kv"), config.num_kv_heads as u32);
     file.u32(&key("attention.key_length"), config.head_dim as u32);
@@ -114,6 +177,8 @@ fn gguf_name(name: &str, arch: &str) -> String {
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
+        ("mlp.gate", "ffn_gate_inp"),
+        ("block_sparse_moe.gate", "ffn_gate_inp"),
     ];
     format!("blk.{layer}.{}", renamed(stem, &names))
 }

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 
 use half::bf16;
 
+use super::cublaslt::{CublasLt, LEAST_ROWS, Product};
 use super::driver::{DeviceBuffer, DeviceSlice, Stream};
 use super::heads::HeadPadding;
 use super::launch::{
     AddRmsNorm, AdvanceBatch, Batch, Call, CombineEntries, CopyBlocks, DecodeAttention, Embed, GatedActivation,
-    GatherEntries, Gemm, GemmOutput, GroupedGemm, Kernels, MergeSplits, PrefillAttention, RmsNorm, RopeAndStore,
-    RouteTokens, Softcap, SortEntries, SumParts,
+    GatherEntries, Gemm, GemmOutput, GroupedGemm, Kernels, MergeSplits, OrderColumns, PrefillAttention, RmsNorm,
+    RopeAndStore, RouteTokens, Softcap, SortEntries, SumParts,
 };
 use super::matrix::CudaMatrix;
 use super::memory::{Activations, ExpertActivations, KvCache, Rotations};
@@ -50,6 +51,8 @@ pub struct CudaStep<'a> {
     pub arrays: &'a DeviceBuffer<i32>,
     pub size: StepSize,
     pub work: &'a AttentionWork,
+    /// Makes products of many rows with matrices of bf16, but for steps that only decode: those are recorded.
+    pub cublaslt: Option<&'a CublasLt>,
     /// Wait for every operation: for whom its time is measured.
     pub is_timed: bool,
     pub outcome: RefCell<Result<()>>,
@@ -89,13 +92,52 @@ impl CudaStep<'_> {
         self.acts.residual.slice(0..self.size.num_tokens * self.config.hidden_size)
     }
 
+    /// The input as the weight's columns read it. Another order goes to where nothing is kept meanwhile.
+    fn ordered(&self, weight: &CudaLinear, input: Act) -> DeviceSlice<'_, bf16> {
+        let (x, width) = self.activations(input);
+        let Some(order) = weight.order.as_ref().map(DeviceBuffer::all) else { return x };
+        let spare = match input {
+            Act::Normed => &self.acts.projected,
+            Act::Attended => &self.acts.qkv,
+            other => panic!("{other:?} is made in the order of its reader"),
+        };
+        let out = spare.slice(0..self.size.num_tokens * order.len());
+        self.launch(&OrderColumns { x, order, out, width });
+        out
+    }
+
     fn multiply(&self, weight: &CudaLinear, x: DeviceSlice<'_, bf16>, out: GemmOutput<'_>) {
         let &CudaLinear { ref matrix, rows: n, cols: k, .. } = weight;
+        if let CudaMatrix::Bf16(weight) = matrix
+            && self.library_multiplies(&Product { x, weight: weight.all(), out, n, k })
+        {
+            return;
+        }
         let splits = Gemm::num_splits(x.len() / k, n, self.num_multiprocessors);
         let partials = self.acts.partials.all();
         self.launch(&Gemm { x, weight: matrix.as_weight(), out, n, k, splits, partials });
         if splits > 1 {
             self.launch(&SumParts { partials, out });
+        }
+    }
+
+    /// False: the kernels are to make the product.
+    fn library_multiplies(&self, product: &Product<'_>) -> bool {
+        let Some(library) = self.cublaslt else { return false };
+        let mut outcome = self.outcome.borrow_mut();
+        if self.work.max_queries <= 1 || product.x.len() / product.k < LEAST_ROWS || outcome.is_err() {
+            return false;
+        }
+        let multiplied = library.multiply(product, self.stream);
+        if self.is_timed && multiplied.is_ok() {
+            *outcome = self.stream.synchronize();
+        }
+        match multiplied {
+            Ok(multiplied) => multiplied,
+            Err(error) => {
+                *outcome = Err(error);
+                true
+            }
         }
     }
 
@@ -204,7 +246,7 @@ impl Backend for CudaStep<'_> {
     fn linear(&self, weight: &CudaLinear, input: Act) {
         let (out, width) = self.activations(weight.output);
         assert_eq!(width, weight.rows, "the outputs fill {:?}", weight.output);
-        self.multiply(weight, self.activations(input).0, GemmOutput::Bf16(out));
+        self.multiply(weight, self.ordered(weight, input), GemmOutput::Bf16(out));
     }
 
     fn rotate_and_store(&self, layer: usize, heads: &HeadTransform<DeviceBuffer<f32>>) {
@@ -237,7 +279,7 @@ impl Backend for CudaStep<'_> {
     fn gated_linear(&self, weight: &CudaLinear, activation: Activation) {
         let width = self.config.intermediate_size;
         let gate_up = self.acts.gate_up.slice(0..self.size.num_tokens * 2 * width);
-        self.multiply(weight, self.activations(Act::Normed).0, GemmOutput::Bf16(gate_up));
+        self.multiply(weight, self.ordered(weight, Act::Normed), GemmOutput::Bf16(gate_up));
         let (out, _) = self.activations(Act::Gate);
         self.launch(&GatedActivation { activation, gate_up, out, width });
     }

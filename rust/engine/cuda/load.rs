@@ -7,7 +7,7 @@ use super::heads::HeadPadding;
 use super::image::Images;
 use super::launch::{AttentionShape, Kernels};
 use super::memory::{Activations, Capacity};
-use super::{open, weights};
+use super::{open, open_cublaslt, weights};
 use crate::config::{self, Device, EngineConfig, KvDtype};
 use crate::engine::max_logit_rows;
 use crate::error::{Error, Result};
@@ -33,6 +33,7 @@ pub(crate) fn load(source: &Source, config: &EngineConfig) -> Result<LoadedModel
     let padded = padding.apply(&source.config);
     let weight_bytes = weights::weight_bytes(source, padding)?;
     let num_multiprocessors = context.info().num_multiprocessors;
+    let cublaslt = config.cublaslt.then(|| open_cublaslt(config.device, &driver, &context)).transpose()?;
     let (kv, capacity) = plan(&padded, config, num_multiprocessors, weight_bytes, context.free_bytes()?)?;
     let threads = config.threads.unwrap_or_else(Pool::default_threads);
     let backend = describe(&context, config.device, padding, kv_dtype(config));
@@ -43,6 +44,7 @@ pub(crate) fn load(source: &Source, config: &EngineConfig) -> Result<LoadedModel
         padding,
         capacity,
         kernels,
+        cublaslt,
         geometry: kv.geometry.clone(),
         kv_dtype: kv_dtype(config),
         profile: config.profile.clone(),

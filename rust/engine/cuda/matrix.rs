@@ -10,6 +10,8 @@
 //!         zeros  u8  (panels, groups, 8, 2 rows)
 //! with minima, instead of both
 //!         factors f16 (panels, groups, 8, 2: scales and minima, 2 rows)
+//! MXFP4, instead of both: numbers of E2M1 where codes of 4 bits would be
+//!         exponents u8 (panels, groups, 8, 2 rows)
 //! ```
 
 use std::sync::Arc;
@@ -41,11 +43,13 @@ pub enum Storage {
     Int8Min {
         group: usize,
     },
+    /// Four bits of E2M1, with a power of two for each 32.
+    Mxfp4,
 }
 
 impl Storage {
-    /// What keeps every number of a file's type but for the rounding to bf16, and of scales that are products to f16; types
-    /// without codes become bf16, and so do MXFP4, whose scales f16 does not reach, and eight bits with zero points.
+    /// What keeps every number of a file's type but for the rounding to bf16, and to f16 of scales that are products and of
+    /// minima that are zero points; types without codes become bf16.
     pub fn of(dtype: DType) -> Self {
         use DType::*;
         let group = dtype.block_len();
@@ -55,17 +59,18 @@ impl Storage {
             Q8_0 | Q5_0 | IQ4_NL | IQ4_XS => Self::Int8 { group: 32 },
             Q4_1 | Q4_K => Self::Int4Min { group: 32 },
             Q2_K | Q3_K => Self::Int4Min { group: 16 },
-            Q5_1 | Q5_K => Self::Int8Min { group: 32 },
+            Q5_1 | Q5_K | U8G32 => Self::Int8Min { group: 32 },
             Q6_K => Self::Int8Min { group: 16 },
-            F32 | F16 | BF16 | F8_E4M3 | MXFP4 | U8G32 => Self::Bf16,
+            MXFP4 => Self::Mxfp4,
+            F32 | F16 | BF16 | F8_E4M3 => Self::Bf16,
         }
     }
 
-    /// What keeps matrices of two kinds below each other.
+    /// What keeps matrices of two kinds below each other. The scales of MXFP4 are beyond f16.
     pub fn common(self, other: Self) -> Self {
         match (self, other) {
             _ if self == other => self,
-            (Self::Bf16, _) | (_, Self::Bf16) => Self::Bf16,
+            (Self::Bf16 | Self::Mxfp4, _) | (_, Self::Bf16 | Self::Mxfp4) => Self::Bf16,
             _ => Self::Int8Min { group: self.group().min(other.group()) },
         }
     }
@@ -77,6 +82,7 @@ impl Storage {
             Self::Int4 { group, .. } | Self::Int8 { group } | Self::Int4Min { group } | Self::Int8Min { group } => {
                 group
             }
+            Self::Mxfp4 => 32,
         }
     }
 
@@ -88,6 +94,7 @@ impl Storage {
             Self::Int8 { .. } => rows_up * (cols.next_multiple_of(32) + 2 * factors),
             Self::Int4Min { .. } => rows_up * (cols.next_multiple_of(64) / 2 + 4 * factors),
             Self::Int8Min { .. } => rows_up * (cols.next_multiple_of(32) + 4 * factors),
+            Self::Mxfp4 => rows_up * (cols.next_multiple_of(64) / 2 + factors),
         }
     }
 }
@@ -114,6 +121,10 @@ pub enum CudaMatrix {
         factors: DeviceBuffer<f16>,
         group: usize,
     },
+    Mxfp4 {
+        codes: DeviceBuffer<u32>,
+        exponents: DeviceBuffer<u8>,
+    },
 }
 
 impl CudaMatrix {
@@ -125,6 +136,7 @@ impl CudaMatrix {
             }
             Self::Int8 { codes, scales, .. } => codes.num_bytes() + scales.num_bytes(),
             Self::Min { codes, factors, .. } => codes.num_bytes() + factors.num_bytes(),
+            Self::Mxfp4 { codes, exponents } => codes.num_bytes() + exponents.num_bytes(),
         }
     }
 
@@ -143,6 +155,7 @@ impl CudaMatrix {
             Self::Min { bits, codes, factors, group } => {
                 GemmWeight::Min { bits: *bits, codes: codes.all(), factors: factors.all(), group: *group }
             }
+            Self::Mxfp4 { codes, exponents } => GemmWeight::Mxfp4 { codes: codes.all(), exponents: exponents.all() },
         }
     }
 }
@@ -154,6 +167,7 @@ pub struct HostCodes {
     codes: Vec<u32>,
     /// With minima: of two rows scales, then minima.
     scales: Vec<f16>,
+    /// Of MXFP4 the exponents.
     zeros: Vec<u8>,
 }
 
@@ -161,8 +175,8 @@ pub struct HostCodes {
 pub struct CodesPanel<'a> {
     storage: Storage,
     codes: &'a mut [u32],
+    /// These two are empty where the storage has none.
     scales: &'a mut [f16],
-    /// Empty where the storage has none.
     zeros: &'a mut [u8],
 }
 
@@ -176,29 +190,34 @@ impl HostCodes {
             Storage::Bf16 => unreachable!("bf16 has no codes"),
             Storage::Int4 { zeros, .. } => (rows * cols.next_multiple_of(64) / 8, zeros),
             Storage::Int4Min { .. } => (rows * cols.next_multiple_of(64) / 8, false),
+            Storage::Mxfp4 => (rows * cols.next_multiple_of(64) / 8, true),
             Storage::Int8 { .. } | Storage::Int8Min { .. } => (rows * cols.next_multiple_of(32) / 4, false),
         };
-        let has_minima = matches!(storage, Storage::Int4Min { .. } | Storage::Int8Min { .. });
+        let num_scales = match storage {
+            Storage::Int4Min { .. } | Storage::Int8Min { .. } => 2 * factors,
+            Storage::Mxfp4 => 0,
+            _ => factors,
+        };
         Self {
             storage,
             num_panels,
             codes: vec![0; words],
-            scales: vec![f16::ZERO; if has_minima { 2 * factors } else { factors }],
+            scales: vec![f16::ZERO; num_scales],
             zeros: vec![0; if zeros { factors } else { 0 }],
         }
     }
 
     pub fn panels(&mut self) -> Vec<CodesPanel<'_>> {
         let Self { storage, num_panels, codes, scales, zeros } = self;
-        let (words, factors) = (codes.len() / *num_panels, scales.len() / *num_panels);
-        let mut zeros = zeros.chunks_exact_mut(factors);
+        let [words, factors, bytes] = [codes.len(), scales.len(), zeros.len()].map(|len| len / *num_panels);
+        let mut scales = scales.chunks_exact_mut(factors.max(1));
+        let mut zeros = zeros.chunks_exact_mut(bytes.max(1));
         codes
             .chunks_exact_mut(words)
-            .zip(scales.chunks_exact_mut(factors))
-            .map(|(codes, scales)| CodesPanel {
+            .map(|codes| CodesPanel {
                 storage: *storage,
                 codes,
-                scales,
+                scales: scales.next().unwrap_or_default(),
                 zeros: zeros.next().unwrap_or_default(),
             })
             .collect()
@@ -214,6 +233,7 @@ impl HostCodes {
             Storage::Int8 { group } => CudaMatrix::Int8 { codes, scales, group },
             Storage::Int4Min { group } => CudaMatrix::Min { bits: 4, codes, factors: scales, group },
             Storage::Int8Min { group } => CudaMatrix::Min { bits: 8, codes, factors: scales, group },
+            Storage::Mxfp4 => CudaMatrix::Mxfp4 { codes, exponents: zeros.expect("MXFP4 has exponents") },
         })
     }
 }
@@ -237,6 +257,13 @@ impl CodesPanel<'_> {
                     0
                 }
                 Storage::Int4Min { .. } => 0,
+                // Codes of E2M1, as they are in the file.
+                Storage::Mxfp4 => {
+                    self.zeros[place] = block[0];
+                    0
+                }
+                // Two's complement.
+                Storage::Int8Min { .. } if spec.code_bits == 8 => 128,
                 _ => spec.offset,
             };
             match self.storage {
@@ -247,10 +274,12 @@ impl CodesPanel<'_> {
                     self.scales[place + 2] =
                         f16::from_f32(line.minimum - scale.to_f32() * (spec.offset - lowest) as f32);
                 }
+                Storage::Mxfp4 => (),
                 _ => self.scales[place] = f16::from_f32(line.scale),
             }
             for (i, &code) in parts.codes[first..][..group].iter().enumerate() {
-                let code = spec.values.map_or(code, |values| values[usize::from(code)]);
+                let values = spec.values.filter(|_| self.storage != Storage::Mxfp4);
+                let code = values.map_or(code, |values| values[usize::from(code)]);
                 let (word, shift) = place_of(self.storage, row, col + first + i);
                 let code = (i32::from(code) - lowest) as u8;
                 self.codes[word] |= u32::from(code) << shift;
@@ -311,6 +340,11 @@ mod tests {
             }
             Storage::Int8 { .. } => scale(factor) * f32::from(word as u8 as i8),
             Storage::Int4Min { .. } => scale(line) * (word & 15) as f32 + scale(line + 2),
+            Storage::Mxfp4 => {
+                let size = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][word as usize & 7];
+                let value = if word & 8 == 0 { size } else { -size };
+                value * (f32::from(codes.zeros[factor]) - 127.0).exp2()
+            }
             Storage::Int8Min { .. } => scale(line) * f32::from(word as u8 as i8) + scale(line + 2),
         }
     }
@@ -325,6 +359,7 @@ mod tests {
             DType::Q2_K => &[81, 83],
             DType::Q3_K => &[109],
             DType::Q6_K => &[209],
+            DType::MXFP4 => &[],
             _ => &[1],
         };
         let has_zeros = matches!(Storage::of(dtype), Storage::Int4 { zeros: true, .. });
@@ -333,6 +368,9 @@ mod tests {
             halves.iter().for_each(|&high| block[high] = block[high] & 0x83 | 0x20);
             if has_zeros {
                 block[2] %= 17;
+            }
+            if dtype == DType::MXFP4 {
+                block[0] &= 0x7f;
             }
             block
         };
@@ -354,9 +392,9 @@ mod tests {
     }
 
     use DType::*;
-    const EXACT: [DType; 10] = [Q4_0, I4G32, I4G64, I4G128, U4G32, U4G64, U4G128, Q8_0, Q5_0, IQ4_NL];
+    const EXACT: [DType; 11] = [Q4_0, I4G32, I4G64, I4G128, U4G32, U4G64, U4G128, Q8_0, Q5_0, IQ4_NL, MXFP4];
     /// With a minimum, or with scales that are products.
-    const LINES: [DType; 8] = [Q4_1, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS];
+    const LINES: [DType; 9] = [Q4_1, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_XS, U8G32];
     const SHAPE: (usize, usize) = (20, 512);
 
     fn check(storage: Storage, dtype: DType, tolerance: f32) {
@@ -391,11 +429,15 @@ mod tests {
     /// Matrices of different types that read one input.
     #[test]
     fn all_types_of_codes_fit_one() {
-        for dtype in EXACT.into_iter().chain(LINES) {
-            for other in EXACT.into_iter().chain(LINES) {
+        let all = || EXACT.into_iter().chain(LINES);
+        for dtype in all() {
+            for other in all() {
                 let (a, b) = (Storage::of(dtype), Storage::of(other));
                 assert_eq!(a.common(b), b.common(a));
-                check(a.common(b), dtype, 0.005);
+                match a.common(b) {
+                    Storage::Bf16 => assert_ne!(dtype == MXFP4, other == MXFP4),
+                    codes => check(codes, dtype, 0.005),
+                }
             }
         }
     }

@@ -1,9 +1,9 @@
 //! NVIDIA's run-time compiler, opened when kernels have to be compiled.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::driver::{Library, own_folder};
+use super::driver::{Library, function, places};
 use crate::error::{Error, Result};
 
 type Code = c_int;
@@ -147,22 +147,4 @@ impl Nvrtc {
         let text = unsafe { CStr::from_ptr((self.error)(code)) }.to_string_lossy();
         Err(Error::Device(format!("compiling the kernels of {name}: {text}")))
     }
-}
-
-/// The system's own, and those in the folders around this code.
-fn places(name: &str, wheel: &str) -> Vec<PathBuf> {
-    let own = own_folder();
-    let around = own.iter().flat_map(|folder| folder.ancestors().take(3));
-    let packages = around.map(|folder| folder.join(wheel).join(name)).filter(|path| path.exists());
-    packages.chain([PathBuf::from(name)]).collect()
-}
-
-/// A symbol as a function.
-///
-/// # Safety
-/// `F` is the type of the function at `symbol`.
-unsafe fn function<F: Copy>(symbol: *mut c_void) -> F {
-    assert_eq!(size_of::<F>(), size_of::<*mut c_void>());
-    // SAFETY: the caller's promise, and the sizes are equal.
-    unsafe { std::mem::transmute_copy(&symbol) }
 }

@@ -1,8 +1,10 @@
 //! Which driver a device is reached through.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::driver::{Driver, own_folder};
+use super::cublaslt::CublasLt;
+use super::driver::{Context, Driver, own_folder};
 use crate::config::{self, Device};
 use crate::error::{Error, Result};
 
@@ -17,12 +19,24 @@ pub fn open(device: Device) -> Result<Driver> {
     match device {
         Device::Cpu => Err(Error::Internal("the CPU has no driver".into())),
         Device::Cuda => Driver::open(Path::new(DRIVER)),
-        Device::CudaEmu => Driver::open(&emulator().ok_or_else(|| {
-            Error::Device(format!(
-                "no emulated GPU: {EMULATOR} is not built; run `make emu`, or set FERRULE_CUDA_EMU to its path"
-            ))
-        })?),
+        Device::CudaEmu => Driver::open(&built_emulator()?),
     }
+}
+
+/// cuBLASLt for a device's context, or the emulator's: it has both APIs.
+pub fn open_cublaslt(device: Device, driver: &Driver, context: &Arc<Context>) -> Result<CublasLt> {
+    match device {
+        Device::CudaEmu => CublasLt::open(context, &built_emulator()?),
+        _ => CublasLt::find(context, driver.version()?.0),
+    }
+}
+
+fn built_emulator() -> Result<PathBuf> {
+    emulator().ok_or_else(|| {
+        Error::Device(format!(
+            "no emulated GPU: {EMULATOR} is not built; run `make emu`, or set FERRULE_CUDA_EMU to its path"
+        ))
+    })
 }
 
 /// The emulated driver's library, if there is one.

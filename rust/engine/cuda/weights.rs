@@ -6,7 +6,7 @@ use half::bf16;
 
 use super::driver::{Context, DeviceBuffer};
 use super::heads::HeadPadding;
-use super::launch::{MAX_EXPERTS, MAX_PER_TOKEN};
+use super::launch::{MAX_EXPERTS, MAX_ORDERED, MAX_PER_TOKEN};
 use super::matrix::{CodesPanel, CudaMatrix, HostCodes, Storage};
 use crate::backend::profiled::Weights;
 use crate::backend::{Act, HeadTransform};
@@ -28,6 +28,8 @@ pub struct CudaLinear {
     pub rows: usize,
     pub cols: usize,
     pub output: Act,
+    /// (cols,): the input's column that each of the matrix's columns reads. None: its own.
+    pub order: Option<DeviceBuffer<i32>>,
 }
 
 impl Weights for CudaLinear {
@@ -68,33 +70,63 @@ fn head() -> [MatrixPlace; 1] {
 pub fn weight_bytes(source: &Source, padding: HeadPadding) -> Result<u64> {
     let mut bytes = 0;
     for parts in linears(&source.config) {
-        let storage = storage(source, padding, &parts)?;
+        let form = Form::of(source, padding, &parts)?;
         for &(role, ..) in &parts {
-            let (rows, cols) = matrix_shape(source, padding, role)?;
-            bytes += storage.num_bytes(rows, cols) as u64;
+            let (rows, cols) = form.shape(source, padding, role)?;
+            bytes += form.storage.num_bytes(rows, cols) as u64;
         }
+        bytes += 4 * form.gathered(&parts).map_or(0, <[u32]>::len) as u64;
     }
     Ok(bytes)
 }
 
-/// Codes where all of the matrices have codes and whole panels, and where their blocks of columns stay together;
-/// else bf16. So is the embedding, whose rows are looked up.
-fn storage(source: &Source, padding: HeadPadding, parts: &[MatrixPlace]) -> Result<Storage> {
-    let mut common: Option<Storage> = None;
-    for &(role, ..) in parts {
-        let name = source.part(role)?.name;
-        let dtype = source.checkpoint.info(&name)?.dtype;
-        let (rows, _) = matrix_shape(source, padding, role)?;
-        let whole_panels = parts.len() == 1 || rows.is_multiple_of(PANEL_ROWS);
-        let whole_groups = !has_head_columns(role) || padding.keeps_groups(dtype.block_len());
-        let in_order = source.checkpoint.column_order(&name).is_none();
-        if role == Role::Embedding || !(whole_panels && whole_groups && in_order) {
-            return Ok(Storage::Bf16);
+/// How matrices that read one input lie on the device.
+struct Form<'a> {
+    storage: Storage,
+    /// Of columns, where codes are kept in an order of their own (act-order).
+    order: Option<&'a [u32]>,
+}
+
+impl<'a> Form<'a> {
+    const BF16: Self = Self { storage: Storage::Bf16, order: None };
+
+    /// Codes where all of the matrices have codes and whole panels, and where their blocks of columns stay together;
+    /// else bf16. So is the embedding, whose rows are looked up.
+    fn of(source: &'a Source, padding: HeadPadding, parts: &[MatrixPlace]) -> Result<Self> {
+        let order_of = |role| Ok::<_, Error>(source.checkpoint.column_order(&source.part(role)?.name));
+        let order = order_of(parts[0].0)?;
+        let mut common: Option<Storage> = None;
+        for &(role, ..) in parts {
+            let dtype = source.checkpoint.info(&source.part(role)?.name)?.dtype;
+            let (rows, cols) = Self { order, ..Self::BF16 }.shape(source, padding, role)?;
+            let whole_panels = parts.len() == 1 || rows.is_multiple_of(PANEL_ROWS);
+            let whole_groups = order.is_some() || !has_head_columns(role) || padding.keeps_groups(dtype.block_len());
+            let orderable = order.is_none() || (takes_order(role) && (made_in_order(role) || cols <= MAX_ORDERED));
+            if role == Role::Embedding || !(whole_panels && whole_groups && orderable) || order_of(role)? != order {
+                return Ok(Self::BF16);
+            }
+            let storage = Storage::of(dtype);
+            common = Some(common.map_or(storage, |common| common.common(storage)));
         }
-        let storage = Storage::of(dtype);
-        common = Some(common.map_or(storage, |common| common.common(storage)));
+        Ok(match common {
+            None | Some(Storage::Bf16) => Self::BF16,
+            Some(storage) => Self { storage, order },
+        })
     }
-    Ok(common.unwrap_or(Storage::Bf16))
+
+    /// The order that the input is put into before a product.
+    fn gathered(&self, parts: &[MatrixPlace]) -> Option<&'a [u32]> {
+        self.order.filter(|_| !made_in_order(parts[0].0))
+    }
+
+    /// Rows and columns on the device. Heads' columns in an order of their own need no padding.
+    fn shape(&self, source: &Source, padding: HeadPadding, role: Role) -> Result<(usize, usize)> {
+        let part = source.part(role)?;
+        let info = source.checkpoint.info(&part.name)?;
+        let cols = info.shape.last().copied().unwrap_or(0);
+        let pad = |side: usize, is_padded: bool| if is_padded { side / padding.real * padding.padded } else { side };
+        Ok((pad(part.rows, has_head_rows(role)), pad(cols, has_head_columns(role) && self.order.is_none())))
+    }
 }
 
 /// Takes every matrix from the source. Its pages are given back as soon as they are copied.
@@ -163,16 +195,29 @@ impl Loader<'_> {
 
     /// Matrices that read one input, each with its output. Their places in it follow from the order.
     fn linear(&self, parts: &[MatrixPlace]) -> Result<CudaLinear> {
+        let form = Form::of(self.source, self.padding, parts)?;
         let (mut rows, mut cols) = (0, 0);
         for &(role, ..) in parts {
-            let shape = matrix_shape(self.source, self.padding, role)?;
+            let shape = form.shape(self.source, self.padding, role)?;
             (rows, cols) = (rows + shape.0, shape.1);
         }
-        let matrix = match storage(self.source, self.padding, parts)? {
+        let matrix = match form.storage {
             Storage::Bf16 => CudaMatrix::Bf16(self.bf16(parts, rows * cols)?),
-            codes => self.codes(parts, HostCodes::new(codes, rows, cols))?,
+            codes => self.codes(parts, &form, HostCodes::new(codes, rows, cols))?,
         };
-        Ok(CudaLinear { matrix, rows, cols, output: parts[0].1 })
+        let order = form.gathered(parts).map(|order| {
+            let columns = order.iter().map(|&col| self.padded_column(parts[0].0, col as usize) as i32);
+            DeviceBuffer::from_slice(self.context, &columns.collect::<Vec<_>>())
+        });
+        Ok(CudaLinear { matrix, rows, cols, output: parts[0].1, order: order.transpose()? })
+    }
+
+    /// The order of columns of the matrix that reads the outputs of `role`, which then are made in this order.
+    fn reader_order(&self, role: Role) -> Result<Option<&[u32]>> {
+        match role {
+            Role::Gate(layer) | Role::Up(layer) => Ok(Form::of(self.source, self.padding, &down(layer))?.order),
+            _ => Ok(None),
+        }
     }
 
     /// The matrices as bf16, whatever they are in the checkpoint.
@@ -180,42 +225,46 @@ impl Loader<'_> {
         let mut weight = vec![bf16::ZERO; len];
         let mut rest = &mut weight[..];
         for &(role, ..) in parts {
-            let (rows, cols) = matrix_shape(self.source, self.padding, role)?;
+            let (rows, cols) = Form::BF16.shape(self.source, self.padding, role)?;
             let (out, after) = rest.split_at_mut(rows * cols);
             rest = after;
             let panels = out.chunks_mut(PANEL_ROWS * cols).enumerate().collect();
-            self.read(role, panels, |reader, panel, out: &mut [bf16]| reader.read_bf16(panel, cols, out))?;
+            let in_order = self.source.checkpoint.column_order(&self.source.part(role)?.name);
+            let columns = |col: usize| self.padded_column(role, in_order.map_or(col, |order| order[col] as usize));
+            self.read(role, &columns, panels, |reader, panel, out: &mut [bf16]| reader.read_bf16(panel, cols, out))?;
         }
         DeviceBuffer::from_slice(self.context, &weight)
     }
 
-    fn codes(&self, parts: &[MatrixPlace], mut host: HostCodes) -> Result<CudaMatrix> {
+    fn codes(&self, parts: &[MatrixPlace], form: &Form<'_>, mut host: HostCodes) -> Result<CudaMatrix> {
         let mut panels = host.panels().into_iter();
         for &(role, ..) in parts {
-            let (rows, _) = matrix_shape(self.source, self.padding, role)?;
+            let (rows, _) = form.shape(self.source, self.padding, role)?;
+            let columns = |col: usize| if form.order.is_some() { col } else { self.padded_column(role, col) };
             let panels = panels.by_ref().take(rows.div_ceil(PANEL_ROWS)).enumerate().collect();
-            self.read(role, panels, |reader, panel, mut out| reader.read_codes(panel, rows, &mut out))?;
+            self.read(role, &columns, panels, |reader, panel, mut out| reader.read_codes(panel, rows, &mut out))?;
         }
         drop(panels);
         host.upload(self.context)
     }
 
-    /// Has `read` called for every panel of a matrix, by several threads.
+    /// Has `read` called for every panel of a matrix, by several threads. `column` says where a column is on the device.
     fn read<P: Send>(
         &self,
         role: Role,
+        column: &dyn Fn(usize) -> usize,
         panels: Vec<(usize, P)>,
         read: impl Fn(&MatrixReader<'_>, usize, P) + Sync,
     ) -> Result<()> {
         let part = self.source.part(role)?;
         let checkpoint = &self.source.checkpoint;
         let source = checkpoint.rows(&part.name)?;
-        let order = checkpoint.column_order(&part.name);
-        let columns = (0..source.cols()).map(|col| order.map_or(col, |order| order[col] as usize));
+        let reader_order = self.reader_order(role)?;
+        let made = |row: usize| reader_order.map_or(row, |order| order[row] as usize);
         let reader = MatrixReader {
             source: &*source,
-            row_of: &|row| self.source_row(role, row).map(|row| (part.row_of)(row)),
-            columns: columns.map(|col| self.padded_column(role, col)).collect(),
+            row_of: &|row| self.source_row(role, made(row)).map(|row| (part.row_of)(row)),
+            columns: (0..source.cols()).map(column).collect(),
         };
         let share = panels.len().div_ceil(self.threads).max(1);
         let mut panels = panels.into_iter().peekable();
@@ -242,13 +291,15 @@ impl Loader<'_> {
     }
 }
 
-/// Rows and columns on the device.
-fn matrix_shape(source: &Source, padding: HeadPadding, role: Role) -> Result<(usize, usize)> {
-    let part = source.part(role)?;
-    let info = source.checkpoint.info(&part.name)?;
-    let cols = info.shape.last().copied().unwrap_or(0);
-    let pad = |side: usize, has_heads: bool| if has_heads { side / padding.real * padding.padded } else { side };
-    Ok((pad(part.rows, has_head_rows(role)), pad(cols, has_head_columns(role))))
+/// Whether the input of the role's matrix can be had in another order.
+fn takes_order(role: Role) -> bool {
+    use Role::*;
+    matches!(role, Query(_) | Key(_) | Value(_) | AttnOutput(_) | Gate(_) | Up(_) | Down(_))
+}
+
+/// Whether what makes the input makes it in the matrix's order.
+fn made_in_order(role: Role) -> bool {
+    matches!(role, Role::Down(_))
 }
 
 fn has_head_rows(role: Role) -> bool {

@@ -158,6 +158,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         name: "mixtral",
+        // Mixtral's GGUF files call themselves llama, and have experts.
         gguf_arch: None,
         model_types: &["mixtral"],
         architecture: "MixtralForCausalLM",
@@ -175,7 +176,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         name: "qwen3moe",
-        gguf_arch: None,
+        gguf_arch: Some("qwen3moe"),
         model_types: &["qwen3_moe"],
         architecture: "Qwen3MoeForCausalLM",
         defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu",
@@ -227,8 +228,11 @@ pub const FAMILIES: &[Family] = &[
 ];
 
 /// The family of a GGUF file's `general.architecture`.
-pub fn of_gguf(path: &Path, arch: &str) -> Result<&'static Family> {
-    let found = FAMILIES.iter().find(|family| family.gguf_arch == Some(arch));
+pub fn of_gguf(path: &Path, arch: &str, has_experts: bool) -> Result<&'static Family> {
+    let called = |family: &&Family| family.gguf_arch.unwrap_or(LLAMA.name) == arch;
+    let alike = |family: &&Family| family.experts.is_some() == has_experts;
+    let found = FAMILIES.iter().find(|family| called(family) && alike(family));
+    let found = found.or_else(|| FAMILIES.iter().find(called));
     found.ok_or_else(|| unknown(path, arch, FAMILIES.iter().filter_map(|family| family.gguf_arch)))
 }
 

@@ -1,13 +1,16 @@
 //! A model's configuration from GGUF metadata.
 
 use super::families::{self, Family, Pattern};
-use super::{LayerConfig, ModelConfig, RopeConfig, RopeScaling};
+use super::{ExpertsConfig, LayerConfig, ModelConfig, RopeConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::weights::{Checkpoint, Gguf, Value};
 
 /// Keys that would change the mathematics, with the value that does not.
 const REFUSED: &[(&str, f64)] = &[
-    ("expert_count", 0.0),
+    ("expert_shared_count", 0.0),
+    ("expert_gating_func", 1.0),
+    ("expert_weights_scale", 1.0),
+    ("leading_dense_block_count", 0.0),
     ("attention.clamp_kqv", 0.0),
     ("attention.max_alibi_bias", 0.0),
     ("attention.temperature_scale", 0.0),
@@ -24,8 +27,12 @@ pub fn read(gguf: &Gguf) -> Result<(&'static Family, ModelConfig)> {
     let Some(arch) = gguf.get("general.architecture").and_then(Value::as_str) else {
         return Err(Error::corrupt(gguf.path(), "the metadata has no general.architecture"));
     };
-    let family = families::of_gguf(gguf.path(), arch)?;
     let meta = Meta { gguf, arch };
+    let has_experts = meta.count("expert_count")?.is_some_and(|count| count > 0);
+    let family = families::of_gguf(gguf.path(), arch, has_experts)?;
+    if has_experts && family.experts.is_none() {
+        return Err(meta.unsupported(&format!("{arch}.expert_count")));
+    }
     meta.refuse_what_is_not_handled()?;
     Ok((family, meta.config(family)?))
 }
@@ -52,8 +59,11 @@ impl Meta<'_> {
             name: self.gguf.get("general.name").and_then(Value::as_str).unwrap_or(self.arch).into(),
             vocab_size,
             hidden_size,
-            intermediate_size: self.need("feed_forward_length")?,
-            experts: None,
+            intermediate_size: match self.count("expert_feed_forward_length")?.filter(|_| family.experts.is_some()) {
+                Some(of_an_expert) => of_an_expert,
+                None => self.need("feed_forward_length")?,
+            },
+            experts: family.experts.map(|_| self.experts()).transpose()?,
             num_heads,
             num_kv_heads: self.count("attention.head_count_kv")?.unwrap_or(num_heads),
             head_dim,
@@ -72,6 +82,12 @@ impl Meta<'_> {
             post_norms: family.post_norms,
             tie_embeddings: !self.gguf.tensor_names().contains(&"output.weight"),
         })
+    }
+
+    /// Shares always sum to 1: no key of these architectures says otherwise.
+    fn experts(&self) -> Result<ExpertsConfig> {
+        let (count, per_token) = (self.need("expert_count")?, self.need("expert_used_count")?);
+        Ok(ExpertsConfig { count, per_token, normalized: true })
     }
 
     fn layers(&self, family: &Family, num_layers: usize, max_position: usize) -> Result<Vec<LayerConfig>> {

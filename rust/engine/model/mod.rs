@@ -4,7 +4,7 @@ mod checks;
 mod config;
 mod cost;
 mod decoder;
-mod families;
+pub(crate) mod families;
 mod fields;
 mod gguf_config;
 mod hf_config;

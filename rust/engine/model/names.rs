@@ -14,7 +14,8 @@ pub enum Naming {
     },
 }
 
-/// Rows `first_row .. first_row + rows` of a tensor with `total_rows`. Vectors have `cols` None.
+/// Rows `first_row .. first_row + rows` of a tensor with `total_rows`, all dimensions but the last taken together. Vectors
+/// have `cols` None.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
     pub name: String,
@@ -22,6 +23,16 @@ pub struct Place {
     pub rows: usize,
     pub total_rows: usize,
     pub cols: Option<usize>,
+    /// Of matrices of all experts in one tensor: how many there are, its first dimension.
+    pub experts: Option<usize>,
+}
+
+impl Place {
+    /// The tensor's shape.
+    pub fn shape(&self) -> Vec<usize> {
+        let rows = self.total_rows / self.experts.unwrap_or(1);
+        [self.experts, Some(rows), self.cols].into_iter().flatten().collect()
+    }
 }
 
 /// Body and head prefixes of Hugging Face checkpoints.
@@ -31,11 +42,14 @@ pub const HF_PREFIXES: &[(&str, &str)] =
 impl Naming {
     pub fn place(self, role: Role, config: &ModelConfig, family: &Family) -> Place {
         let (rows, cols) = shape(role, config);
-        let (first_row, total_rows) = match family.fused {
-            true => fused_rows(role, config).unwrap_or((0, rows)),
-            false => (0, rows),
+        let stacked = role.expert().filter(|_| self == Self::Gguf).zip(config.experts);
+        let (first_row, total_rows) = match stacked {
+            Some((expert, experts)) => (expert * rows, experts.count * rows),
+            None if family.fused => fused_rows(role, config).unwrap_or((0, rows)),
+            None => (0, rows),
         };
-        Place { name: self.name(role, family), first_row, rows, total_rows, cols }
+        let experts = stacked.map(|(_, experts)| experts.count);
+        Place { name: self.name(role, family), first_row, rows, total_rows, cols, experts }
     }
 
     fn name(self, role: Role, family: &Family) -> String {

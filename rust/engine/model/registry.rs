@@ -60,8 +60,7 @@ impl Source {
     /// The matrices of full precision, and of FP8.
     fn unquantized(&self) -> Result<Vec<(Role, String, TensorInfo)>> {
         let mut found = Vec::new();
-        // A router is small, and what it picks changes by leaps.
-        let is_rounded = |role: &Role| role.is_matrix() && !matches!(role, Role::Router(_));
+        let is_rounded = |role: &Role| role.is_matrix() && !role.is_kept();
         for role in roles(&self.config).into_iter().filter(is_rounded) {
             let name = self.part(role)?.name;
             let info = self.checkpoint.info(&name)?;
@@ -135,7 +134,7 @@ impl Source {
 
     fn check_shape(&self, place: &Place) -> Result<()> {
         let info = self.checkpoint.info(&place.name)?;
-        let expected: Vec<usize> = [Some(place.total_rows), place.cols].into_iter().flatten().collect();
+        let expected = place.shape();
         if info.shape == expected {
             return Ok(());
         }

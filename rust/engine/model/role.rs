@@ -50,6 +50,19 @@ impl Role {
         )
     }
 
+    /// The expert that it belongs to.
+    pub fn expert(self) -> Option<usize> {
+        match self {
+            Self::ExpertGate(_, expert) | Self::ExpertUp(_, expert) | Self::ExpertDown(_, expert) => Some(expert),
+            _ => None,
+        }
+    }
+
+    /// Whether quantizing leaves it as it is: a router is small, and what it picks changes by leaps.
+    pub fn is_kept(self) -> bool {
+        matches!(self, Self::Router(_))
+    }
+
     /// The layer that it belongs to.
     pub fn layer(self) -> Option<usize> {
         use Role::*;

@@ -51,8 +51,8 @@ fn tensors(source: &Source) -> Result<Vec<(NewTensor, Content)>> {
             continue;
         }
         places.insert(place.name.clone(), tensors.len() as u32);
-        let shape = [Some(place.total_rows), place.cols].into_iter().flatten().collect();
         let dtype = if role.is_matrix() { dense_type(source, role)? } else { DType::F32 };
+        let shape = place.shape();
         tensors.push((NewTensor { name: place.name, dtype, shape }, Content::Roles(vec![role])));
     }
     if let Some(divisors) = divisors(&source.config.ropes[0]) {
@@ -81,9 +81,9 @@ impl Content {
             Self::Numbers(numbers) => return Ok(bytes(numbers)),
         };
         let mut out = vec![0; tensor.num_bytes()];
-        let row_bytes = out.len() / tensor.shape[0];
         for &role in roles {
             let place = source.gguf_place(role);
+            let row_bytes = out.len() / place.total_rows;
             let mut put = |row: usize, bytes: &[u8]| {
                 let at = (place.first_row + source.gguf_row(role, row)) * row_bytes;
                 out[at..at + row_bytes].copy_from_slice(bytes);
@@ -133,6 +133,11 @@ fn metadata(source: &Source) -> Result<Pairs> {
     count("embedding_length", c.hidden_size);
     count("block_count", c.num_layers());
     count("feed_forward_length", c.intermediate_size);
+    if let Some(experts) = c.experts {
+        count("expert_count", experts.count);
+        count("expert_used_count", experts.per_token);
+        count("expert_feed_forward_length", c.intermediate_size);
+    }
     count("attention.head_count", c.num_heads);
     count("attention.head_count_kv", c.num_kv_heads);
     count("attention.key_length", c.head_dim);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::calibration::Named;
 use super::compute::Compute;
-use super::maker::{Maker, NUM_STEPS};
+use super::maker::{Maker, num_steps};
 use super::method::{Made, Method};
 use super::partial::{Partial, layer_file};
 use super::round::Grouped;
@@ -32,6 +32,10 @@ pub fn make(job: &Job<'_>, scheme: Scheme, progress: &mut dyn Progress) -> Resul
 
 fn method(job: &Job<'_>, scheme: Scheme) -> Result<Method> {
     let c = &job.source.config;
+    if scheme == Scheme::Int4Awq && c.experts.is_some() {
+        let what = "a mixture of experts: AWQ folds factors into a norm, which the router reads, too";
+        return Err(Error::unsupported(job.source.checkpoint.path(), what));
+    }
     let widths = [c.hidden_size, c.q_dim(), c.intermediate_size];
     if let Some(rows) =
         [c.q_dim(), c.kv_dim(), c.hidden_size, c.intermediate_size].iter().find(|rows| !rows.is_multiple_of(8))
@@ -60,7 +64,7 @@ impl Run<'_> {
     fn calibrated_layers(&self, text: &Named, progress: &mut dyn Progress) -> Result<()> {
         let (source, first) = (self.job.source, self.partial.num_layers());
         let config = &source.config;
-        progress.begin("quantizing", (config.num_layers() - first) * NUM_STEPS);
+        progress.begin("quantizing", (config.num_layers() - first) * num_steps(config));
         if first == config.num_layers() {
             return Ok(());
         }
@@ -93,8 +97,8 @@ impl Run<'_> {
         let num_layers = source.config.num_layers();
         progress.begin("quantizing", num_layers - first);
         for layer in first..num_layers {
-            let matrices =
-                roles(&source.config).into_iter().filter(|role| role.layer() == Some(layer) && role.is_matrix());
+            let rounded = |role: &Role| role.layer() == Some(layer) && role.is_matrix() && !role.is_kept();
+            let matrices = roles(&source.config).into_iter().filter(rounded);
             let made = matrices.map(|role| {
                 let matrix = Matrix::load(source, role)?;
                 let grouped =

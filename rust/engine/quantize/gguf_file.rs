@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use super::calibration::Named;
 use super::kquants::{self, Importance, Plan, mixture::Mixture};
-use super::maker::{Maker, NUM_STEPS};
+use super::maker::{Maker, num_steps};
 use super::partial::Partial;
 use super::{Certificate, Inputs, Job, Matrix, Progress, certificate, convert};
 use crate::backend::{Act, Backend};
@@ -90,12 +90,13 @@ fn importance(job: &Job<'_>, partial: &Partial, text: &Named, progress: &mut dyn
 fn measured_importance(job: &Job<'_>, text: &Named, progress: &mut dyn Progress) -> Result<Importance> {
     let source = job.source;
     let config = &source.config;
-    progress.begin("calibrating", config.num_layers() * NUM_STEPS);
+    progress.begin("calibrating", config.num_layers() * num_steps(config));
     let mut session = job.session(text)?;
     let (found, progress) = (RefCell::new(Importance::new()), RefCell::new(progress));
     let look = |roles: &[Role], inputs: &Inputs<'_>, matrices: Vec<Matrix>| {
         for &role in roles {
-            found.borrow_mut().insert(source.part(role)?.name, inputs.importance());
+            // Experts of one tensor come one after the other.
+            found.borrow_mut().entry(source.part(role)?.name).or_default().extend(inputs.importance());
         }
         progress.borrow_mut().step()?;
         Ok(matrices)

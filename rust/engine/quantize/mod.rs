@@ -100,9 +100,6 @@ pub trait Progress {
 pub fn quantize(source: &Path, target: &Path, options: &Options, progress: &mut dyn Progress) -> Result<Certificate> {
     options.scheme.check_target(target)?;
     let opened = model::open(source)?;
-    if opened.config.experts.is_some() {
-        return Err(Error::unsupported(source, "mixtures of experts cannot be quantized yet"));
-    }
     let job = Job { source: &opened, path: source, target, options };
     match options.scheme {
         Recipe::Folder(scheme) => folder::make(&job, scheme, progress),

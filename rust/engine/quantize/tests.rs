@@ -365,6 +365,26 @@ fn eight_bits_are_much_closer_than_four_in_every_family() {
     }
 }
 
+/// Experts each with the inputs of their own tokens, beside a router that stays as it is.
+#[test]
+fn mixtures_of_experts_are_quantized_in_every_form() {
+    for name in ["mixtral", "qwen3-moe"] {
+        let source = golden("models").join(name);
+        let [nearest, gptq, eight, w8a8] =
+            [Scheme::Int4, Scheme::Int4Gptq, Scheme::Int8, Scheme::Int8W8A8].map(|scheme| mean_kl(&source, scheme));
+        assert!(gptq < nearest, "{name}: {gptq} beside {nearest}");
+        assert!([eight, w8a8].iter().all(|&kl| kl > 0.0 && kl < nearest / 10.0), "{name}: {eight}, {w8a8}, {nearest}");
+        let dir = tempfile::tempdir().unwrap();
+        let refused = quantize(&source, &dir.path().join("awq"), &options(Scheme::Int4Awq), &mut Silent).unwrap_err();
+        assert!(refused.to_string().contains("AWQ folds factors into a norm, which the router reads"), "{refused}");
+        let (folder, file) = (with_tokenizer(name, dir.path()), dir.path().join("made.gguf"));
+        let mixture = super::kquants::mixture::Mixture::named("q4_k_m").unwrap();
+        let options = Options { calibration_tokens: 512, ..Options::new(Recipe::Gguf(mixture)) };
+        let quality = quantize(&folder, &file, &options, &mut Silent).unwrap().quality.unwrap();
+        assert!(quality.mean_kl > 0.0 && quality.mean_kl < 2.0 * nearest, "{name}: {quality:?} beside {nearest}");
+    }
+}
+
 /// AWQ's scales are the best for what a layer puts out, which in a single random model may be the worse for its logits.
 #[test]
 fn calibration_brings_four_bits_closer() {
@@ -494,7 +514,19 @@ fn with_tokenizer(name: &str, dir: &Path) -> PathBuf {
 fn a_folder_computes_the_same_as_a_gguf_file() {
     let dir = tempfile::tempdir().unwrap();
     let text: Vec<Vec<u32>> = vec![(3..40).collect(), (5..60).rev().collect()];
-    for name in ["llama3", "llama-sharded", "mistral", "qwen2", "qwen3", "qwen3-yarn", "gemma2", "gemma3", "phi3"] {
+    for name in [
+        "llama3",
+        "llama-sharded",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "qwen3-yarn",
+        "gemma2",
+        "gemma3",
+        "phi3",
+        "mixtral",
+        "qwen3-moe",
+    ] {
         let (folder, file) = (with_tokenizer(name, dir.path()), dir.path().join(format!("{name}.gguf")));
         convert::to_gguf(&model::open(&folder).unwrap(), &file, &mut Silent).unwrap();
         let compared = compare([&folder, &file], &text, Some(2), || Ok(())).unwrap();

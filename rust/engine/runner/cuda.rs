@@ -10,6 +10,7 @@ use crate::backend::profiled::{Profiled, StepCosts};
 use crate::config::KvDtype;
 use crate::cuda::arrays::{DeviceArrays, Place};
 use crate::cuda::backend::{AttentionWork, CudaStep};
+use crate::cuda::cublaslt::CublasLt;
 use crate::cuda::driver::{Context, PinnedBuffer, Stream};
 use crate::cuda::graph::{Graphs, only_decodes, padded};
 use crate::cuda::heads::HeadPadding;
@@ -34,6 +35,7 @@ pub struct CudaRunner {
     padding: HeadPadding,
     capacity: Capacity,
     kernels: Kernels,
+    cublaslt: Option<CublasLt>,
     weights: CudaWeights,
     rotations: Vec<Rotations>,
     kv: KvCache,
@@ -62,6 +64,7 @@ pub struct CudaParts {
     pub padding: HeadPadding,
     pub capacity: Capacity,
     pub kernels: Kernels,
+    pub cublaslt: Option<CublasLt>,
     pub weights: CudaWeights,
     pub geometry: KvGeometry,
     pub kv_dtype: KvDtype,
@@ -70,7 +73,8 @@ pub struct CudaParts {
 
 impl CudaRunner {
     pub fn new(parts: CudaParts) -> Result<Self> {
-        let CudaParts { context, config, padding, capacity, kernels, weights, geometry, kv_dtype, profile } = parts;
+        let CudaParts { context, config, padding, capacity, kernels, cublaslt, weights, geometry, kv_dtype, profile } =
+            parts;
         let &ModelConfig { num_heads, num_kv_heads, head_dim, .. } = &config;
         let largest = StepSize::largest(capacity.num_tokens, capacity.num_seqs, capacity.max_len, &geometry);
         let rotations = config.ropes.iter().map(|rope| Rotations::new(&context, rope, capacity.max_len));
@@ -93,6 +97,7 @@ impl CudaRunner {
             padding,
             capacity,
             kernels,
+            cublaslt,
             weights,
             profile,
         })
@@ -122,6 +127,7 @@ impl CudaRunner {
             arrays: self.arrays.device(place),
             size,
             work: &self.work,
+            cublaslt: self.cublaslt.as_ref(),
             is_timed: self.profile.is_some(),
             outcome: RefCell::new(Ok(())),
         }

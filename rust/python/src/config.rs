@@ -50,6 +50,7 @@ engine_config!(
     quantization,
     threads,
     device,
+    cublaslt,
     policy,
     enable_prefix_caching,
     async_scheduling,

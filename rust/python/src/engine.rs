@@ -88,8 +88,9 @@ impl Engine {
     #[new]
     #[pyo3(signature = (model, **settings), text_signature = "(model, *, max_num_seqs=64, \
         max_num_batched_tokens=512, max_model_len=None, block_size=16, kv_cache_memory=None, swap_space=0, \
-        kv_cache_dtype=None, activations='int8', quantization=None, threads=None, device='cpu', policy='continuous', \
-        enable_prefix_caching=True, async_scheduling=True, max_queue_len=1024, isa=None, packed_weights=..., packed_weights_limit=17179869184)")]
+        kv_cache_dtype=None, activations='int8', quantization=None, threads=None, device='cpu', cublaslt=False, \
+        policy='continuous', enable_prefix_caching=True, async_scheduling=True, max_queue_len=1024, isa=None, \
+        packed_weights=..., packed_weights_limit=17179869184)")]
     fn new(py: Python<'_>, model: PathBuf, settings: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let config = config::from_kwargs(settings)?;
         let handle = interruptible(py, move || models::load(&model, config))?;

@@ -41,6 +41,9 @@ pub struct EngineArgs {
     /// Where to compute: cpu, cuda (the first NVIDIA GPU) or cuda-emu (an emulated one, for tests)
     #[arg(long, default_value_t = Device::Cpu)]
     pub device: Device,
+    /// On a GPU, have NVIDIA's cuBLASLt multiply from 128 rows on with bf16 weights; answers then depend on what ran beside
+    #[arg(long)]
+    pub cublaslt: bool,
     /// Pack the weights at every start instead of keeping them packed in the store
     #[arg(long)]
     pub no_packed_weights: bool,
@@ -61,6 +64,7 @@ impl EngineArgs {
             activations: self.activations,
             quantization: self.quantization,
             device: self.device,
+            cublaslt: self.cublaslt,
             packed_weights: if self.no_packed_weights { None } else { packed_weights() },
             packed_weights_limit: self.packed_weights_limit,
             ..EngineConfig::default()

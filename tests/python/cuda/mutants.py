@@ -66,7 +66,13 @@ MUTANTS = [
         "num_kv_heads) * 16",
     ),
     ("attention_decode", "decode or mixed", "codes not widened", "o[odd + 2], p, lo[1]", "o[odd + 2], p, lo[0]"),
-    ("attention_decode", "four_gib", "int offset", "const int64_t block = block", "const int block = block"),
+    (
+        "attention_decode",
+        "four_gib",
+        "int offset",
+        "keys = cache + block * block_bytes",
+        "keys = cache + (int)(block * block_bytes)",
+    ),
     ("attention_prefill", "prefill", "causal mask", "key <= mine", "key < mine"),
     ("attention_prefill", "prefill", "a group too few", "cp_async_wait<1>()", "cp_async_wait<2>()"),
     ("attention_prefill", "prefill", "V not transposed", "ldmatrix_x4_trans(v", "ldmatrix_x4(v"),
@@ -144,8 +150,8 @@ MUTANTS = [
         "gemm_skinny",
         "skinny",
         "steps swapped",
-        "{step % 2 ? v.z : v.x, step % 2 ? v.w : v.y}",
-        "{step % 2 ? v.x : v.z, step % 2 ? v.w : v.y}",
+        "codes[2] = {step % 2 ? v.z : v.x, step % 2 ? v.w : v.y}",
+        "codes[2] = {step % 2 ? v.x : v.z, step % 2 ? v.w : v.y}",
     ),
     (
         "gemm_skinny",
@@ -196,6 +202,51 @@ MUTANTS = [
     ("moe", "moe", "the first of equals is not kept", "other_expert < expert", "other_expert > expert"),
     ("moe", "moe", "weights of another token", "weights[entry] * x[i]", "weights[k] * x[i]"),
     ("gemm", "moe", "rows of another expert", "return Group{starts[blockIdx.z],", "return Group{starts[0],"),
+    (
+        "gemm",
+        "test_gemm",
+        "the power of two of another row",
+        "scale_mxfp4(both >> 8 * half & 255)",
+        "scale_mxfp4(both & 255)",
+    ),
+    (
+        "gemm_skinny",
+        "skinny",
+        "the power of two of the other row",
+        "exponents >> 8 * half & 255",
+        "exponents >> 8 * (1 - half) & 255",
+    ),
+    (
+        "gemm_skinny",
+        "mxfp4 or codes or skinny",
+        "the power of two of the first step",
+        "l.exponents, (threadIdx.x % 32 & ~3) + step)",
+        "l.exponents, threadIdx.x % 32 & ~3)",
+    ),
+    ("gemm_skinny", "moe", "matrices of the first expert", "weights, first_panel + blockIdx.x", "weights, blockIdx.x"),
+    ("gemm_skinny", "moe", "rows twice", "+ blockIdx.z * TILES * 8, m", "+ blockIdx.z * TILES * 4, m"),
+    (
+        "gemm_skinny",
+        "moe",
+        "rows of the next expert",
+        "min(starts[blockIdx.y + 1] - first, TILES * 8)",
+        "min(starts[gridDim.y] - first, TILES * 8)",
+    ),
+    ("columns", "columns", "no barrier", "    __syncthreads();\n", ""),
+    (
+        "columns",
+        "columns",
+        "rows of the width before",
+        "out + (int64_t)blockIdx.x * columns + i",
+        "out + (int64_t)blockIdx.x * width + i",
+    ),
+    (
+        "columns",
+        "columns",
+        "pairs swapped",
+        "row[from.x].bits | (uint32_t)row[from.y].bits",
+        "row[from.y].bits | (uint32_t)row[from.x].bits",
+    ),
     ("embed", "embed", "no scale", "x[c] *= scale;", "x[c] *= 1.f;"),
     ("embed", "embed", "chosen tokens are not read", "source < 0 ? tokens", "true ? tokens"),
     ("embed", "embed", "no token is chosen", "max(chosen[source], 0)", "chosen[source]"),
@@ -334,6 +385,36 @@ HOST_MUTANTS = [
     (LONG, "pieces of attention are not merged", *without("ferrule_merge_splits")),
 ]
 
+# The same for what the host asks of cuBLASLt, in cuda/emu/driver/cublaslt.cpp.
+PRODUCTS, PROMPTS = "cublaslt::products", "cublaslt::models"
+BLAS_MUTANTS = [
+    (PRODUCTS, "the weight is not transposed", "{&a, &lda, &transa, &b", "{&a, &lda, &transb, &b"),
+    (PRODUCTS, "x is transposed", "&ldb, &transb, &workspace", "&ldb, &transa, &workspace"),
+    (
+        PRODUCTS,
+        "factors change places",
+        "{&a, &lda, &transa, &b, &ldb, &transb",
+        "{&b, &ldb, &transb, &a, &lda, &transa",
+    ),
+    (PRODUCTS, "rows of the weight lie n apart", "int64_t lda = la.ld,", "int64_t lda = la.cols,"),
+    (PRODUCTS, "rows of x lie m apart", "ldb = lb.ld,", "ldb = lb.cols,"),
+    (PRODUCTS, "rows of the result lie m apart", "ldd = ld.ld;", "ldd = ld.cols;"),
+    (PRODUCTS, "the result is always bf16", "is_float = ld.type == CUDA_R_32F;", "is_float = 0;"),
+    (
+        PRODUCTS,
+        "a plan of another shape",
+        "results[0] = {{{problem.number(operation)}}",
+        "static uint64_t first = problem.number(operation);\n    results[0] = {{{first}}",
+    ),
+    (PROMPTS, "another stream", "splits, stream, product))", "splits, nullptr, product))"),
+    (
+        PROMPTS,
+        "half of the rows",
+        "    const unsigned blocks = (p.m * p.n + 255) / 256;",
+        "    const unsigned blocks = (p.m * p.n / 2 + 255) / 256;",
+    ),
+]
+
 
 FLAGS = ["-std=c++17", "-O1", "-g1", "-fPIC", "-w", "-DSIMT_EMU", "-fno-strict-aliasing", f"-I{ROOT / 'cuda'}"]
 # What the Makefile of the emulator compiles kernels with, where accesses are checked.
@@ -376,10 +457,10 @@ def kernel_is_caught(file, tests, old, new):
     return done.returncode != 0
 
 
-def host_is_caught(tests, old, new):
-    source = ROOT / "cuda" / "emu" / "driver" / "api.cpp"
+def host_is_caught(tests, old, new, file="api"):
+    source = ROOT / "cuda" / "emu" / "driver" / f"{file}.cpp"
     with tempfile.TemporaryDirectory() as name:
-        form, flags = ("plain", []) if tests in (COPIES, SWAPS) else ("check", ["-DEMU_CHECK"])
+        form, flags = ("plain", []) if tests in (COPIES, PROMPTS, SWAPS) else ("check", ["-DEMU_CHECK"])
         library = build(Path(name), source, replaced(source, old, new), flags, form)
         cargo = ["cargo", "test", "--release", "--quiet", "-p", "ferrule-engine", "--test", "cuda", "--", tests]
         done = run(cargo, {"FERRULE_CUDA_EMU": str(library)})
@@ -389,7 +470,7 @@ def host_is_caught(tests, old, new):
 def main():
     file, tests, _, old, _ = MUTANTS[0]
     assert not kernel_is_caught(file, tests, old, old), "the kernels' tests fail without a bug"
-    for tests in {tests for tests, *_ in HOST_MUTANTS}:
+    for tests in {tests for tests, *_ in HOST_MUTANTS + BLAS_MUTANTS}:
         assert not host_is_caught(tests, LAUNCH, LAUNCH), f"{tests} fails without a bug"
     survivors = 0
 
@@ -402,7 +483,9 @@ def main():
         tell(file, what, kernel_is_caught(file, tests, old, new))
     for tests, what, old, new in HOST_MUTANTS:
         tell("host", what, host_is_caught(tests, old, new))
-    count = len(MUTANTS) + len(HOST_MUTANTS)
+    for tests, what, old, new in BLAS_MUTANTS:
+        tell("cublaslt", what, host_is_caught(tests, old, new, "cublaslt"))
+    count = len(MUTANTS) + len(HOST_MUTANTS) + len(BLAS_MUTANTS)
     print(f"{count - survivors} of {count} caught")
     sys.exit(survivors > 0)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from emulator import bf16, floats
 from reference import normal
-from weights import QUANTIZED, WEIGHTS, Bf16Weights, check_product, product, some_k
+from weights import QUANTIZED, WEIGHTS, Bf16Weights, Mxfp4Weights, check_product, product, some_k
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)
@@ -54,3 +54,14 @@ def test_codes_become_the_nearest_bf16(gpu, rng, kind):
         one_hot = bf16(np.eye(32, 256, at))
         found = product(gpu, f"ferrule_skinny_gemm{kind.name}_f32_m32", weights, one_hot, 20, np.float32)
         assert (floats(weights.bits[:, at : at + 32]) == found.T).all()
+
+
+def test_the_smallest_and_largest_powers_of_mxfp4(gpu, rng):
+    """2^-127 and 2^-126, whose products a bf16 has in part or not at all, up to the largest that is finite."""
+    weights = Mxfp4Weights(rng, 16, 256)
+    weights.exponents[:] = np.array([0, 1, 2, 3, 100, 127, 200, 251])
+    exact = np.ldexp(weights.e2m1[weights.codes], np.repeat(weights.exponents, 32, 1) - 127).astype(np.float32)
+    for at in range(0, 256, 32):
+        one_hot = bf16(np.eye(32, 256, at))
+        found = product(gpu, "ferrule_skinny_gemm_mxfp4_f32_m32", weights, one_hot, 16, np.float32)
+        assert (floats(bf16(exact[:, at : at + 32])) == found.T).all()

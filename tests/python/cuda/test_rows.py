@@ -213,3 +213,13 @@ def test_what_lies_outside_is_reported(library):
     zero = library.upload(np.zeros(1, i32))
     with pytest.raises(KernelFailure, match=r"OUT OF BOUNDS write of 16 bytes, 4 behind .* block \(0,0,0\) thread 15 "):
         library.launch("ferrule_embed", (1,), 128, zero, zero, zero, table, out, 1.0, i32(64))
+
+
+@pytest.mark.parametrize("width", [64, 4096, 16384])
+def test_columns_in_another_order(gpu, rng, width):
+    """Heads may be padded: then there are fewer columns than the rows have."""
+    tokens, columns = int(rng.integers(1, 5)), 8 * int(rng.integers(1, width // 8 + 1))
+    x, order = normal(rng, tokens, width), rng.permutation(width)[:columns].astype(i32)
+    out = gpu.allocate(tokens * columns * 2)
+    gpu.launch("ferrule_order_columns", (tokens,), 256, gpu.upload(x), gpu.upload(order), out, i32(width), i32(columns))
+    assert (gpu.download(out, (tokens, columns), np.uint16) == x[:, order]).all()

@@ -31,9 +31,12 @@ HOT_LOOPS = {
     "ferrule_skinny_gemm_int4_m8": (8, 6),
     "ferrule_skinny_gemm_int8_m8": (8, 8),
     "ferrule_skinny_gemm_int4_m32": (32, 18),
+    "ferrule_skinny_gemm_mxfp4_m8": (8, 6),
+    "ferrule_grouped_skinny_gemm_int4_m8": (8, 6),
     "ferrule_gemm": (64, 8),
     "ferrule_gemm_int4": (64, 7),
     "ferrule_gemm_int8": (64, 7),
+    "ferrule_gemm_mxfp4": (64, 6),
 }
 
 

@@ -12,7 +12,16 @@ from attention import Batch
 from emulator import FORWARD
 from kv import Bf16Kv, Fp8Kv, Int8Kv
 from reference import i32, normal
-from weights import Bf16Weights, Int4LineWeights, Int4Weights, Int8LineWeights, Int8Weights, product
+from weights import (
+    Bf16Weights,
+    Int4LineWeights,
+    Int4Weights,
+    Int8LineWeights,
+    Int8Weights,
+    Mxfp4Weights,
+    grouped_product,
+    product,
+)
 
 SECTOR = 32
 WRITE, SHARED = 1, 2
@@ -152,6 +161,17 @@ def gemm(gpu, rng, kind, m, n, k):
     return lambda: product(gpu, name, weights, x, n, np.uint16, splits), 2 * m * (k + n) + weights.num_bytes()
 
 
+def experts(gpu, rng, kind, tokens, top_k, num_experts, n, k, skinny):
+    """Products of a decode step: the matrices of experts that a token takes are read once."""
+    weights = kind(rng, num_experts * n, k, **({"group": GROUPS[kind]} if kind in GROUPS else {}))
+    taken = np.sort(np.concatenate([rng.permutation(num_experts)[:top_k] for _ in range(tokens)]))
+    starts = np.searchsorted(taken, np.arange(num_experts + 1)).astype(i32)
+    rows = gpu.upload(normal(rng, len(taken), k))
+    read = weights.num_bytes() // num_experts * len(np.unique(taken))
+    run = lambda: grouped_product(gpu, weights, rows, starts, len(taken), n, k, skinny)  # noqa: E731
+    return run, read + 2 * len(taken) * (k + n) + starts.nbytes
+
+
 def norm(gpu, rng, hidden, rows):
     stream = gpu.upload(rng.standard_normal((rows, hidden)).astype(np.float32))
     weight, projected = gpu.upload(rng.random(hidden).astype(np.float32)), gpu.upload(normal(rng, rows, hidden))
@@ -173,15 +193,18 @@ CASES = {
     "product of 8 rows with 4 bits, groups of 128": (gemm, Int4Weights, 8, 256, 2048),
     "product of 1 row with 4 bits and minima, groups of 32": (gemm, Int4LineWeights, 1, 256, 2048),
     "product of 1 row with 8 bits and minima, groups of 16": (gemm, Int8LineWeights, 1, 256, 2048),
+    "product of 1 row with MXFP4": (gemm, Mxfp4Weights, 1, 256, 2048),
     "product of 1 row with 8 bits": (gemm, Int8Weights, 1, 256, 2048),
     "product of 1 row with bf16": (gemm, Bf16Weights, 1, 256, 2048),
     "product of 128 rows with 4 bits, groups of 128": (gemm, Int4Weights, 128, 128, 1024),
     "product of 128 rows with 4 bits and minima, groups of 32": (gemm, Int4LineWeights, 128, 128, 1024),
+    "products of 8 tokens with 2 of 8 experts each, 4 bits": (experts, Int4Weights, 8, 2, 8, 64, 1024, 8),
+    "products of 8 tokens with 2 of 8 experts each, bf16": (experts, Bf16Weights, 8, 2, 8, 64, 1024, 8),
     "product of 128 rows with bf16": (gemm, Bf16Weights, 128, 128, 1024),
     "add and norm, rows of 4096": (norm, 4096, 4),
 }
 # Of these, what is asked for twice would come from the memory.
-READ_ONCE = [name for name in CASES if not name.startswith(("prefill", "product of 8 rows"))]
+READ_ONCE = [name for name in CASES if not name.startswith(("prefill", "product of 8 rows", "products of 8"))]
 
 
 def measure_case(gpu, name):

@@ -134,6 +134,29 @@ class Int8LineWeights(LineWeights):
         return gpu.upload(int8_words(self.codes)), gpu.upload(self.factors())
 
 
+class Mxfp4Weights:
+    """Numbers of E2M1, with a power of two for each 32."""
+
+    name, shared = "_mxfp4", 62208
+    sizes_of_e2m1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    e2m1 = np.concatenate([sizes_of_e2m1, -sizes_of_e2m1])
+
+    def __init__(self, rng, n, k):
+        self.codes = rng.integers(0, 16, (n, k))
+        self.exponents = rng.integers(114, 126, (n, k // 32))
+        powers = np.ldexp(1.0, np.repeat(self.exponents, 32, 1) - 127)
+        self.bits = bf16((self.e2m1[self.codes] * powers).astype(np.float32))
+
+    def num_bytes(self):
+        return self.codes.size // 2 + self.exponents.size
+
+    def args(self, gpu):
+        return gpu.upload(int4_words(self.codes)), gpu.upload(factors_by_panel(self.exponents).astype(np.uint8))
+
+    def sizes(self):
+        return ()
+
+
 def product(gpu, kernel, weights, x, n, out_type, splits=None):
     """The kernel's out: skinny, or in tiles with `splits` blocks each."""
     m, k = x.shape
@@ -151,6 +174,20 @@ def product(gpu, kernel, weights, x, n, out_type, splits=None):
     return gpu.download(out, (m, n), out_type)
 
 
+def grouped_product(gpu, weights, rows, starts, num_rows, n, k, skinny=None):
+    """What experts make of their rows: in tiles of 128 of them, or `skinny` at once."""
+    products = gpu.allocate(num_rows * n * 2)
+    num_experts, most = len(starts) - 1, int(np.diff(starts).max())
+    args = rows, *weights.args(gpu), gpu.upload(starts), products, i32(n), i32(k), *weights.sizes()
+    if skinny:
+        grid = (-(-n // 16), num_experts, -(-most // skinny))
+        gpu.launch(f"ferrule_grouped_skinny_gemm{weights.name}_m{skinny}", grid, 256, *args)
+    else:
+        grid = (-(-most // 128), -(-n // 128), num_experts)
+        gpu.launch(f"ferrule_grouped_gemm{weights.name}", grid, 256, *args, shared=weights.shared)
+    return products
+
+
 def check_product(weights, x, found):
     expected = floats(x) @ floats(weights.bits).T
     if found.dtype == np.float32:
@@ -159,7 +196,7 @@ def check_product(weights, x, found):
         assert_close(floats(found), expected, 0.005)
 
 
-QUANTIZED = [Int4Weights, Int8Weights, Int4LineWeights, Int8LineWeights]
+QUANTIZED = [Int4Weights, Int8Weights, Int4LineWeights, Int8LineWeights, Mxfp4Weights]
 WEIGHTS = [Bf16Weights, *QUANTIZED]
 
 

@@ -38,7 +38,11 @@ impl Routes {
         self.starts[0] = 0;
     }
 
-    fn of(&self, expert: usize) -> Range<usize> {
+    pub(super) fn num_entries(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn of(&self, expert: usize) -> Range<usize> {
         self.starts[expert]..self.starts[expert + 1]
     }
 }

@@ -1,6 +1,6 @@
 //! A step that is computed operation by operation, whose activations can be looked at in between: calibration.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use super::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, StepPlan};
 use crate::backend::{Act, Backend, HeadTransform};
@@ -84,6 +84,23 @@ impl Session {
         };
         // SAFETY: lanes write only while an operation runs, and operations run to their end within a call.
         unsafe { shared.rows(0..self.num_tokens()) }
+    }
+
+    /// Rows of `act` that an expert's matrices read, after `route`: those of its tokens, or of all where it has none.
+    pub fn expert_activations(&self, act: Act, expert: usize) -> &[f32] {
+        let experts = self.acts.experts.as_ref().expect("a model with experts has activations for them");
+        let routes = experts.routes.read().unwrap_or_else(PoisonError::into_inner);
+        let shared = match act {
+            Act::Normed => &experts.input,
+            Act::Gate => self.acts.gate.as_ref().expect("sessions keep the gate as float32"),
+            other => panic!("experts do not read {other:?}"),
+        };
+        let mut rows = routes.of(expert);
+        if rows.is_empty() {
+            rows = 0..routes.num_entries();
+        }
+        // SAFETY: as in `activations`.
+        unsafe { shared.rows(rows) }
     }
 
     /// Begins in the middle: `residual` is (num_tokens, hidden_size).

@@ -55,3 +55,22 @@ pub fn own_folder() -> Option<PathBuf> {
     let file = Path::new(OsStr::from_bytes(name.to_bytes())).canonicalize();
     file.or_else(|_| std::env::current_exe()).ok()?.parent().map(Path::to_path_buf)
 }
+
+/// Where a library of NVIDIA's may lie: in the folders around this code, as `wheel` has it from site-packages on, and where the
+/// system's loader looks.
+pub fn places(name: &str, wheel: &str) -> Vec<PathBuf> {
+    let own = own_folder();
+    let around = own.iter().flat_map(|folder| folder.ancestors().take(3));
+    let packages = around.map(|folder| folder.join(wheel).join(name)).filter(|path| path.exists());
+    packages.chain([PathBuf::from(name)]).collect()
+}
+
+/// A symbol as a function.
+///
+/// # Safety
+/// `F` is the type of the function at `symbol`.
+pub unsafe fn function<F: Copy>(symbol: *mut c_void) -> F {
+    assert_eq!(size_of::<F>(), size_of::<*mut c_void>());
+    // SAFETY: the caller's promise, and the sizes are equal.
+    unsafe { std::mem::transmute_copy(&symbol) }
+}

@@ -12,6 +12,7 @@ mod stream;
 
 pub use context::{Context, DeviceInfo, Driver};
 pub use library::{Library, own_folder};
+pub(in crate::cuda) use library::{function, places};
 pub use memory::{DeviceBuffer, DeviceNumber, DeviceSlice, PinnedBuffer};
 pub use module::{Arg, Kernel, LaunchShape, Module};
 pub use stream::{Event, Graph, Stream};

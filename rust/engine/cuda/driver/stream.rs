@@ -52,7 +52,7 @@ impl Stream {
         Ok(Self { context: context.clone(), handle })
     }
 
-    pub(super) fn handle(&self) -> Handle {
+    pub(in crate::cuda) fn handle(&self) -> Handle {
         self.handle
     }
 

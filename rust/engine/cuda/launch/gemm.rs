@@ -8,11 +8,11 @@ use crate::cuda::driver::{Arg, DeviceSlice, LaunchShape};
 /// Side of the large kernels' tile.
 pub(super) const TILE: usize = 128;
 /// Rows of weights that a block of the skinny kernels takes, and that a panel of codes has.
-const PANEL: usize = 16;
+pub(super) const PANEL: usize = 16;
 /// Parts that k is cut into: their sums are added in order, whoever makes them.
 const PARTS: usize = 8;
 /// Most rows of x that the skinny kernels take.
-const SKINNY: usize = 32;
+pub(super) const SKINNY: usize = 32;
 
 /// Where a product goes.
 #[derive(Clone, Copy)]
@@ -24,10 +24,17 @@ pub enum GemmOutput<'a> {
 }
 
 impl GemmOutput<'_> {
-    fn len(&self) -> usize {
+    pub(in crate::cuda) fn len(&self) -> usize {
         match self {
             Self::Bf16(out) => out.len(),
             Self::F32(out) => out.len(),
+        }
+    }
+
+    pub(in crate::cuda) fn address(&self) -> u64 {
+        match self {
+            Self::Bf16(out) => out.address(),
+            Self::F32(out) => out.address(),
         }
     }
 
@@ -79,6 +86,13 @@ pub enum GemmWeight<'a> {
         /// 16 or more.
         group: usize,
     },
+    /// Numbers of E2M1, with a power of two for each 32.
+    Mxfp4 {
+        /// As those of `Int4`.
+        codes: DeviceSlice<'a, u32>,
+        /// (panels, k / 32, 16): what 2 is raised to, plus 127.
+        exponents: DeviceSlice<'a, u8>,
+    },
 }
 
 impl GemmWeight<'_> {
@@ -101,6 +115,7 @@ impl GemmWeight<'_> {
             }
             Self::Int8 { codes, scales, group } => check(codes.len(), 32, scales.len(), group, 32),
             Self::Min { bits, codes, factors, group } => check(codes.len(), 256 / bits, factors.len() / 2, group, 16),
+            Self::Mxfp4 { codes, exponents } => check(codes.len(), 64, exponents.len(), 32, 32),
         }
     }
 
@@ -112,6 +127,7 @@ impl GemmWeight<'_> {
             }
             Self::Int8 { codes, scales, .. } => words(codes.len()) + halves(scales.len()),
             Self::Min { codes, factors, .. } => words(codes.len()) + halves(factors.len()),
+            Self::Mxfp4 { codes, exponents } => words(codes.len()) + exponents.len() as u64,
         }
     }
 
@@ -130,6 +146,7 @@ impl GemmWeight<'_> {
             Self::Min { codes, factors, group, .. } => {
                 args.extend(&[codes.into(), factors.into()]).extend(between).extend(&[group_shift(group)])
             }
+            Self::Mxfp4 { codes, exponents } => args.extend(&[codes.into(), exponents.into()]).extend(between),
         };
         args
     }
@@ -197,6 +214,12 @@ impl Call for Gemm<'_> {
             }
             (GemmWeight::Min { .. }, GemmOutput::F32(_)) => {
                 [SkinnyInt8MinF32M8, SkinnyInt8MinF32M16, SkinnyInt8MinF32M32, GemmInt8MinF32]
+            }
+            (GemmWeight::Mxfp4 { .. }, GemmOutput::Bf16(_)) => {
+                [SkinnyMxfp4M8, SkinnyMxfp4M16, SkinnyMxfp4M32, GemmMxfp4]
+            }
+            (GemmWeight::Mxfp4 { .. }, GemmOutput::F32(_)) => {
+                [SkinnyMxfp4F32M8, SkinnyMxfp4F32M16, SkinnyMxfp4F32M32, GemmMxfp4F32]
             }
         };
         kernels[[8, 16, SKINNY].partition_point(|&most| most < self.m())]

@@ -3,6 +3,7 @@
 mod activation;
 mod attention;
 mod batch;
+mod columns;
 mod embed;
 mod gemm;
 mod kv;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 pub use activation::GatedActivation;
 pub use attention::{AttentionShape, Batch, DecodeAttention, MergeSplits, PrefillAttention};
 pub use batch::AdvanceBatch;
+pub use columns::{MAX_ORDERED, OrderColumns};
 pub use embed::Embed;
 pub use gemm::{Gemm, GemmOutput, GemmWeight, SumParts};
 pub use kv::CopyBlocks;

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::gemm::TILE;
+use super::gemm::{PANEL, SKINNY, TILE};
 use super::{Args, Call, GemmWeight, KernelId, blocks, halves, words};
 use crate::cuda::driver::{DeviceSlice, LaunchShape};
 use crate::model::ExpertsConfig;
@@ -112,7 +112,10 @@ impl Call for GatherEntries<'_> {
     }
 }
 
-/// Every expert's rows times its matrix.
+/// With at most this many rows for an expert on average, their products are made by kernels for few rows.
+const FEW: usize = 8;
+
+/// Every expert's rows times its matrix. An element's bits depend neither on the kernel nor on the other rows.
 pub struct GroupedGemm<'a> {
     /// (num_entries, k)
     pub x: DeviceSlice<'a, bf16>,
@@ -132,21 +135,40 @@ impl GroupedGemm<'_> {
     fn count(&self) -> usize {
         self.starts.len() - 1
     }
+
+    /// How many rows a block takes at once, where those are few.
+    fn skinny(&self) -> Option<usize> {
+        match self.most_rows {
+            ..=8 => Some(8),
+            9..=SKINNY => Some(SKINNY),
+            _ => (self.x.len() / self.k <= FEW * self.count()).then_some(SKINNY),
+        }
+    }
 }
 
 impl Call for GroupedGemm<'_> {
     fn kernel(&self) -> KernelId {
-        match self.weight {
-            GemmWeight::Bf16(_) => KernelId::GroupedGemm,
-            GemmWeight::Int4 { .. } => KernelId::GroupedGemmInt4,
-            GemmWeight::Int8 { .. } => KernelId::GroupedGemmInt8,
-            GemmWeight::Min { bits: 4, .. } => KernelId::GroupedGemmInt4Min,
-            GemmWeight::Min { .. } => KernelId::GroupedGemmInt8Min,
+        use KernelId::*;
+        let [few, some, many] = match self.weight {
+            GemmWeight::Bf16(_) => [GroupedSkinnyM8, GroupedSkinnyM32, GroupedGemm],
+            GemmWeight::Int4 { .. } => [GroupedSkinnyInt4M8, GroupedSkinnyInt4M32, GroupedGemmInt4],
+            GemmWeight::Int8 { .. } => [GroupedSkinnyInt8M8, GroupedSkinnyInt8M32, GroupedGemmInt8],
+            GemmWeight::Min { bits: 4, .. } => [GroupedSkinnyInt4MinM8, GroupedSkinnyInt4MinM32, GroupedGemmInt4Min],
+            GemmWeight::Min { .. } => [GroupedSkinnyInt8MinM8, GroupedSkinnyInt8MinM32, GroupedGemmInt8Min],
+            GemmWeight::Mxfp4 { .. } => [GroupedSkinnyMxfp4M8, GroupedSkinnyMxfp4M32, GroupedGemmMxfp4],
+        };
+        match self.skinny() {
+            Some(8) => few,
+            Some(_) => some,
+            None => many,
         }
     }
 
     fn shape(&self) -> LaunchShape {
-        blocks([self.most_rows.div_ceil(TILE), self.n.div_ceil(TILE), self.count()], 256)
+        match self.skinny() {
+            Some(rows) => blocks([self.n.div_ceil(PANEL), self.count(), self.most_rows.div_ceil(rows)], 256),
+            None => blocks([self.most_rows.div_ceil(TILE), self.n.div_ceil(TILE), self.count()], 256),
+        }
     }
 
     fn args(&self) -> Args {

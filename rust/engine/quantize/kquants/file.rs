@@ -14,7 +14,7 @@ use crate::weights::{Checkpoint, Gguf, GgufWriter, NewTensor, Pairs, TensorView,
 /// Version of the block types' layouts, which `general.quantization_version` names.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// For a tensor by its name, what squared errors in each column count.
+/// For a tensor by its name, what squared errors in each column count: for each of its matrices, if it has several.
 pub type Importance = HashMap<String, Vec<f32>>;
 
 /// What is to be made of a file.
@@ -31,7 +31,10 @@ impl Plan {
     /// `weighted`: columns will have an importance.
     pub fn new(source: &Gguf, mixture: &'static Mixture, weighted: bool) -> Result<Self> {
         let tied = source.find("output.weight").is_none();
-        let shape = Shape { num_layers: num_layers(source)?, tied, weighted };
+        let num_experts = count(source, "expert_count")?.unwrap_or(0);
+        let missing = || Error::corrupt(source.path(), "the metadata has no block_count");
+        let num_layers = count(source, "block_count")?.ok_or_else(missing)?;
+        let shape = Shape { num_layers, num_experts, tied, weighted };
         let mut plan = Self { mixture, tensors: Vec::new(), fallbacks: Vec::new() };
         for name in source.tensor_names() {
             let view = source.tensor(name)?;
@@ -46,7 +49,7 @@ impl Plan {
 
     fn dtype(&mut self, view: &TensorView<'_>, shape: Shape) -> DType {
         let wanted = self.mixture.dtype(view.name, shape);
-        let dtype = fallback(wanted, view.shape[1]);
+        let dtype = fallback(wanted, view.shape.last().copied().unwrap_or(0));
         if dtype != wanted {
             self.fallbacks.push(view.name.into());
         }
@@ -136,16 +139,18 @@ pub fn copy_with(source: &Gguf, target: &Path, key: &str, text: &str) -> Result<
     writer.finish()
 }
 
-/// Matrices are quantized, vectors are not.
+/// Matrices are quantized, also those of all experts in one tensor. Vectors are not, nor are routers: they are small, and what
+/// they pick changes by leaps.
 fn is_matrix(view: &TensorView<'_>) -> bool {
-    view.shape.len() == 2 && view.name.ends_with(".weight")
+    (2..=3).contains(&view.shape.len()) && view.name.ends_with(".weight") && !view.name.ends_with("ffn_gate_inp.weight")
 }
 
-fn num_layers(source: &Gguf) -> Result<usize> {
+/// A count below the architecture's name.
+fn count(source: &Gguf, key: &str) -> Result<Option<usize>> {
     let arch = source.get("general.architecture").and_then(Value::as_str).unwrap_or_default();
-    let count = source.get(&format!("{arch}.block_count")).and_then(Value::as_u64);
-    let count = count.and_then(|count| usize::try_from(count).ok());
-    count.ok_or_else(|| Error::corrupt(source.path(), format!("the metadata has no {arch}.block_count")))
+    let Some(value) = source.get(&format!("{arch}.{key}")) else { return Ok(None) };
+    let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+    count.map(Some).ok_or_else(|| Error::corrupt(source.path(), format!("{arch}.{key} in the metadata is not a count")))
 }
 
 fn not_finite(path: &Path, name: &str) -> Error {
@@ -154,13 +159,15 @@ fn not_finite(path: &Path, name: &str) -> Error {
 
 /// A matrix in another type, its rows shared among threads. None: one of its numbers is not finite.
 fn encode(view: &TensorView<'_>, dtype: DType, importance: Option<&[f32]>, threads: usize) -> Option<Vec<u8>> {
-    let [rows, cols] = view.shape[..] else { panic!("'{}' is no matrix", view.name) };
+    let Some((&cols, outer)) = view.shape.split_last() else { panic!("'{}' is no matrix", view.name) };
+    let (rows, num_matrices) = (outer.iter().product::<usize>(), importance.map_or(1, |all| all.len() / cols));
     let (from, to) = [view.dtype, dtype].map(|dtype| dtype.row_bytes(cols).expect("rows are whole blocks")).into();
     let mut out = vec![0; rows * to];
     let is_finite = AtomicBool::new(true);
-    let encode_part = |bytes: &[u8], out: &mut [u8]| {
+    let encode_part = |first: usize, bytes: &[u8], out: &mut [u8]| {
         let mut row = vec![0.0; cols];
-        for (bytes, out) in bytes.chunks_exact(from).zip(out.chunks_exact_mut(to)) {
+        for (i, (bytes, out)) in bytes.chunks_exact(from).zip(out.chunks_exact_mut(to)).enumerate() {
+            let importance = importance.map(|all| &all[(first + i) / (rows / num_matrices) * cols..][..cols]);
             dequantize(view.dtype, bytes, &mut row);
             match row.iter().all(|x| x.is_finite()) {
                 true => encode_row(dtype, &row, importance, out),
@@ -170,8 +177,9 @@ fn encode(view: &TensorView<'_>, dtype: DType, importance: Option<&[f32]>, threa
     };
     let part = rows.div_ceil(threads).max(1);
     std::thread::scope(|scope| {
-        for (bytes, out) in view.bytes.chunks(part * from).zip(out.chunks_mut(part * to)) {
-            scope.spawn(|| encode_part(bytes, out));
+        for (i, (bytes, out)) in view.bytes.chunks(part * from).zip(out.chunks_mut(part * to)).enumerate() {
+            let encode_part = &encode_part;
+            scope.spawn(move || encode_part(i * part, bytes, out));
         }
     });
     is_finite.into_inner().then_some(out)

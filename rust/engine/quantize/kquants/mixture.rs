@@ -36,6 +36,8 @@ pub const MIXTURES: [Mixture; 5] = [
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     pub num_layers: usize,
+    /// 0: none.
+    pub num_experts: usize,
     /// The embedding is also the output matrix.
     pub tied: bool,
     /// Columns have an importance.
@@ -52,12 +54,16 @@ impl Mixture {
         let (layer, stem) = split(name);
         let more = layer.is_some_and(|layer| has_more_bits(layer, shape.num_layers));
         let early = layer.is_some_and(|layer| layer < shape.num_layers / 8);
+        // Where 8 experts make attention's share small.
+        let few_experts = shape.num_experts == 8;
         match stem {
+            "attn_k.weight" | "attn_v.weight" if few_experts => Q8_0,
+            "attn_output.weight" if few_experts && self.most == Q4_K => Q5_K,
             "output.weight" => self.head,
             "token_embd.weight" if shape.tied => self.head,
             "attn_qkv.weight" => self.fused,
-            "ffn_down.weight" if early && shape.weighted => self.early_down,
-            "attn_v.weight" | "ffn_down.weight" if more => self.more,
+            "ffn_down.weight" | "ffn_down_exps.weight" if early && shape.weighted => self.early_down,
+            "attn_v.weight" | "ffn_down.weight" | "ffn_down_exps.weight" if more => self.more,
             _ => self.most,
         }
     }
@@ -94,7 +100,7 @@ mod tests {
     use super::*;
 
     fn shape(num_layers: usize) -> Shape {
-        Shape { num_layers, tied: false, weighted: false }
+        Shape { num_layers, num_experts: 0, tied: false, weighted: false }
     }
 
     /// As llama.cpp's own Q4_K_M file of a Llama with 16 layers has them.
@@ -105,6 +111,17 @@ mod tests {
             (0..16).filter(|i| mixture.dtype(&format!("blk.{i}.attn_v.weight"), shape(16)) == Q6_K).collect();
         assert_eq!(more, [0, 1, 4, 7, 10, 13, 14, 15]);
         assert_eq!(mixture.dtype("blk.0.attn_k.weight", shape(16)), Q4_K);
+    }
+
+    #[test]
+    fn attention_has_more_bits_beside_8_experts() {
+        let mixture = Mixture::named("q4_k_m").unwrap();
+        let shape = Shape { num_experts: 8, ..shape(16) };
+        let types = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_up_exps", "ffn_down_exps"]
+            .map(|stem| mixture.dtype(&format!("blk.3.{stem}.weight"), shape));
+        assert_eq!(types, [Q4_K, Q8_0, Q8_0, Q5_K, Q4_K, Q4_K]);
+        assert_eq!(mixture.dtype("blk.4.ffn_down_exps.weight", shape), Q6_K);
+        assert_eq!(mixture.dtype("blk.3.attn_k.weight", Shape { num_experts: 16, ..shape }), Q4_K);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::model::{Activation, ModelConfig, RopeScaling, Source};
+use crate::model::families::{ExpertNames, Family};
+use crate::model::{Activation, ExpertsConfig, ModelConfig, RopeScaling, Source};
 use crate::quantize::method::Method;
 use crate::quantize::scheme::{Layout, Scheme};
 
@@ -16,7 +17,7 @@ pub fn config(source: &Source, method: &Method) -> Result<Value> {
         Some(_) => from_gguf(source)?,
     };
     config.insert("torch_dtype".into(), json!("float16"));
-    config.insert("quantization_config".into(), quantization(method));
+    config.insert("quantization_config".into(), quantization(source.family(), method));
     Ok(Value::Object(config))
 }
 
@@ -25,7 +26,19 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
     serde_json::from_slice(&bytes).map_err(|err| Error::corrupt(path, format!("this is no JSON object: {err}")))
 }
 
-fn quantization(method: &Method) -> Value {
+/// Routers stay as they are, which each format says in its own way.
+fn quantization(family: &Family, method: &Method) -> Value {
+    let mut config = of_matrices(method);
+    let Some(ExpertNames { block, .. }) = family.experts else { return config };
+    match method.scheme.layout() {
+        Layout::Gptq => config["dynamic"] = json!({format!(r"-:.*\.{block}\.gate$"): {}}),
+        Layout::Awq => config["modules_to_not_convert"] = json!([format!("{block}.gate")]),
+        Layout::Packed | Layout::Plain => config["ignore"] = json!(["lm_head", format!(r"re:.*{block}\.gate$")]),
+    }
+    config
+}
+
+fn of_matrices(method: &Method) -> Value {
     let group = method.group.map_or(-1, |group| group as i64);
     let bits = method.scheme.codes().bits;
     match method.scheme.layout() {
@@ -84,7 +97,7 @@ fn from_gguf(source: &Source) -> Result<Map<String, Value>> {
         "tie_word_embeddings": c.tie_embeddings,
         "attention_bias": false,
     });
-    let extra = [activation(c), windows(c), special_numbers(c)].into_iter().flatten();
+    let extra = [activation(c), windows(c), special_numbers(c), experts(c, family)].into_iter().flatten();
     let fields = fields.as_object_mut().expect("written as an object above");
     fields.extend(extra);
     Ok(std::mem::take(fields))
@@ -121,6 +134,16 @@ fn special_numbers(config: &ModelConfig) -> Map<String, Value> {
         fields.insert("final_logit_softcapping".into(), config.final_softcap.map_or(Value::Null, number));
     }
     fields
+}
+
+fn experts(config: &ModelConfig, family: &Family) -> Map<String, Value> {
+    let (Some(ExpertsConfig { count, per_token, normalized }), Some(names)) = (config.experts, family.experts) else {
+        return Map::new();
+    };
+    object(json!({
+        names.size: config.intermediate_size, "num_experts": count, "num_local_experts": count,
+        "num_experts_per_tok": per_token, "norm_topk_prob": normalized, "decoder_sparse_step": 1, "mlp_only_layers": [],
+    }))
 }
 
 fn rope_scaling(source: &Source) -> Result<Value> {

@@ -26,6 +26,9 @@ pub fn layer(source: &Source, layer: usize, mut made: Vec<Made>, layout: Layout)
     for (stem, grouped) in by_tensor(source, made) {
         tensors.extend(packing::tensors(&stem, &grouped, layout));
     }
+    for role in roles(&source.config).into_iter().filter(|role| role.layer() == Some(layer) && role.is_kept()) {
+        tensors.push(sixteen_bits(source, role)?);
+    }
     Ok(tensors)
 }
 

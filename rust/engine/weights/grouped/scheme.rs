@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::weights::safetensors::RawTensor;
@@ -111,7 +111,9 @@ impl Scheme {
     }
 
     fn gptq(path: &Path, config: Flat) -> Result<Self> {
-        if config.dynamic.is_some_and(|dynamic| dynamic.as_object().is_some_and(|modules| !modules.is_empty())) {
+        // Those that begin so are left as they are, which their tensors show.
+        let has_own = |modules: &Map<String, Value>| modules.keys().any(|name| !name.starts_with("-:"));
+        if config.dynamic.is_some_and(|dynamic| dynamic.as_object().is_some_and(has_own)) {
             return refuse(path, "GPTQ with settings of single modules ('dynamic')".into());
         }
         let version = match config.checkpoint_format.as_deref() {
