@@ -59,11 +59,10 @@ impl<'a> Maker<'a> {
         let inputs = Inputs { x: self.session.activations(input), cols: matrices[0].cols };
         let roles: Vec<_> = places.iter().map(|&(role, ..)| role).collect();
         let matrices = (self.on_product)(&roles, &inputs, matrices)?;
-        let segments = matrices
-            .iter()
-            .zip(places)
-            .map(|(matrix, &(_, output, col))| Ok(Segment { matrix: matrix.pack(&compute)?, output, col }));
-        Ok(CpuLinear { segments: segments.collect::<Result<_>>()?, order: None })
+        let segments = matrices.iter().zip(places).map(|(matrix, &(_, output, col))| {
+            Ok(Segment { matrix: matrix.pack(&compute)?, output, col, order: None })
+        });
+        Ok(CpuLinear { segments: segments.collect::<Result<_>>()?, orders: Vec::new() })
     }
 }
 

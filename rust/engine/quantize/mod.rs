@@ -218,7 +218,8 @@ fn embedding(source: &Source) -> Result<CpuLinear> {
     let part = source.part(Role::Embedding)?;
     let view = source.checkpoint.tensor(&part.name)?;
     let matrix = PackedMatrix::pack(&view, part.rows, &*part.row_of)?;
-    Ok(CpuLinear { segments: vec![Segment { matrix, output: crate::backend::Act::Normed, col: 0 }], order: None })
+    let segment = Segment { matrix, output: crate::backend::Act::Normed, col: 0, order: None };
+    Ok(CpuLinear { segments: vec![segment], orders: Vec::new() })
 }
 
 fn certified(text: &Named) -> CertifiedText {
