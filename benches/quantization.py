@@ -3,10 +3,11 @@
     pip install ferrule[peers]
     python benches/quantization.py smollm2 gemma3:270m --dequantize --out MADE
 
-Makes every scheme of every model, with --dequantize of its numbers in F32, so that nobody finds old codes again, measures perplexities on the Python language reference as benches/quality.py does,
-and writes MADE/results.json, a table to stdout and MADE/quantization.svg. The calibration text is what each model
-writes by itself, so that it has nothing of the reference; llama.cpp's quantizer goes without. What MADE has is not made
-or measured again.
+Makes every scheme of every model, measures perplexities on the Python language reference as benches/quality.py does, and
+writes MADE/results.json, a table to stdout and MADE/quantization.svg. With --dequantize everything is made of a file of the
+model's numbers in F32. The source's perplexity is the model's own also then: it has the same numbers, and activations as the
+results have them. The calibration text is what each model writes by itself, so that it has nothing of the reference;
+llama.cpp's quantizer goes without. What MADE has is not made or measured again.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def main() -> None:
         for model in args.models:
             source = _dequantized(args, model) if args.dequantize else model
             scores = results.setdefault(model, {})
-            for name, path in _wanted(args, model, source):
+            for name, path in _wanted(args, model):
                 if name not in scores:
                     scores[name] = _score(args, source, name, path, Path(file.name))
                     saved.write_text(json.dumps(results, indent=1) + "\n")
@@ -52,12 +53,12 @@ def main() -> None:
     draw(results, args.out / "quantization.svg")
 
 
-def _wanted(args: argparse.Namespace, model: str, source: str) -> list[tuple[str, Path]]:
+def _wanted(args: argparse.Namespace, model: str) -> list[tuple[str, Path]]:
     """Names of results and where their models lie: the source, ours, and llama.cpp's of those that are files."""
     stem = _stem(model)
     ours = [(scheme, args.out / (f"{stem}-{scheme}" + ".gguf" * (scheme in FILES))) for scheme in args.schemes]
     theirs = [(f"{scheme} by llama.cpp", args.out / f"{stem}-{scheme}-peer.gguf") for scheme in args.schemes]
-    return [("source", Path(source)), *ours, *(peer for peer in theirs if peer[0].split()[0] in FILES)]
+    return [("source", Path(model)), *ours, *(peer for peer in theirs if peer[0].split()[0] in FILES)]
 
 
 def _stem(model: str) -> str:
@@ -74,7 +75,7 @@ def _dequantized(args: argparse.Namespace, model: str) -> str:
 def _score(args: argparse.Namespace, source: str, name: str, path: Path, text: Path) -> dict[str, Any]:
     """Perplexity and bytes of a model, which is made first if it is not there."""
     if name == "source":
-        return quality.perplexity(args.binary, source, text, args.mode, ctx=512)
+        return quality.perplexity(args.binary, str(path), text, args.mode, ctx=512)
     scheme, _, peer = name.partition(" by ")
     if not path.exists() and peer:
         llama_quantize.quantize(_file(args, source), path, scheme.upper(), os.cpu_count() or 1)
