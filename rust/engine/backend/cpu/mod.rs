@@ -405,7 +405,8 @@ impl CpuLane<'_> {
         let (gated, other) = scratch.split_at_mut(GATED_FLOATS);
         let out = [&mut *gated, &mut *other].map(|out| MatMut::part(out, cols.len(), rows.start, cols.start));
         let pair = [&gate.matrix, &up.matrix];
-        match input.int8.filter(|_| pair.iter().all(|matrix| matrix.layout().is_quantized())) {
+        let is_one = gate.order == up.order && pair.iter().all(|matrix| matrix.layout().is_quantized());
+        match input.of(gate).int8.filter(|_| is_one) {
             // SAFETY: `out` is this lane's scratch memory; the input lies behind a barrier.
             Some(x) => unsafe { kernels.matmul_int8_pair(pair, panels, x, rows.clone(), out) },
             None => {
