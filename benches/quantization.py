@@ -1,12 +1,13 @@
 """Size against quality of what `ferrule quantize` makes, and of what llama.cpp's quantizer makes of the same files.
 
     pip install ferrule[peers]
-    python benches/quantization.py smollm2 gemma3:270m --out MADE
+    python benches/quantization.py smollm2 gemma3:270m --dequantize --out MADE
 
-Makes every scheme of every model, measures perplexities on the Python language reference as benches/quality.py does,
-and writes MADE/results.json, a table to stdout and MADE/quantization.svg. The calibration text is what each model
-writes by itself, so that it has nothing of the reference; llama.cpp's quantizer goes without. What MADE has is not made
-or measured again.
+Makes every scheme of every model, measures perplexities on the Python language reference as benches/quality.py does, and
+writes MADE/results.json, a table to stdout and MADE/quantization.svg. With --dequantize everything is made of a file of the
+model's numbers in F32. The source's perplexity is the model's own also then: it has the same numbers, and activations as the
+results have them. The calibration text is what each model writes by itself, so that it has nothing of the reference;
+llama.cpp's quantizer goes without. What MADE has is not made or measured again.
 """
 
 import argparse
@@ -42,10 +43,11 @@ def main() -> None:
         file.write(quality.text(args.characters))
         file.flush()
         for model in args.models:
+            source = _dequantized(args, model) if args.dequantize else model
             scores = results.setdefault(model, {})
             for name, path in _wanted(args, model):
                 if name not in scores:
-                    scores[name] = _score(args, model, name, path, Path(file.name))
+                    scores[name] = _score(args, source, name, path, Path(file.name))
                     saved.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
     draw(results, args.out / "quantization.svg")
@@ -53,21 +55,32 @@ def main() -> None:
 
 def _wanted(args: argparse.Namespace, model: str) -> list[tuple[str, Path]]:
     """Names of results and where their models lie: the source, ours, and llama.cpp's of those that are files."""
-    stem = Path(model).name.replace(":", "-")
+    stem = _stem(model)
     ours = [(scheme, args.out / (f"{stem}-{scheme}" + ".gguf" * (scheme in FILES))) for scheme in args.schemes]
     theirs = [(f"{scheme} by llama.cpp", args.out / f"{stem}-{scheme}-peer.gguf") for scheme in args.schemes]
     return [("source", Path(model)), *ours, *(peer for peer in theirs if peer[0].split()[0] in FILES)]
 
 
-def _score(args: argparse.Namespace, model: str, name: str, path: Path, text: Path) -> dict[str, Any]:
+def _stem(model: str) -> str:
+    return Path(model).name.replace(":", "-")
+
+
+def _dequantized(args: argparse.Namespace, model: str) -> str:
+    path: Path = args.out / f"{_stem(model)}-f32.gguf"
+    if not path.exists():
+        llama_quantize.quantize(_file(args, model), path, "F32", os.cpu_count() or 1)
+    return str(path)
+
+
+def _score(args: argparse.Namespace, source: str, name: str, path: Path, text: Path) -> dict[str, Any]:
     """Perplexity and bytes of a model, which is made first if it is not there."""
     if name == "source":
-        return quality.perplexity(args.binary, model, text, args.mode, ctx=512)
+        return quality.perplexity(args.binary, str(path), text, args.mode, ctx=512)
     scheme, _, peer = name.partition(" by ")
     if not path.exists() and peer:
-        llama_quantize.quantize(_file(args, model), path, scheme.upper(), os.cpu_count() or 1)
+        llama_quantize.quantize(_file(args, source), path, scheme.upper(), os.cpu_count() or 1)
     elif not path.exists():
-        subprocess.run([str(args.binary), "quantize", model, str(path), "--scheme", scheme], check=True)
+        subprocess.run([str(args.binary), "quantize", source, str(path), "--scheme", scheme], check=True)
     num_bytes = sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*.safetensors")))
     return quality.perplexity(args.binary, str(path), text, args.mode, ctx=512) | {"bytes": num_bytes}
 
@@ -127,6 +140,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a .gguf file, a Hugging Face folder, or a name")
     parser.add_argument("--out", type=Path, required=True, metavar="MADE", help="folder for models and results")
+    parser.add_argument("--dequantize", action="store_true", help="make everything of the model's numbers in F32")
     parser.add_argument("--schemes", nargs="+", default=FOLDERS + FILES, choices=FOLDERS + FILES)
     parser.add_argument("--characters", type=int, default=250_000, help="of the text [default: 250000]")
     parser.add_argument("--mode", default="int8/bf16", help="ACTIVATIONS/CACHE [default: int8/bf16]")

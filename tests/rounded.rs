@@ -76,22 +76,47 @@ proptest! {
         }
     }
 
+    /// The same of Q6_K, whose scales are whole multiples of the block's: where one was rounded down, the greatest numbers
+    /// of its group are clipped.
+    #[test]
+    fn six_bits_are_the_nearest_of_their_grid(numbers in numbers(512)) {
+        // The least float16 are 2^-24 apart, and a number is 128 times 32 of them.
+        const F16_ERROR: f32 = 4096.0 / (1u32 << 25) as f32;
+        let (_dir, checkpoint) = rounded(DType::Q6_K, 256, &numbers);
+        let view = checkpoint.tensor("w").unwrap();
+        let mut got = vec![0.0; numbers.len()];
+        dequantize(DType::Q6_K, &view.bytes, &mut got);
+        for (b, block) in view.bytes.chunks_exact(210).enumerate() {
+            let unit = f16::from_le_bytes([block[208], block[209]]).to_f32();
+            for (g, &scale) in block[192..208].iter().enumerate() {
+                let step = unit * f32::from(scale as i8);
+                let at = 256 * b + 16 * g;
+                for (x, got) in numbers[at..at + 16].iter().zip(&got[at..]) {
+                    let nearest = (-32..32).map(|code| (x - step * code as f32).abs()).fold(f32::INFINITY, f32::min);
+                    prop_assert!((x - got).abs() <= nearest + 1e-5 * step.abs(), "{} became {}, step {}", x, got, step);
+                    let bound = 1.02 * step.abs() + 16.5 * unit.abs() + F16_ERROR;
+                    prop_assert!((x - got).abs() <= bound, "{} became {}, step {}", x, got, step);
+                }
+            }
+        }
+    }
+
     /// Packing reads rows in any order, a panel at a time: the numbers are those of the whole tensor.
     #[test]
     fn packed_rows_are_those_of_the_tensor(
-        dtype in prop::sample::select(TYPES.to_vec()),
-        numbers in numbers(37 * 128),
+        dtype in prop::sample::select([&TYPES[..], &[DType::Q6_K]].concat()),
+        numbers in numbers(37 * 256),
     ) {
-        let (_dir, checkpoint) = rounded(dtype, 128, &numbers);
+        let (_dir, checkpoint) = rounded(dtype, 256, &numbers);
         let (view, rows) = (checkpoint.tensor("w").unwrap(), checkpoint.rows("w").unwrap());
-        let packed = PackedMatrix::zeroed(dtype, 37, 128).unwrap();
+        let packed = PackedMatrix::zeroed(dtype, 37, 256).unwrap();
         // SAFETY: one thread.
         unsafe { packed.pack_panels(&*rows, &|row| 36 - row, 0..packed.num_panels()) };
-        let (mut got, mut expected) = (vec![0.0; 128], vec![0.0; numbers.len()]);
+        let (mut got, mut expected) = (vec![0.0; 256], vec![0.0; numbers.len()]);
         dequantize(dtype, &view.bytes, &mut expected);
         for row in 0..37 {
             packed.decode_row(row, &mut got);
-            prop_assert_eq!(&got, &expected[(36 - row) * 128..][..128]);
+            prop_assert_eq!(&got, &expected[(36 - row) * 256..][..256]);
         }
     }
 }
@@ -124,20 +149,67 @@ fn type_of(source: &Source, role: Role) -> DType {
     source.checkpoint.info(&source.part(role).unwrap().name).unwrap().dtype
 }
 
+/// A Llama of one layer with 256 columns, in float32, whose head is its embedding table.
+fn wide_llama() -> tempfile::TempDir {
+    const SHAPES: [(&str, [usize; 2]); 8] = [
+        ("embed_tokens", [48, 256]),
+        ("layers.0.self_attn.q_proj", [256, 256]),
+        ("layers.0.self_attn.k_proj", [64, 256]),
+        ("layers.0.self_attn.v_proj", [64, 256]),
+        ("layers.0.self_attn.o_proj", [256, 256]),
+        ("layers.0.mlp.gate_proj", [96, 256]),
+        ("layers.0.mlp.up_proj", [96, 256]),
+        ("layers.0.mlp.down_proj", [256, 96]),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    let mut add = |name: &str, shape: &[usize], number: &mut dyn FnMut() -> f32| {
+        let start = data.len();
+        (0..shape.iter().product()).for_each(|_| data.extend(number().to_le_bytes()));
+        let offsets = [start, data.len()];
+        let tensor = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": offsets});
+        header.insert(format!("model.{name}.weight"), tensor);
+    };
+    let mut state = 1u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    SHAPES.iter().for_each(|(name, shape)| add(name, shape, &mut random));
+    for name in ["norm", "layers.0.input_layernorm", "layers.0.post_attention_layernorm"] {
+        add(name, &[256], &mut || 1.0);
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let file = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
+    std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
+    let config = serde_json::json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "intermediate_size": 96,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 1, "vocab_size": 48,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+    });
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    dir
+}
+
 #[test]
 fn rounded_models_compute_with_what_their_weights_became() {
     let tokens: Vec<usize> = (1..20).collect();
-    for (name, quantization) in
-        [("llama3", Quantization::Int4), ("phi3", Quantization::Int4), ("gemma3", Quantization::Int8)]
-    {
-        let source = model::open_as(&golden(name), Some(quantization)).unwrap();
+    let wide = wide_llama();
+    for (path, quantization) in [
+        (golden("llama3"), Quantization::Int4),
+        (golden("phi3"), Quantization::Int4),
+        (golden("gemma3"), Quantization::Int8),
+        (wide.path().to_owned(), Quantization::Int4),
+    ] {
+        let name = path.display();
+        let source = model::open_as(&path, Some(quantization)).unwrap();
         let logits = reference::logits(&source, &tokens);
         let expected = tokens[1..].iter().zip(&logits).map(|(&next, logits)| {
             let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f64 = logits.iter().map(|&x| f64::from(x - most).exp()).sum();
             f64::from(logits[next] - most) - sum.ln()
         });
-        let got = logprobs(&engine(&golden(name), Some(quantization), None), &tokens);
+        let got = logprobs(&engine(&path, Some(quantization), None), &tokens);
         assert_eq!(got.len(), expected.len());
         for (got, expected) in got.iter().zip(expected) {
             assert!((f64::from(*got) - expected).abs() < 1e-3, "{name} as {quantization}: {got} and {expected}");
@@ -146,7 +218,10 @@ fn rounded_models_compute_with_what_their_weights_became() {
 }
 
 #[test]
-fn ends_have_eight_bits_and_vectors_stay() {
+fn ends_have_more_bits_and_vectors_stay() {
+    let wide = wide_llama();
+    assert_eq!(type_of(&model::open_as(wide.path(), Some(Quantization::Int4)).unwrap(), Role::Embedding), DType::Q6_K);
+    // Rows of 64 are no blocks of 256.
     let int4 = model::open_as(&golden("llama3"), Some(Quantization::Int4)).unwrap();
     assert_eq!(type_of(&int4, Role::Embedding), DType::Q8_0);
     for role in [Role::Query(0), Role::AttnOutput(1), Role::Up(0), Role::Down(1)] {

@@ -6,6 +6,7 @@ from pathlib import Path
 import llama_cpp
 
 FILE_TYPES = {
+    "F32": llama_cpp.LLAMA_FTYPE_ALL_F32,
     "Q2_K": llama_cpp.LLAMA_FTYPE_MOSTLY_Q2_K,
     "Q3_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q3_K_M,
     "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
@@ -19,7 +20,7 @@ FILE_TYPES = {
 
 
 def quantize(source: Path, target: Path, file_type: str, threads: int) -> None:
-    """Also from a file that is quantized already."""
+    """Also from a file that is quantized already: F32 gives it its numbers back."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = FILE_TYPES[file_type]
     params.nthread = threads

@@ -31,7 +31,8 @@ pub enum Activations {
 pub enum Quantization {
     /// Eight bits, a scale per 32 columns.
     Int8,
-    /// Four bits with a scale and a zero point per 32 columns; the embedding table and the head have eight.
+    /// Four bits with a scale and a zero point per 32 columns; the embedding table and the head have six (Q6_K), as in
+    /// GGUF files of four bits.
     Int4,
 }
 

@@ -1,6 +1,8 @@
 """`ferrule.quantize`: its folders against the NumPy decoder, with readers that know only the formats' definitions."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -89,6 +91,23 @@ def test_a_mistake_in_the_command_leaves_nothing_that_must_be_deleted(source, tm
     with pytest.raises(ferrule.StorageError, match=r"missing\.txt"):
         ferrule.quantize(source, tmp_path / "made", scheme="int4-gptq", calibration=tmp_path / "missing.txt")
     assert ferrule.quantize(source, tmp_path / "made", scheme="int8", calibration_tokens=512)["scheme"] == "int8"
+
+
+def test_an_evaluation_text_that_is_not_there_is_missed_before_the_work(source, tmp_path):
+    with pytest.raises(ferrule.StorageError, match=r"missing\.txt"):
+        ferrule.quantize(source, tmp_path / "made", scheme="int4-gptq", evaluation=tmp_path / "missing.txt")
+    assert [path.name for path in (tmp_path / "made.partial").iterdir()] == ["plan.json"]
+
+
+def test_the_command_measures_what_the_certificate_says(source, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(chr(ord("!") + token - 3) for token in TOKENS))
+    certificate = ferrule.quantize(source, tmp_path / "made", scheme="int4", evaluation=text)
+    arguments = ["perplexity", tmp_path / "made", text, "--source", source, "--ctx", "256", "--json"]
+    done = subprocess.run([sys.executable, "-m", "ferrule", *arguments], stdout=subprocess.PIPE, check=True, timeout=60)
+    found = json.loads(done.stdout)
+    for name in ("perplexity", "source_perplexity", "mean_kl", "same_top"):
+        assert found[name] == certificate["quality"][name]
 
 
 def test_a_gguf_file_becomes_a_folder_with_the_same_tokens_and_nearly_the_same_scores(tmp_path):

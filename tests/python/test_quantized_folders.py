@@ -205,11 +205,14 @@ def test_the_fast_mode_does_not_see_which_form_the_weights_had(tmp_path):
     assert gptq == awq == packed
 
 
-def test_the_fast_mode_does_not_see_where_a_group_stands(tmp_path):
+@pytest.mark.parametrize("own_orders", [False, True])
+def test_the_fast_mode_does_not_see_where_a_group_stands(own_orders, tmp_path, monkeypatch):
     """Groups of weights and of activations are the same 32 columns, in another order of summation.
 
     With keys, values and queries in float32: rounded to bf16, numbers that differ by that order may become neighbours.
     """
+    if own_orders:
+        monkeypatch.setitem(globals(), "input_of", lambda name: name)
     for form in ("gptq", "gptq-groups-moved"):
         (tmp_path / form).mkdir()
         write_folder(tmp_path / form, form, QUANTIZATION["gptq"])
@@ -225,11 +228,19 @@ def test_packed_weights_keep_the_order_of_columns(tmp_path):
     assert scores(tmp_path, "f32", packed_weights=store) == first
 
 
-def test_matrices_of_one_input_share_an_order(tmp_path, monkeypatch):
+@pytest.mark.parametrize("plain", ["none", "q_proj", "v_proj", "up_proj"])
+def test_matrices_of_one_input_may_have_orders_of_their_own(plain, tmp_path, monkeypatch):
+    """As where they were quantized one by one, one of them perhaps without an order."""
     monkeypatch.setitem(globals(), "input_of", lambda name: name)
-    write_folder(tmp_path, "gptq-act-order", QUANTIZATION["gptq-act-order"])
-    with pytest.raises(UnsupportedModel, match="different orders of columns"):
-        Engine(tmp_path)
+    shuffled = act_order
+
+    def order(form, name, cols):
+        return np.arange(cols) if plain in name else shuffled(form, name, cols)
+
+    monkeypatch.setitem(globals(), "act_order", order)
+    decoder = LlamaDecoder(CONFIG, write_folder(tmp_path, "gptq-act-order", QUANTIZATION["gptq-act-order"]))
+    expected = decoder.logprobs(TOKENS)[np.arange(39), TOKENS[1:]]
+    np.testing.assert_allclose(scores(tmp_path, "f32"), expected, atol=1e-4)
 
 
 def test_what_does_not_run_is_named(tmp_path):

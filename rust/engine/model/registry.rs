@@ -174,11 +174,12 @@ impl Source {
 /// What a matrix of `cols` columns is rounded to. None: its rows are no whole blocks. Four bits have zero points and
 /// groups of 32: of the layouts with at most five bits a weight, that lost the least perplexity by far.
 fn rounded_type(quantization: Quantization, role: Role, cols: usize) -> Option<DType> {
-    let dtype = match (quantization, role) {
-        (Quantization::Int8, _) | (_, Role::Embedding | Role::Head) => DType::Q8_0,
-        (Quantization::Int4, _) => DType::U4G32,
+    let choices: &[DType] = match (quantization, role) {
+        (Quantization::Int8, _) => &[DType::Q8_0],
+        (Quantization::Int4, Role::Embedding | Role::Head) => &[DType::Q6_K, DType::Q8_0],
+        (Quantization::Int4, _) => &[DType::U4G32],
     };
-    cols.is_multiple_of(dtype.block_len()).then_some(dtype)
+    choices.iter().copied().find(|dtype| cols.is_multiple_of(dtype.block_len()))
 }
 
 /// The roles that a model has.

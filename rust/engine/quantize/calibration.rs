@@ -45,8 +45,8 @@ pub struct Named {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Texts {
     pub calibration: Named,
-    /// Kept apart, for measuring: none where there is another text for that.
-    pub held_out: Named,
+    /// What the result is measured on: a text of its own, or what was kept apart.
+    pub evaluation: Named,
 }
 
 impl Named {
@@ -98,7 +98,7 @@ pub fn sequences(
             let apart = written.split_off(count);
             Ok(Texts {
                 calibration: Named { name: name("text"), sequences: written },
-                held_out: Named { name: name("other text"), sequences: apart },
+                evaluation: Named { name: name("other text"), sequences: apart },
             })
         }
     }
@@ -150,7 +150,7 @@ fn split(path: &Path, mut windows: Vec<Vec<TokenId>>, count: usize, held_out: us
     let name = file_name(path);
     Ok(Texts {
         calibration: Named { name: name.clone(), sequences: spread },
-        held_out: Named { name: format!("the end of {name}, held out"), sequences: apart },
+        evaluation: Named { name: format!("the end of {name}, held out"), sequences: apart },
     })
 }
 

@@ -62,7 +62,7 @@ impl<'a> Maker<'a> {
             return None;
         }
         let made = made().map_err(|err| *self.state.borrow_mut() = Err(err)).ok();
-        made.map(|segments| CpuLinear { segments, order: None })
+        made.map(|segments| CpuLinear { segments, orders: Vec::new() })
     }
 
     /// What matrices become that read the rows `x`.
@@ -88,7 +88,7 @@ impl<'a> Maker<'a> {
         let compute = Compute { kernels: self.session.kernels(), pool: self.session.pool() };
         let matrices = matrices.iter().zip(places);
         matrices
-            .map(|(matrix, &(_, output, col))| Ok(Segment { matrix: matrix.pack(&compute)?, output, col }))
+            .map(|(matrix, &(_, output, col))| Ok(Segment { matrix: matrix.pack(&compute)?, output, col, order: None }))
             .collect()
     }
 }

@@ -146,21 +146,33 @@ impl Job<'_> {
         if let Some(kept) = kept {
             return Ok(kept);
         }
+        let file = options.evaluation.as_ref();
+        // Before the long work: what is wrong with this file is known at once.
+        let evaluation = file.map(|path| calibration::whole(self.source, path, self.sequence_len())).transpose()?;
         let wanted = Wanted {
             calibration_tokens: if options.scheme.calibrates() { options.calibration_tokens } else { 0 },
             sequence_len: self.sequence_len(),
-            held_out: options.evaluation.is_none(),
+            held_out: evaluation.is_none(),
             threads: options.threads,
         };
-        if wanted.calibration_tokens == 0 && !wanted.held_out {
-            return Ok(Texts::default());
+        let mut texts = self.written_or_read(wanted, progress)?;
+        if let Some(evaluation) = evaluation {
+            texts.evaluation = evaluation;
+        } else if texts.evaluation.sequences.is_empty() {
+            progress.note("the calibration text is too short to keep a part of it apart: the result is not measured");
         }
-        if options.calibration == Text::Written {
-            progress.begin("writing calibration text", wanted.num_sequences());
-        }
-        let texts = calibration::sequences(self.source, &options.calibration, wanted, &mut || progress.step())?;
         partial.write_text(FILE, &serde_json::to_string(&texts).expect("tokens become JSON"))?;
         Ok(texts)
+    }
+
+    fn written_or_read(&self, wanted: Wanted, progress: &mut dyn Progress) -> Result<Texts> {
+        let from = &self.options.calibration;
+        match wanted.num_sequences() {
+            0 => return Ok(Texts::default()),
+            count if *from == Text::Written => progress.begin("writing calibration text", count),
+            _ => {}
+        }
+        calibration::sequences(self.source, from, wanted, &mut || progress.step())
     }
 
     /// With the embedded text as the residual stream.
@@ -181,17 +193,13 @@ impl Job<'_> {
         texts: Texts,
         progress: &mut dyn Progress,
     ) -> Result<Certificate> {
-        let evaluation = match &self.options.evaluation {
-            Some(path) => calibration::whole(self.source, path, self.sequence_len())?,
-            None => texts.held_out,
-        };
         Ok(Certificate {
             version: env!("CARGO_PKG_VERSION").into(),
             scheme: self.options.scheme.to_string(),
             group_size,
             source: self.source.config.name.clone(),
             calibration: self.options.scheme.calibrates().then(|| certified(&texts.calibration)),
-            quality: self.measure(made, &evaluation, progress)?,
+            quality: self.measure(made, &texts.evaluation, progress)?,
             source_bytes: weight_bytes(self.source),
             bytes,
         })
@@ -215,7 +223,8 @@ fn embedding(source: &Source) -> Result<CpuLinear> {
     let part = source.part(Role::Embedding)?;
     let view = source.checkpoint.tensor(&part.name)?;
     let matrix = PackedMatrix::pack(&view, part.rows, &*part.row_of)?;
-    Ok(CpuLinear { segments: vec![Segment { matrix, output: crate::backend::Act::Normed, col: 0 }], order: None })
+    let segment = Segment { matrix, output: crate::backend::Act::Normed, col: 0, order: None };
+    Ok(CpuLinear { segments: vec![segment], orders: Vec::new() })
 }
 
 fn certified(text: &Named) -> CertifiedText {

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::kernels::threads::Pool;
 use crate::kernels::{Kernels, MatMut, partial_len};
 use crate::kv::KvGeometry;
-use crate::model::{FeedForward, LayerWeights, ModelConfig, RopeTable, forward};
+use crate::model::{LayerWeights, ModelConfig, RopeTable, forward};
 use crate::profile::Profile;
 use crate::sched::SchedulerOutput;
 use crate::weights::packed::PendingWrite;
@@ -54,7 +54,7 @@ impl CpuRunner {
     pub fn new(parts: CpuParts) -> Self {
         let lanes = parts.pool.num_lanes();
         let float_gate = parts.activations == config::Activations::F32 || reads_float_gate(&parts.weights);
-        let inputs = Inputs { float_gate, ordered: has_orders(&parts.weights) };
+        let inputs = Inputs { float_gate, num_orders: num_orders(&parts.weights) };
         let acts = Activations::new(&parts.config, parts.max_tokens, lanes, parts.activations, inputs);
         let scratch = (0..lanes).map(|_| Mutex::default()).collect();
         let ropes = parts.config.ropes.iter().map(RopeTable::new).collect();
@@ -81,13 +81,13 @@ fn reads_float_gate(weights: &CpuWeights) -> bool {
     weights.layers.iter().any(|layer| reads(layer.ffn.down()))
 }
 
-/// Whether a matrix has its columns in an order of its own.
-fn has_orders(weights: &CpuWeights) -> bool {
-    let ffn = |ffn: &FeedForward<CpuLinear>| ffn.linears().any(|linear| linear.order.is_some());
-    let layer = |layer: &LayerWeights<CpuLinear, Vec<f32>>| {
-        layer.qkv.order.is_some() || layer.attn_output.order.is_some() || ffn(&layer.ffn)
-    };
-    weights.layers.iter().any(layer) || weights.head.as_ref().is_some_and(|head| head.order.is_some())
+/// Most orders of columns that the matrices of one input have.
+fn num_orders(weights: &CpuWeights) -> usize {
+    fn linears(layer: &LayerWeights<CpuLinear, Vec<f32>>) -> impl Iterator<Item = &CpuLinear> {
+        [&layer.qkv, &layer.attn_output].into_iter().chain(layer.ffn.linears())
+    }
+    let all = weights.layers.iter().flat_map(linears).chain(&weights.head);
+    all.map(|linear| linear.orders.len()).max().unwrap_or(0)
 }
 
 /// The step by all lanes, timed if there is a profile.

@@ -74,7 +74,7 @@ impl Loader<'_> {
         let reader = self.column_order(Role::Down(layer))?;
         let gate_up = self.linear_for(&gate_up(layer), reader)?;
         // Its input comes in the order of its columns.
-        let down = CpuLinear { order: None, ..self.linear(&down(layer))? };
+        let down = self.linear(&down(layer))?.in_order();
         Ok(FeedForward::Dense { gate_up, down })
     }
 
@@ -97,23 +97,12 @@ impl Loader<'_> {
     /// The same where the reader of the outputs has its columns in the order `reader`, so that the rows of these
     /// matrices are put into it.
     fn linear_for(&self, parts: &[MatrixPlace], reader: Option<&[u32]>) -> Result<CpuLinear> {
-        let segments = parts
-            .iter()
-            .map(|&(role, output, col)| Ok(Segment { matrix: self.matrix(role, reader)?, output, col }))
-            .collect::<Result<_>>()?;
-        Ok(CpuLinear { segments, order: self.common_order(parts)?.map(Box::from) })
-    }
-
-    /// The order of columns of matrices that read one input.
-    fn common_order(&self, parts: &[MatrixPlace]) -> Result<Option<&[u32]>> {
-        let order = self.column_order(parts[0].0)?;
-        for &(role, ..) in &parts[1..] {
-            if self.column_order(role)? != order {
-                let what = format!("{:?} and {role:?} with different orders of columns (act-order)", parts[0].0);
-                return Err(Error::unsupported(self.source.checkpoint.path(), format!("the model has {what}")));
-            }
+        let (mut segments, mut orders) = (Vec::new(), Vec::new());
+        for &(role, output, col) in parts {
+            let order = self.column_order(role)?.map(|order| place_of(order, &mut orders));
+            segments.push(Segment { matrix: self.matrix(role, reader)?, output, col, order });
         }
-        Ok(order)
+        Ok(CpuLinear { segments, orders })
     }
 
     fn column_order(&self, role: Role) -> Result<Option<&[u32]>> {
@@ -139,6 +128,14 @@ impl Loader<'_> {
         self.packed.borrow_mut().push(NamedMatrix { name, matrix: matrix.share() });
         Ok(matrix)
     }
+}
+
+/// The place of an order among those that were met.
+fn place_of(order: &[u32], orders: &mut Vec<Box<[u32]>>) -> usize {
+    orders.iter().position(|met| **met == *order).unwrap_or_else(|| {
+        orders.push(order.into());
+        orders.len() - 1
+    })
 }
 
 /// The matrices that read an attention's input.

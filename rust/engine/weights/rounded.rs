@@ -8,6 +8,7 @@ use super::rows::{PanelRows, RowSource, make_rows};
 use super::{Checkpoint, TensorInfo};
 use crate::error::Result;
 use crate::quant::{DType, dequantize};
+use crate::quantize::kquants::round_row_q6_k;
 use crate::quantize::round::Codes;
 
 pub struct RoundedCheckpoint {
@@ -17,7 +18,7 @@ pub struct RoundedCheckpoint {
 }
 
 impl RoundedCheckpoint {
-    /// Each type is Q8_0 or one of four bits in groups, and its blocks divide the tensor's rows.
+    /// Each type is Q8_0, Q6_K or one of four bits in groups, and its blocks divide the tensor's rows.
     pub fn new(inner: Box<dyn Checkpoint>, types: HashMap<String, DType>) -> Self {
         Self { inner, types }
     }
@@ -74,6 +75,9 @@ impl RowSource for Rounded<'_> {
 
 /// The blocks of a row.
 fn round_row(dtype: DType, numbers: &[f32], out: &mut [u8]) {
+    if dtype == DType::Q6_K {
+        return round_row_q6_k(numbers, out);
+    }
     let codes = codes_of(dtype);
     for (numbers, block) in numbers.chunks_exact(dtype.block_len()).zip(out.chunks_exact_mut(dtype.block_bytes())) {
         let step = codes.step(numbers);

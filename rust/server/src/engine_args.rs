@@ -35,7 +35,7 @@ pub struct EngineArgs {
     /// What matrix products compute with: int8 (fast) or f32 (exact)
     #[arg(long, value_name = "TYPE", default_value_t = Activations::Int8)]
     pub activations: Activations,
-    /// Round a full-precision model's weights while it loads: int8 or int4
+    /// Round full-precision weights while they load, also a quantized model's head: int8 or int4
     #[arg(long, value_name = "SCHEME")]
     pub quantization: Option<Quantization>,
     /// Where to compute: cpu, cuda (the first NVIDIA GPU) or cuda-emu (an emulated one, for tests)

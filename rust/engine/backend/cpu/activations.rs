@@ -30,7 +30,7 @@ pub struct Activations {
     /// For models with experts.
     pub experts: Option<ExpertActivations>,
     /// Attended with its columns in the order of the matrix that reads it, where that has one.
-    pub attended_ordered: Option<Ordered>,
+    pub attended_ordered: Vec<Ordered>,
 }
 
 /// A token has an entry per expert that it takes; rows of entries are in the order of experts.
@@ -64,8 +64,8 @@ pub struct Ordered {
 pub struct Inputs {
     /// Some product reads the gated activations as float32.
     pub float_gate: bool,
-    /// Some matrix has its columns in an order of its own.
-    pub ordered: bool,
+    /// Most orders of columns that matrices of one input have beside its own.
+    pub num_orders: usize,
 }
 
 /// The residual stream, and what norms make of it.
@@ -75,8 +75,8 @@ pub struct Stream {
     pub normed: Shared,
     /// None in the exact mode.
     pub normed_int8: Option<QuantizedRows>,
-    /// As `Activations::attended_ordered`.
-    pub ordered: Option<Ordered>,
+    /// Normed in the orders of the matrices that read it.
+    pub ordered: Vec<Ordered>,
 }
 
 impl Activations {
@@ -89,14 +89,15 @@ impl Activations {
     ) -> Self {
         let shared = |cols| Shared::new(max_tokens, cols);
         let gate_rows = max_tokens * config.experts_per_token();
-        let ordered = |rows, cols| {
-            inputs.ordered.then(|| Ordered { float32: Shared::new(rows, cols), int8: int8(mode, rows, cols) })
+        let ordered = |rows, cols, count| {
+            let one = |_| Ordered { float32: Shared::new(rows, cols), int8: int8(mode, rows, cols) };
+            (0..count).map(one).collect()
         };
         let stream = |tokens| Stream {
             residual: Shared::new(tokens, config.hidden_size),
             normed: Shared::new(tokens, config.hidden_size),
             normed_int8: int8(mode, tokens, config.hidden_size),
-            ordered: ordered(tokens, config.hidden_size),
+            ordered: ordered(tokens, config.hidden_size, inputs.num_orders),
         };
         Self {
             stream: stream(max_tokens),
@@ -116,7 +117,7 @@ impl Activations {
                 input_int8: int8(mode, gate_rows, config.hidden_size),
                 output: Shared::new(gate_rows, config.hidden_size),
             }),
-            attended_ordered: ordered(max_tokens, config.q_dim()),
+            attended_ordered: ordered(max_tokens, config.q_dim(), inputs.num_orders.min(1)),
         }
     }
 }

@@ -119,7 +119,7 @@ impl CpuLane<'_> {
     pub(super) fn gate_experts(&self, weight: &CpuLinear, config: ExpertsConfig, activation: Activation) {
         let acts = self.experts();
         let routes = acts.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let input = Input { float32: Some(&acts.input), int8: acts.input_int8.as_ref() };
+        let input = Input { float32: Some(&acts.input), int8: acts.input_int8.as_ref(), ordered: &[] };
         let mut scratch = self.gated_scratch();
         for expert in 0..config.count {
             let [gate, up] = &weight.segments[2 * expert..][..2] else { unreachable!("two of a slice of two") };

@@ -13,17 +13,26 @@ pub struct Segment {
     pub output: Act,
     /// First output column.
     pub col: usize,
+    /// Which of the linear's orders its columns have. None: the input's own.
+    pub order: Option<usize>,
 }
 
 /// Matrices over the same columns whose panels are shared out as one list.
 #[derive(Debug)]
 pub struct CpuLinear {
     pub segments: Vec<Segment>,
-    /// (cols,): the input's column that each of the matrices' columns reads. None: its own.
-    pub order: Option<Box<[u32]>>,
+    /// (cols,) each: the input's column that a matrix's columns read. One is enough where matrices were quantized together.
+    pub orders: Vec<Box<[u32]>>,
 }
 
 impl CpuLinear {
+    /// For an input that comes in the order of the columns.
+    pub fn in_order(mut self) -> Self {
+        self.orders.clear();
+        self.segments.iter_mut().for_each(|segment| segment.order = None);
+        self
+    }
+
     pub fn num_panels(&self) -> usize {
         self.segments.iter().map(|segment| segment.matrix.num_panels()).sum()
     }

@@ -86,11 +86,23 @@ pub struct CpuLane<'a> {
     pub shared: &'a CpuStep<'a>,
 }
 
-/// What a product reads: float32, int8, or either.
+/// What products read: float32, int8, or either.
 #[derive(Clone, Copy)]
 struct Input<'a> {
     float32: Option<&'a Shared>,
     int8: Option<&'a QuantizedRows>,
+    /// The same with its columns in each of the linear's orders.
+    ordered: &'a [Ordered],
+}
+
+impl Input<'_> {
+    /// With the columns where the segment has them.
+    fn of(self, segment: &Segment) -> Self {
+        match segment.order.map(|order| &self.ordered[order]) {
+            Some(ordered) => Self { float32: Some(&ordered.float32), int8: ordered.int8.as_ref(), ordered: &[] },
+            None => self,
+        }
+    }
 }
 
 /// Every `unsafe` block below reads or writes rows (or columns) of this lane's share, as the module says;
@@ -393,7 +405,8 @@ impl CpuLane<'_> {
         let (gated, other) = scratch.split_at_mut(GATED_FLOATS);
         let out = [&mut *gated, &mut *other].map(|out| MatMut::part(out, cols.len(), rows.start, cols.start));
         let pair = [&gate.matrix, &up.matrix];
-        match input.int8.filter(|_| pair.iter().all(|matrix| matrix.layout().is_quantized())) {
+        let is_one = gate.order == up.order && pair.iter().all(|matrix| matrix.layout().is_quantized());
+        match input.of(gate).int8.filter(|_| is_one) {
             // SAFETY: `out` is this lane's scratch memory; the input lies behind a barrier.
             Some(x) => unsafe { kernels.matmul_int8_pair(pair, panels, x, rows.clone(), out) },
             None => {
@@ -425,15 +438,21 @@ impl CpuLane<'_> {
             Act::Gate => (acts.gate.as_ref(), acts.gate_int8.as_ref()),
             Act::Residual | Act::Qkv | Act::Projected => panic!("{act:?} is no input of products"),
         };
-        Input { float32, int8 }
+        let ordered = match act {
+            Act::Normed => &self.stream().ordered,
+            Act::Attended => &acts.attended_ordered,
+            _ => &[][..],
+        };
+        Input { float32, int8, ordered }
     }
 
-    /// The first `rows` rows of an activation with the columns where `weight` has them.
+    /// The first `rows` rows of an activation, also with the columns in the orders of `weight`.
     fn prepare(&self, weight: &CpuLinear, act: Act, rows: usize) -> Input<'_> {
-        let Some(order) = &weight.order else { return self.input(act) };
-        let (Some(ordered), Some(from)) = (self.ordered(act), self.input(act).float32) else {
-            panic!("{act:?} is kept as it is")
-        };
+        let input = self.input(act);
+        if weight.orders.is_empty() {
+            return input;
+        }
+        let from = input.float32.expect("a float32 form is kept where something reads it");
         let is_private = act == Act::Normed && self.is_private();
         let share = match rows {
             _ if is_private => 0..rows,
@@ -442,25 +461,21 @@ impl CpuLane<'_> {
         };
         for row in share {
             // SAFETY: this lane's row; the input lies behind a barrier, or is this lane's own.
-            let (from, to) = unsafe { (from.row(row), ordered.float32.row_mut(row)) };
-            to.iter_mut().zip(order).for_each(|(to, &col)| *to = from[col as usize]);
-            if let Some(int8) = &ordered.int8 {
-                // SAFETY: this lane's row.
-                unsafe { self.shared.kernels.quantize(to, int8, row, 0) };
+            let from = unsafe { from.row(row) };
+            for (order, ordered) in weight.orders.iter().zip(input.ordered) {
+                // SAFETY: as above.
+                let to = unsafe { ordered.float32.row_mut(row) };
+                to.iter_mut().zip(order).for_each(|(to, &col)| *to = from[col as usize]);
+                if let Some(int8) = &ordered.int8 {
+                    // SAFETY: this lane's row.
+                    unsafe { self.shared.kernels.quantize(to, int8, row, 0) };
+                }
             }
         }
         if !is_private {
             self.lane.barrier();
         }
-        Input { float32: Some(&ordered.float32), int8: ordered.int8.as_ref() }
-    }
-
-    fn ordered(&self, act: Act) -> Option<&Ordered> {
-        match act {
-            Act::Normed => self.stream().ordered.as_ref(),
-            Act::Attended => self.shared.acts.attended_ordered.as_ref(),
-            _ => None,
-        }
+        input
     }
 
     fn output(&self, act: Act) -> &Shared {
@@ -480,7 +495,7 @@ impl CpuLane<'_> {
         rows: Range<usize>,
         out: MatMut<'_>,
     ) {
-        let kernels = self.shared.kernels;
+        let (kernels, input) = (self.shared.kernels, input.of(segment));
         if let Some(x) = input.int8.filter(|_| segment.matrix.layout().is_quantized()) {
             // SAFETY: the columns of these panels are this lane's; the input lies behind a barrier.
             return unsafe { kernels.matmul_int8(&segment.matrix, panels, x, rows, out) };

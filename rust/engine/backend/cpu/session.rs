@@ -35,7 +35,7 @@ impl Session {
         assert!(step.num_tokens() > super::activations::PRIVATE_TOKENS, "too few tokens for lanes to share");
         let config = ModelConfig { layers: config.layers[..1].to_vec(), ..config.clone() };
         let lanes = pool.num_lanes();
-        let inputs = Inputs { float_gate: true, ordered: false };
+        let inputs = Inputs { float_gate: true, num_orders: 0 };
         let mut session = Self {
             acts: Activations::new(&config, step.num_tokens(), lanes, config::Activations::F32, inputs),
             kv: kv_memory(&config, step.block_ids.len())?,

@@ -95,16 +95,27 @@ impl Encode<256> for BlockQ5K {
 
 impl Encode<256> for BlockQ6K {
     fn encode(block: &Scaled<256>) -> Self {
-        let SuperBlock { d, scales, codes, .. } = Q6_K.encode(block);
-        let (mut ql, mut qh) = ([0; 128], [0; 64]);
-        for (j, &code) in codes.as_flattened().iter().enumerate() {
-            let (h, s, l) = (j / 128, j / 32 % 4, j % 32);
-            let code = (code + 32) as u8;
-            ql[64 * h + 32 * (s % 2) + l] |= (code & 15) << (4 * (s / 2));
-            qh[32 * h + l] |= (code >> 4) << (2 * s);
-        }
-        Self { ql, qh, scales, d }
+        q6_k(Q6_K.encode(block))
     }
+}
+
+impl BlockQ6K {
+    /// Rounded to nearest: hundreds of times faster.
+    pub fn encode_nearest(block: &Scaled<256>) -> Self {
+        q6_k(Q6_K.encode_nearest(block))
+    }
+}
+
+fn q6_k(block: SuperBlock<16, 16>) -> BlockQ6K {
+    let SuperBlock { d, scales, codes, .. } = block;
+    let (mut ql, mut qh) = ([0; 128], [0; 64]);
+    for (j, &code) in codes.as_flattened().iter().enumerate() {
+        let (h, s, l) = (j / 128, j / 32 % 4, j % 32);
+        let code = (code + 32) as u8;
+        ql[64 * h + 32 * (s % 2) + l] |= (code & 15) << (4 * (s / 2));
+        qh[32 * h + l] |= (code >> 4) << (2 * s);
+    }
+    BlockQ6K { ql, qh, scales, d }
 }
 
 /// The better of the line that was searched for and that of rounding to nearest, once float16 has rounded them.

@@ -13,7 +13,9 @@ pub use self::file::{Importance, Plan, copy_with};
 use self::formats::Encode;
 use self::scaled::Scaled;
 use crate::quant::DType;
-use crate::quant::blocks::{BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0};
+use crate::quant::blocks::{
+    Block, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0,
+};
 
 /// Encodes a row to `out`, `dtype.row_bytes(row.len())` bytes. `row` is finite; `importance` says for each column what a
 /// squared error there counts (finite, not negative).
@@ -34,6 +36,13 @@ pub fn encode_row(dtype: DType, row: &[f32], importance: Option<&[f32]>, out: &m
         DType::Q5_K => encode_blocks::<BlockQ5K, 256>(row, importance, out),
         DType::Q6_K => encode_blocks::<BlockQ6K, 256>(row, importance, out),
         _ => panic!("{dtype} is not made"),
+    }
+}
+
+/// Rounds a row to Q6_K's nearest codes, without a search.
+pub fn round_row_q6_k(row: &[f32], out: &mut [u8]) {
+    for (numbers, out) in row.as_chunks().0.iter().zip(out.chunks_exact_mut(size_of::<BlockQ6K>())) {
+        out.copy_from_slice(BlockQ6K::encode_nearest(&Scaled::new(numbers, None)).bytes());
     }
 }
 

@@ -97,6 +97,11 @@ impl<const N: usize, const SUBS: usize> SuperForm<N, SUBS> {
         self.finish(block, if nearest.error() < best.error() { nearest } else { best })
     }
 
+    /// Everything rounded to nearest.
+    pub fn encode_nearest<const LEN: usize>(&self, block: &Scaled<LEN>) -> SuperBlock<N, SUBS> {
+        self.finish(block, self.nearest(block))
+    }
+
     /// Those with which the greatest scale and minimum have the greatest codes.
     fn first_units<const LEN: usize>(&self, block: &Scaled<LEN>, lines: &[Line; SUBS]) -> Units {
         let scales = lines.iter().map(|line| line.scale);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ferrule_engine::evaluate::{self, Score};
+use ferrule_engine::evaluate::{self, Comparison, Score};
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateRequest, Prompt, SamplingParams, TokenId};
 use serde_json::json;
 
@@ -23,6 +23,10 @@ pub struct Perplexity {
     /// Tokens per window
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
     ctx: u32,
+    /// Compare with the model that this one was made of, both with float32 activations: mean KL divergence of the next
+    /// token's distribution, and the share of equal likeliest tokens
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["activations", "kv_cache_dtype", "quantization", "device"])]
+    source: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -37,6 +41,10 @@ impl Perplexity {
         config.validate()?;
         let engine = EngineHandle::load(&super::locate(&self.model)?, config)?;
         let windows = evaluate::windows(engine.model().tokenizer.as_deref(), &text, self.ctx as usize)?;
+        if let Some(source) = &self.source {
+            drop(engine);
+            return self.compare(source, &windows);
+        }
         let bar = progress::steps("scoring", windows.len() as u64);
         let mut score = Score::default();
         for window in windows {
@@ -72,6 +80,37 @@ fn add(score: &mut Score, engine: &EngineHandle, window: Vec<TokenId>) -> Result
 }
 
 impl Perplexity {
+    fn compare(&self, source: &str, windows: &[Vec<TokenId>]) -> Result {
+        let paths = [super::locate(source)?, super::locate(&self.model)?];
+        let bar = progress::steps("comparing", windows.len() as u64);
+        let compared = evaluate::compare(paths.each_ref().map(|path| &**path), windows, self.engine.threads, || {
+            bar.inc(1);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+        match self.json {
+            true => print::json(&self.compared_json(source, &compared)),
+            false => print::line(&format!(
+                "perplexity {:.4}, {:+.2} % of the source's {:.4}; mean KL {:.5} nats, same top {:.2} %, over {} tokens",
+                compared.other.perplexity(),
+                100.0 * compared.loss(),
+                compared.source.perplexity(),
+                compared.mean_kl(),
+                100.0 * compared.same_top(),
+                compared.other.tokens
+            )),
+        }
+    }
+
+    fn compared_json(&self, source: &str, compared: &Comparison) -> serde_json::Value {
+        let mut json = self.json(&compared.other);
+        json["source"] = json!(source);
+        json["source_perplexity"] = json!(compared.source.perplexity());
+        json["mean_kl"] = json!(compared.mean_kl());
+        json["same_top"] = json!(compared.same_top());
+        json
+    }
+
     fn json(&self, score: &Score) -> serde_json::Value {
         json!({
             "model": self.model,
