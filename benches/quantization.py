@@ -3,11 +3,12 @@
     pip install ferrule[peers]
     python benches/quantization.py smollm2 gemma3:270m --dequantize --out MADE
 
-Makes every scheme of every model, measures perplexities on the Python language reference as benches/quality.py does, and
-writes MADE/results.json, a table to stdout and MADE/quantization.svg. With --dequantize everything is made of a file of the
-model's numbers in F32. The source's perplexity is the model's own also then: it has the same numbers, and activations as the
-results have them. The calibration text is what each model writes by itself, so that it has nothing of the reference;
-llama.cpp's quantizer goes without. What MADE has is not made or measured again.
+Makes every scheme of every model, measures perplexities on the Python language reference as benches/quality.py
+does, and writes MADE/results.json, a table to stdout and MADE/quantization.svg. With --dequantize everything is
+made of a file of the model's numbers in F32. The source's perplexity is the model's own also then: it has the same
+numbers, and activations as the results have them. The calibration text is what each model writes by itself, so
+that it has nothing of the reference; llama.cpp's quantizer goes without. What MADE has is not made or measured
+again.
 """
 
 import argparse
