@@ -180,14 +180,32 @@ unsafe fn packed_pairs<F: Format>(pairs: Pairs, x: Int8Rows, rows: usize, stride
             // SAFETY: the rows of the tile exist, and so do the panels.
             unsafe {
                 let (x, out) = (x.skip_rows(here.start), out.map(|out| out.wrapping_add(here.start * stride)));
-                match here.len() {
-                    3 => tile::<F, 2, 3, false>(from, cols, x, fetch, out, stride),
-                    4 => tile::<F, 2, 4, false>(from, cols, x, fetch, out, stride),
-                    5 => tile::<F, 2, 5, false>(from, cols, x, fetch, out, stride),
-                    6 => tile::<F, 2, 6, false>(from, cols, x, fetch, out, stride),
-                    rows => unreachable!("{rows} rows in one of several tiles"),
-                }
+                pair_tile::<F, false>(here.len(), from, cols, x, fetch, out, stride);
             }
+        }
+    }
+}
+
+/// A tile of a pair where there are several: see `rows_of`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn pair_tile<F: Format, const UNPACKED: bool>(
+    rows: usize,
+    from: Panels<2>,
+    cols: usize,
+    x: Int8Rows,
+    fetch: Fetch<2>,
+    out: [*mut f32; 2],
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match rows {
+            3 => tile::<F, 2, 3, UNPACKED>(from, cols, x, fetch, out, stride),
+            4 => tile::<F, 2, 4, UNPACKED>(from, cols, x, fetch, out, stride),
+            5 => tile::<F, 2, 5, UNPACKED>(from, cols, x, fetch, out, stride),
+            6 => tile::<F, 2, 6, UNPACKED>(from, cols, x, fetch, out, stride),
+            rows => unreachable!("{rows} rows in one of several tiles"),
         }
     }
 }
@@ -220,12 +238,7 @@ unsafe fn unpacked_pairs<F: Format>(pairs: Pairs, x: Int8Rows, rows: usize, stri
             unsafe {
                 let x = x.skip_rows(here.start).skip_cols(first_col, spec.group);
                 let out = out.map(|out| out.wrapping_add(here.start * stride));
-                match here.len() {
-                    4 => tile::<F, 2, 4, true>(from, cols, x, fetch, out, stride),
-                    5 => tile::<F, 2, 5, true>(from, cols, x, fetch, out, stride),
-                    6 => tile::<F, 2, 6, true>(from, cols, x, fetch, out, stride),
-                    rows => unreachable!("{rows} rows in one of many tiles"),
-                }
+                pair_tile::<F, true>(here.len(), from, cols, x, fetch, out, stride);
             }
         }
     }
