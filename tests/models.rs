@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 
-use ferrule_engine::config::{Activations, Isa, KvDtype, Policy};
+use ferrule_engine::config::{Activations, Cores, Isa, KvDtype, Policy};
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateOutput, GenerateRequest, Prompt, SamplingParams, TokenId};
 
 #[allow(dead_code)]
@@ -136,6 +136,26 @@ fn outputs_do_not_depend_on_company_whatever_the_cache_holds() {
                 EngineConfig { threads: Some(1), max_num_seqs: 3, ..config.clone() },
             ];
             agree_with_alone(&model, &config, variants);
+        }
+    }
+}
+
+/// Where cores share no cache, and many sequences decode, lanes own sequences.
+#[test]
+fn outputs_do_not_depend_on_where_cores_are() {
+    for model in models() {
+        let ids = expected(&model).input_ids.repeat(2);
+        let prompts: Vec<_> = (0..24).map(|i| ids[i % 7..i % 7 + 18].to_vec()).collect();
+        for activations in [Activations::F32, Activations::Int8] {
+            let config = EngineConfig { enable_prefix_caching: false, ..config(activations) };
+            let alone = load(&model, config.clone());
+            let reference: Vec<_> = prompts.iter().map(|prompt| greedy(&alone, prompt, 6)).collect();
+            for (threads, cores) in [(2, Cores::Near), (2, Cores::Far), (3, Cores::Far)] {
+                let engine =
+                    load(&model, EngineConfig { threads: Some(threads), cores: Some(cores), ..config.clone() });
+                let outputs = greedy_together(&engine, &prompts, 6);
+                assert_eq!(outputs, reference, "{} by {threads} {cores:?} threads", model.display());
+            }
         }
     }
 }

@@ -90,6 +90,15 @@ pub enum Isa {
     Avx512Bf16,
 }
 
+/// How far the cores of a CPU's threads are from each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cores {
+    /// Some share a cache.
+    Near,
+    /// What one writes reaches every other one through memory's interconnect.
+    Far,
+}
+
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// Most sequences in one step.
@@ -111,6 +120,8 @@ pub struct EngineConfig {
     pub quantization: Option<Quantization>,
     /// Threads of the kernels. None: the physical cores that this process may use.
     pub threads: Option<usize>,
+    /// Whether these threads' cores share a cache. None: measured now and then. Answers are the same.
+    pub cores: Option<Cores>,
     pub device: Device,
     /// On GPUs: have cuBLASLt make products of 128 rows or more with matrices of bf16. An answer then depends on what ran
     /// beside it, by rounding, since the library's order of sums depends on the number of rows.
@@ -145,6 +156,7 @@ impl Default for EngineConfig {
             activations: Activations::Int8,
             quantization: None,
             threads: None,
+            cores: None,
             device: Device::Cpu,
             cublaslt: false,
             policy: Policy::Continuous,

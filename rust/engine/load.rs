@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::info::ModelInfo;
 use crate::kernels::Kernels;
 use crate::kernels::threads::Pool;
+use crate::kernels::threads::distance::Distance;
 use crate::memory::{KvPlan, available_bytes, human, plan_kv};
 use crate::model::{self, Source};
 use crate::runner::{CpuParts, CpuRunner, CpuWeights, LoadedWeights, ModelRunner, load_weights, num_bytes};
@@ -72,6 +73,7 @@ fn load_on_cpu(source: &Source, config: &EngineConfig) -> Result<LoadedModel> {
         weights,
         kernels,
         pool,
+        distance: Distance::new(config.cores),
         kv: KvMemory::new(kv.geometry.clone(), kv.shape)?,
         max_tokens: config.max_num_batched_tokens,
         activations: config.activations,

@@ -1,6 +1,7 @@
 //! The thread pool: one job per step, run by all lanes, which meet at barriers (SPMD).
 
 mod barrier;
+pub mod distance;
 pub(super) mod topology;
 
 use std::any::Any;

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{CpuWeights, ModelOutput, ModelRunner, phase};
-use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, StepPlan};
+use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, Lanes, StepPlan};
 use crate::backend::profiled::{Profiled, StepCosts};
-use crate::config;
+use crate::config::{self, Cores};
 use crate::error::Result;
 use crate::kernels::threads::Pool;
+use crate::kernels::threads::distance::Distance;
 use crate::kernels::{Kernels, MatMut, partial_len};
 use crate::kv::KvGeometry;
 use crate::model::{LayerWeights, ModelConfig, RopeTable, forward};
@@ -23,6 +24,7 @@ pub struct CpuRunner {
     weights: CpuWeights,
     kernels: Kernels,
     pool: Pool,
+    distance: Distance,
     ropes: Vec<RopeTable>,
     kv: KvMemory,
     acts: Activations,
@@ -42,6 +44,7 @@ pub struct CpuParts {
     pub weights: CpuWeights,
     pub kernels: Kernels,
     pub pool: Pool,
+    pub distance: Distance,
     pub kv: KvMemory,
     /// Most tokens in one step.
     pub max_tokens: usize,
@@ -63,6 +66,7 @@ impl CpuRunner {
             weights: parts.weights,
             kernels: parts.kernels,
             pool: parts.pool,
+            distance: parts.distance,
             ropes,
             kv: parts.kv,
             acts,
@@ -72,6 +76,18 @@ impl CpuRunner {
             profile: parts.profile,
             unwritten: parts.unwritten,
         }
+    }
+
+    /// How lanes share a step of so many tokens. Where cores are is measured only if that makes a difference.
+    fn lanes(&mut self, num_tokens: usize) -> Result<Lanes> {
+        let [near, far] = [Cores::Near, Cores::Far].map(|cores| Lanes::new(&self.config, self.pool.num_lanes(), cores));
+        if near.own(num_tokens) == far.own(num_tokens) {
+            return Ok(near);
+        }
+        Ok(match self.distance.of(&self.pool)? {
+            Cores::Near => near,
+            Cores::Far => far,
+        })
     }
 }
 
@@ -120,7 +136,8 @@ impl ModelRunner for CpuRunner {
             profile.begin_step(phase(step));
         }
         self.kv.copy(&step.copies);
-        self.plan.fill(step, self.kv.geometry(), self.config.num_kv_heads, self.pool.num_lanes());
+        let lanes = self.lanes(step.num_tokens())?;
+        self.plan.fill(step, self.kv.geometry(), self.config.num_kv_heads, lanes);
         self.plan.fill_angles(&self.ropes);
         out.vocab_size = self.config.vocab_size;
         out.hidden_size = self.config.hidden_size;

@@ -2,7 +2,8 @@
 //!
 //! Work is split so that each element has one writer: matrix products by panels of output rows, everything
 //! else by tokens, attention by (sequence, KV head, queries). A barrier ends every operation. Of many tokens a lane
-//! computes the products of its own, reads what it wrote itself, and meets the others for attention alone.
+//! computes the products of its own, reads what it wrote itself, and meets the others for attention alone, or not even there:
+//! see `Split`.
 
 mod activations;
 mod buffer;
@@ -16,11 +17,12 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use activations::{Activations, Inputs};
-use activations::{Ordered, PRIVATE_TOKENS, Stream};
+use activations::{Ordered, Stream};
 pub use buffer::Shared;
 pub use kv_memory::KvMemory;
 pub use linear::{CpuLinear, Segment};
-pub use plan::{AttentionWork, StepPlan};
+use plan::Split;
+pub use plan::{AttentionWork, Lanes, StepPlan};
 pub use session::Session;
 
 use crate::backend::{Act, Backend, HeadTransform};
@@ -41,9 +43,6 @@ const GATED_FLOATS: usize = 4 * BLOCK_ROWS * QuantizedRows::GROUP;
 
 /// Up to this many tokens, products wait for memory, at their beginning at least.
 const FEW_TOKENS: usize = 64;
-
-/// From this many tokens a lane on, lanes own tokens. A lane then reads all weights, which its products hide.
-const OWN_TOKENS: usize = 96;
 
 /// Of the weights that come next: what memory gives while lanes norm and meet, and a part of L2.
 const EXPECTED_BYTES: usize = 32 << 10;
@@ -68,17 +67,6 @@ pub struct CpuStep<'a> {
 
 // SAFETY: the output matrices are written by lanes each in its own columns or rows, as `MatMut` says.
 unsafe impl Sync for CpuStep<'_> {}
-
-/// How lanes share a step.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Split {
-    /// Products by panels; the rest, each lane for itself.
-    Alone,
-    /// Products by panels, the rest by tokens. Experts' rows are no lane's own.
-    Panels,
-    /// All by tokens.
-    Tokens,
-}
 
 /// One lane of a step.
 pub struct CpuLane<'a> {
@@ -147,12 +135,14 @@ impl Backend for CpuLane<'_> {
         }
         match &weight.segments[..] {
             [gate, up, ..] if gate.output == Act::Gate => {
+                let (_, panels) = self.product_share(self.gate_panels(gate), gate.matrix.num_panels());
                 for segment in [gate, up] {
-                    segment.matrix.fetch(self.gate_panels(gate).start, EXPECTED_BYTES / 2);
+                    segment.matrix.fetch(panels.start, EXPECTED_BYTES / 2);
                 }
             }
             _ => {
-                if let Some((segment, panels)) = weight.within(self.lane.share(weight.num_panels())).next() {
+                let (_, panels) = self.product_share(self.lane.share(weight.num_panels()), weight.num_panels());
+                if let Some((segment, panels)) = weight.within(panels).next() {
                     segment.matrix.fetch(panels.start, EXPECTED_BYTES);
                 }
             }
@@ -164,7 +154,7 @@ impl Backend for CpuLane<'_> {
             self.transform_heads(token, heads);
             self.store(layer, token);
         }
-        self.lane.barrier();
+        self.meet_around_attention();
     }
 
     fn attend(&self, layer: usize) {
@@ -174,7 +164,7 @@ impl Backend for CpuLane<'_> {
         } else {
             self.attend_by_chunk(layer, group);
         }
-        self.lane.barrier();
+        self.meet_around_attention();
         if !self.attended_in_groups() {
             self.quantize_attended();
         }
@@ -223,7 +213,7 @@ impl Backend for CpuLane<'_> {
     }
 
     fn head(&self, norm: &Vec<f32>, head: &CpuLinear, softcap: Option<f32>) {
-        if self.split() == Split::Tokens {
+        if self.split().owns_tokens() {
             self.lane.barrier();
         }
         self.final_norm(norm);
@@ -256,12 +246,7 @@ impl CpuLane<'_> {
     }
 
     fn split(&self) -> Split {
-        let CpuStep { plan, config, .. } = self.shared;
-        match plan.num_tokens() {
-            tokens if self.lane.count > 1 && tokens <= PRIVATE_TOKENS => Split::Alone,
-            tokens if tokens >= OWN_TOKENS * self.lane.count && config.experts.is_none() => Split::Tokens,
-            _ => Split::Panels,
-        }
+        self.shared.plan.split
     }
 
     /// Whether this lane has the residual stream for itself.
@@ -271,9 +256,9 @@ impl CpuLane<'_> {
 
     /// Rows of tokens and panels of a matrix with `num_panels` that are this lane's part of a product.
     fn product_share(&self, panels: Range<usize>, num_panels: usize) -> (Range<usize>, Range<usize>) {
-        match self.split() {
-            Split::Tokens => (self.tokens(), 0..num_panels),
-            Split::Alone | Split::Panels => (0..self.shared.plan.num_tokens(), panels),
+        match self.split().owns_tokens() {
+            true => (self.tokens(), 0..num_panels),
+            false => (0..self.shared.plan.num_tokens(), panels),
         }
     }
 
@@ -302,7 +287,14 @@ impl CpuLane<'_> {
 
     /// Before what reads other lanes' columns.
     fn meet_after_columns(&self) {
-        if self.split() != Split::Tokens {
+        if !self.split().owns_tokens() {
+            self.lane.barrier();
+        }
+    }
+
+    /// Before and after attention.
+    fn meet_around_attention(&self) {
+        if self.split() != Split::Sequences {
             self.lane.barrier();
         }
     }

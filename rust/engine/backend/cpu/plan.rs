@@ -6,9 +6,11 @@
 
 use std::ops::Range;
 
+use super::activations::PRIVATE_TOKENS;
+use crate::config::Cores;
 use crate::kernels::AttentionTask;
 use crate::kv::KvGeometry;
-use crate::model::RopeTable;
+use crate::model::{ModelConfig, RopeTable};
 use crate::sched::{RowsWanted, ScheduledSequence, SchedulerOutput};
 
 /// Queries that one attention task takes at most: enough to share K and V reads, few enough to balance.
@@ -16,6 +18,59 @@ const QUERY_TILE: usize = 32;
 
 /// From this many tasks per lane on, whole ones balance well enough.
 const TASKS_PER_LANE: usize = 8;
+
+/// From this many tokens a lane on, lanes own tokens. A lane then reads all weights, which its products hide.
+const OWN_TOKENS: usize = 96;
+
+/// The same where lanes' cores share no cache: what another lane wrote takes so long to come that reading weights is cheaper.
+const OWN_TOKENS_AFAR: usize = 8;
+
+/// Lanes own sequences only if the one with most attention has at most this many sixteenths of it more than its share.
+const MOST_EXCESS: usize = 1;
+
+/// How lanes share a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Split {
+    /// Products by panels; the rest, each lane for itself.
+    Alone,
+    /// Products by panels, the rest by tokens. Experts' rows are no lane's own.
+    #[default]
+    Panels,
+    /// All by tokens, but for attention, which is cut into equal work.
+    Tokens,
+    /// All by sequences that decode: lanes do not meet before the head.
+    Sequences,
+}
+
+impl Split {
+    /// Whether a lane computes the products of its own tokens.
+    pub fn owns_tokens(self) -> bool {
+        matches!(self, Self::Tokens | Self::Sequences)
+    }
+}
+
+/// Who shares steps.
+#[derive(Debug, Clone, Copy)]
+pub struct Lanes {
+    count: usize,
+    /// Tokens of a lane from which on it owns them. None: never.
+    own_tokens: Option<usize>,
+}
+
+impl Lanes {
+    pub fn new(config: &ModelConfig, count: usize, cores: Cores) -> Self {
+        let own_tokens = match cores {
+            Cores::Near => OWN_TOKENS,
+            Cores::Far => OWN_TOKENS_AFAR,
+        };
+        Self { count, own_tokens: config.experts.is_none().then_some(own_tokens) }
+    }
+
+    /// Whether lanes own the tokens of such a step.
+    pub fn own(&self, num_tokens: usize) -> bool {
+        self.count > 1 && self.own_tokens.is_some_and(|own| num_tokens >= own * self.count)
+    }
+}
 
 /// Consecutive queries of one sequence against one KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,14 +116,37 @@ pub struct StepPlan {
     /// Per rope, (num_tokens, 2, dims / 2): cosines, then sines.
     angles: Vec<Vec<f32>>,
     groups: Vec<GroupWork>,
+    pub split: Split,
 }
 
 impl StepPlan {
-    pub fn fill(&mut self, step: &SchedulerOutput, geometry: &KvGeometry, num_kv_heads: usize, num_lanes: usize) {
+    pub fn fill(&mut self, step: &SchedulerOutput, geometry: &KvGeometry, num_kv_heads: usize, lanes: Lanes) {
         self.fill_tokens(step);
         self.groups.resize_with(geometry.groups.len(), GroupWork::default);
         for (work, group) in self.groups.iter_mut().zip(&geometry.groups) {
-            work.fill(step, group.window, num_kv_heads, num_lanes);
+            work.fill(step, group.window, num_kv_heads, lanes.count);
+        }
+        self.split = match self.num_tokens() {
+            tokens if lanes.count > 1 && tokens <= PRIVATE_TOKENS => Split::Alone,
+            tokens if lanes.own(tokens) => Split::Tokens,
+            _ => Split::Panels,
+        };
+        if self.split == Split::Tokens && self.num_tokens() == step.sequences.len() {
+            self.own_sequences(step, geometry, num_kv_heads, lanes.count);
+        }
+    }
+
+    /// Lanes own sequences, if that leaves none with much more attention than others. Each sequence has one token.
+    fn own_sequences(&mut self, step: &SchedulerOutput, geometry: &KvGeometry, num_kv_heads: usize, num_lanes: usize) {
+        let num = step.sequences.len();
+        let bounds: Vec<_> = (0..=num_lanes).map(|lane| lane * num / num_lanes * num_kv_heads).collect();
+        let mut groups = self.groups.iter().zip(&geometry.groups);
+        if groups.all(|(work, group)| work.is_fair(step, group.window, &bounds)) {
+            self.split = Split::Sequences;
+            for work in &mut self.groups {
+                work.parts.clear();
+                work.bounds.clone_from(&bounds);
+            }
         }
     }
 
@@ -169,6 +247,15 @@ impl GroupWork {
         self.split(step, window, num_lanes);
     }
 
+    /// Whether such shares are nearly equal.
+    fn is_fair(&self, step: &SchedulerOutput, window: Option<usize>, bounds: &[usize]) -> bool {
+        let costs = |tasks: &[AttentionWork]| -> usize {
+            tasks.iter().map(|task| cost(task, &step.sequences[task.sequence], window)).sum()
+        };
+        let most = bounds.windows(2).map(|share| costs(&self.tasks[share[0]..share[1]])).max().unwrap_or(0);
+        16 * most * (bounds.len() - 1) <= (16 + MOST_EXCESS) * costs(&self.tasks)
+    }
+
     /// Cuts tasks into chunks if all are single queries, too few for whole ones to balance, and some are long.
     fn split(&mut self, step: &SchedulerOutput, window: Option<usize>, num_lanes: usize) {
         self.parts.clear();
@@ -236,7 +323,51 @@ mod tests {
         step
     }
 
+    fn near(count: usize) -> Lanes {
+        Lanes { count, own_tokens: None }
+    }
+
     proptest! {
+        /// No lane reads what another one writes, and none has much more to do than others.
+        #[test]
+        fn lanes_that_own_sequences_attend_to_these_alone(
+            first in 0usize..2000,
+            further in prop::collection::vec(0usize..400, 1..40),
+            lanes in 2usize..5,
+            kv_heads in 1usize..4,
+            windows in prop::collection::vec(prop::option::of(1usize..300), 1..3),
+        ) {
+            let starts: Vec<_> = further.iter().map(|further| first + further).collect();
+            let lens: Vec<_> = starts.iter().map(|&start| (start, 1)).collect();
+            let mut step = step(&lens);
+            let geometry = KvGeometry::new(1, 16, &windows);
+            for sequence in &mut step.sequences {
+                sequence.tables = 0..geometry.groups.len();
+            }
+            let mut plan = StepPlan::default();
+            plan.fill(&step, &geometry, kv_heads, Lanes { count: lanes, own_tokens: Some(1) });
+            let n = plan.num_tokens();
+            let shares: Vec<_> =
+                (0..lanes).map(|lane| plan.store_share(lane * n / lanes..(lane + 1) * n / lanes)).collect();
+            let is_fair = geometry.groups.iter().all(|group| {
+                let seen = |start: &usize| (start + 1).min(group.window.unwrap_or(usize::MAX)) + 64;
+                let costs: Vec<usize> = shares.iter().map(|share| starts[share.clone()].iter().map(seen).sum()).collect();
+                16 * costs.iter().max().unwrap() * lanes <= 17 * costs.iter().sum::<usize>()
+            });
+            let may_own = n > PRIVATE_TOKENS && n >= lanes;
+            prop_assert_eq!(plan.split == Split::Sequences, may_own && is_fair);
+            if plan.split == Split::Sequences {
+                for (group, (lane, share)) in
+                    (0..geometry.groups.len()).flat_map(|group| shares.iter().enumerate().map(move |lane| (group, lane)))
+                {
+                    let seen: Vec<_> = plan.attention(group, lane).iter().map(|work| (work.sequence, work.kv_head)).collect();
+                    let own: Vec<_> = share.clone().flat_map(|i| (0..kv_heads).map(move |head| (i, head))).collect();
+                    prop_assert_eq!(seen, own);
+                    prop_assert!(plan.parts(group).is_empty());
+                }
+            }
+        }
+
         #[test]
         fn lanes_cover_every_query_once(
             lens in prop::collection::vec((0usize..500, 1usize..100), 1..20),
@@ -247,7 +378,7 @@ mod tests {
             let step = step(&lens);
             let geometry = KvGeometry::new(1, 16, &[window]);
             let mut plan = StepPlan::default();
-            plan.fill(&step, &geometry, kv_heads, lanes);
+            plan.fill(&step, &geometry, kv_heads, near(lanes));
             let mut seen = std::collections::BTreeSet::new();
             for lane in 0..lanes {
                 for task in plan.attention(0, lane) {
@@ -267,7 +398,7 @@ mod tests {
         ) {
             let lens: Vec<_> = starts.iter().map(|&start| (start, 1)).collect();
             let mut plan = StepPlan::default();
-            plan.fill(&step(&lens), &KvGeometry::new(1, 16, &[window]), 2, lanes);
+            plan.fill(&step(&lens), &KvGeometry::new(1, 16, &[window]), 2, near(lanes));
             let mut next = 0;
             for (work, rows) in plan.merges(0).filter(|_| !plan.parts(0).is_empty()) {
                 prop_assert_eq!(rows.start, next);
@@ -289,7 +420,7 @@ mod tests {
         ) {
             let step = step(&lens);
             let mut plan = StepPlan::default();
-            plan.fill(&step, &KvGeometry::new(1, 16, &[None]), 1, lanes);
+            plan.fill(&step, &KvGeometry::new(1, 16, &[None]), 1, near(lanes));
             let n = plan.num_tokens();
             let mut next = 0;
             for lane in 0..lanes {

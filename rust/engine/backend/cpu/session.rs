@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, StepPlan};
+use super::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, Lanes, StepPlan};
 use crate::backend::{Act, Backend, HeadTransform};
-use crate::config::{self, KvDtype};
+use crate::config::{self, Cores, KvDtype};
 use crate::error::Result;
 use crate::ids::TokenId;
 use crate::kernels::threads::Pool;
@@ -55,7 +55,8 @@ impl Session {
     pub fn enter(&mut self, layer: LayerConfig) -> Result<()> {
         self.config.layers = vec![layer];
         self.kv = kv_memory(&self.config, self.step.block_ids.len())?;
-        self.plan.fill(&self.step, self.kv.geometry(), self.config.num_kv_heads, self.pool.num_lanes());
+        let lanes = Lanes::new(&self.config, self.pool.num_lanes(), Cores::Near);
+        self.plan.fill(&self.step, self.kv.geometry(), self.config.num_kv_heads, lanes);
         self.plan.fill_angles(&self.ropes);
         Ok(())
     }
