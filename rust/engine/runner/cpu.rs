@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::weights::layer_bytes;
 use super::{CpuWeights, ModelOutput, ModelRunner, phase};
 use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, Lanes, StepPlan};
 use crate::backend::profiled::{Profiled, StepCosts};
@@ -17,6 +18,9 @@ use crate::model::{LayerWeights, ModelConfig, RopeTable, forward};
 use crate::profile::Profile;
 use crate::sched::SchedulerOutput;
 use crate::weights::packed::PendingWrite;
+
+/// Of a layer with more bytes, few tokens do not hide that every lane reads all of it.
+const SMALL_LAYER: usize = 4 << 20;
 
 /// A decoder on the CPU.
 pub struct CpuRunner {
@@ -81,7 +85,8 @@ impl CpuRunner {
     /// How lanes share a step of so many tokens. Where cores are is measured only if that makes a difference.
     fn lanes(&mut self, num_tokens: usize) -> Result<Lanes> {
         let [near, far] = [Cores::Near, Cores::Far].map(|cores| Lanes::new(&self.config, self.pool.num_lanes(), cores));
-        if near.own(num_tokens) == far.own(num_tokens) {
+        let is_small = layer_bytes(&self.weights.layers[0]) <= SMALL_LAYER;
+        if near.own(num_tokens) == far.own(num_tokens) || !is_small {
             return Ok(near);
         }
         Ok(match self.distance.of(&self.pool)? {

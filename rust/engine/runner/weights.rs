@@ -223,10 +223,11 @@ fn heads(source: &Source, layer: usize) -> Result<HeadTransform<Vector>> {
 
 /// Bytes that the matrices take in memory.
 pub fn num_bytes(weights: &CpuWeights) -> u64 {
-    let layer = |layer: &LayerWeights<CpuLinear, Vector>| {
-        let attention = [&layer.qkv, &layer.attn_output];
-        attention.into_iter().chain(layer.ffn.linears()).map(CpuLinear::num_bytes).sum::<usize>()
-    };
     let ends = weights.embedding.num_bytes() + weights.head.as_ref().map_or(0, CpuLinear::num_bytes);
-    (ends + weights.layers.iter().map(layer).sum::<usize>()) as u64
+    (ends + weights.layers.iter().map(layer_bytes).sum::<usize>()) as u64
+}
+
+/// Those of one layer.
+pub fn layer_bytes(layer: &LayerWeights<CpuLinear, Vector>) -> usize {
+    [&layer.qkv, &layer.attn_output].into_iter().chain(layer.ffn.linears()).map(CpuLinear::num_bytes).sum()
 }
