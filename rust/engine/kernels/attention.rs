@@ -160,12 +160,15 @@ impl Kernels {
     pub unsafe fn attention(&self, task: &AttentionTask<'_>, scratch: &mut Vec<f32>) {
         for rows in task.row_tiles() {
             let work = Workspace::new(task, rows.len(), scratch);
-            work.state.fill(0.0);
-            for id in task.chunks_of(&rows) {
+            let chunks = task.chunks_of(&rows);
+            for id in chunks.clone() {
                 let chunk = Chunk::new(task, rows.clone(), id);
+                let into = if id == chunks.start { &mut *work.state } else { &mut *work.partial };
                 // SAFETY: the caller's promises; the workspace was made for these rows.
-                unsafe { self.chunk_partial(&chunk, work.scores, work.partial) };
-                self.merge_rows(task, work.state, work.partial);
+                unsafe { self.chunk_partial(&chunk, work.scores, into) };
+                if id > chunks.start {
+                    self.merge_rows(task, work.state, work.partial);
+                }
             }
             // SAFETY: the caller's promises.
             unsafe { self.write_rows(task, &rows, work.state) };
@@ -240,8 +243,7 @@ impl Kernels {
             let out = unsafe {
                 std::slice::from_raw_parts_mut(task.out.add(task.row_offset(row, task.out_stride)), head_dim)
             };
-            out.copy_from_slice(&state[STATE_HEADER..][..head_dim]);
-            self.scale(out, 1.0 / state[SUM]);
+            dispatch!(self, attention::average(state, out));
         }
     }
 }

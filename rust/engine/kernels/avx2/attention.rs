@@ -16,3 +16,8 @@ pub(in crate::kernels) unsafe fn chunk_partial(chunk: &Chunk<'_>, scores: &mut [
 pub(in crate::kernels) fn merge(state: &mut [f32], partial: &[f32]) {
     simd::merge::<Vector>(state, partial);
 }
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::kernels) fn average(state: &[f32], out: &mut [f32]) {
+    simd::average::<Vector>(state, out);
+}

@@ -33,3 +33,8 @@ pub(in crate::kernels) unsafe fn bf16_partial(chunk: &Chunk<'_>, scores: &mut [f
 pub(in crate::kernels) fn merge(state: &mut [f32], partial: &[f32]) {
     simd::merge::<Vector>(state, partial);
 }
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(in crate::kernels) fn average(state: &[f32], out: &mut [f32]) {
+    simd::average::<Vector>(state, out);
+}

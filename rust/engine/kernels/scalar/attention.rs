@@ -45,6 +45,12 @@ pub(in crate::kernels) fn merge(state: &mut [f32], partial: &[f32]) {
     }
 }
 
+/// out = sums of weighted values / sum of weights.
+pub(in crate::kernels) fn average(state: &[f32], out: &mut [f32]) {
+    let factor = 1.0 / state[SUM];
+    out.iter_mut().zip(&state[STATE_HEADER..]).for_each(|(out, sum)| *out = sum * factor);
+}
+
 /// # Safety
 /// The position is stored.
 unsafe fn score(chunk: &Chunk<'_>, row: usize, position: usize) -> f32 {

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 
 use super::element::{Bf16Element, Element, FloatElement, Fp8Element, float_sums};
 use super::{apply_unit, scores, softmax, values};
-use crate::kernels::attention::{CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
-use crate::kernels::simd::{Bf16x16, WIDTH};
+use crate::kernels::attention::{Chunk, STATE_HEADER};
+use crate::kernels::simd::{Bf16x16, WIDTH, math};
 
 /// Elements that bf16 holds, divided by their `UNIT`.
 pub(in crate::kernels) trait Bf16Elements: FloatElement {
@@ -53,6 +53,17 @@ impl<S: Bf16x16, E: Bf16Elements> Element<S> for Bf16Pairs<E> {
         sum.add_bf16_products(pair, S::splat_bf16_pair(factors))
     }
 
+    #[inline(always)]
+    fn exp2(x: S) -> S {
+        math::exp2_coarse(x)
+    }
+
+    #[inline(always)]
+    unsafe fn store_factors(x: S, p: *mut u16) {
+        // SAFETY: the caller's promise.
+        unsafe { x.store_bf16(p) }
+    }
+
     /// The other row may hold anything, NaN included.
     #[inline(always)]
     fn add_row(sum: S, factor: u16, pair: S::Pairs, row: usize) -> S {
@@ -78,26 +89,23 @@ pub(in crate::kernels) unsafe fn chunk_partial<S: Bf16x16, E: Bf16Elements>(
         let query = unsafe { std::slice::from_raw_parts(chunk.query(row), chunk.task.kv.shape.head_dim) };
         // A state has its query in place of its sums until these begin.
         let room = state[STATE_HEADER..].as_mut_ptr().cast::<u16>();
-        for (i, x) in query.chunks(WIDTH).enumerate() {
-            // SAFETY: a state has room for whole vectors of floats.
-            unsafe { S::read(x).store_bf16(room.add(i * WIDTH)) };
+        let (vectors, rest) = query.as_chunks::<WIDTH>();
+        // SAFETY: a state has room for whole vectors of floats.
+        unsafe {
+            for (i, x) in vectors.iter().enumerate() {
+                S::read(x).store_bf16(room.add(i * WIDTH));
+            }
+            if !rest.is_empty() {
+                S::read(rest).store_bf16(room.add(vectors.len() * WIDTH));
+            }
         }
     }
     let queries = partial[STATE_HEADER..].as_ptr();
     let query = |row: usize| queries.wrapping_add(row * stride).cast();
     // SAFETY: the caller's promise, and the queries above.
     unsafe { scores::compute::<S, Bf16Pairs<E>>(chunk, query, scores) };
-    let rows = scores.chunks_exact_mut(CHUNK_LEN).zip(partial.chunks_exact_mut(stride)).take(num_rows);
-    for (row, (scores, state)) in rows.enumerate() {
-        state.fill(0.0);
-        let seen = chunk.seen(row);
-        (state[MAX], state[SUM]) = softmax::weigh::<S>(chunk, seen.clone(), chunk.task.scale * E::UNIT, scores);
-        for at in softmax::vectors(&seen) {
-            let weights = S::read(&scores[at..]);
-            // SAFETY: sixteen bf16 end before the next sixteen floats begin.
-            unsafe { weights.store_bf16(scores.as_mut_ptr().cast::<u16>().add(at)) };
-        }
-    }
+    partial.fill(0.0);
+    softmax::weigh::<S, Bf16Pairs<E>>(chunk, chunk.task.scale * E::UNIT, scores, partial, stride);
     // SAFETY: the caller's promise, and the weights above.
     unsafe { values::accumulate::<S, Bf16Pairs<E>>(chunk, scores.as_ptr().cast(), partial, stride) };
     apply_unit::<S, E>(partial, stride);

@@ -3,7 +3,7 @@
 //! A *panel* is (depth, 16) elements, two rows of the depth interleaved: a block's keys (head_dim, 16 positions),
 //! or sixteen dimensions of its values (16 positions, 16).
 
-use crate::kernels::simd::{F32x16, I32x16};
+use crate::kernels::simd::{F32x16, I32x16, math};
 
 /// A type of key and value. See `KvShape` for the layouts.
 pub(super) trait Element<S: F32x16> {
@@ -38,6 +38,18 @@ pub(super) trait Element<S: F32x16> {
 
     /// sum + factor · one row of the pair: the first or the second.
     fn add_row(sum: Self::Sum, factor: Self::Factor, pair: Self::Pair, row: usize) -> Self::Sum;
+
+    /// 2^x, as precise as factors are.
+    #[inline(always)]
+    fn exp2(x: S) -> S {
+        math::exp2(x)
+    }
+
+    /// Rounds to factors.
+    ///
+    /// # Safety
+    /// `p` is valid for writing 16 of them.
+    unsafe fn store_factors(x: S, p: *mut Self::Factor);
 }
 
 /// The items of `Element` for which products are floats.
@@ -148,6 +160,12 @@ impl<S: F32x16, T: FloatElement> Element<S> for T {
     fn add_row(sum: S, factor: f32, pair: [S; 2], row: usize) -> S {
         S::splat(factor).mul_add(pair[row], sum)
     }
+
+    #[inline(always)]
+    unsafe fn store_factors(x: S, p: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { x.store(p) }
+    }
 }
 
 /// Integers meet integers: sums are exact, and the scales of both sides are applied to them.
@@ -193,5 +211,11 @@ impl<S: F32x16> Element<S> for Int8Element {
     fn add_row(sum: S::Integers, factor: i16, pair: S::Integers, row: usize) -> S::Integers {
         let alone = i32::from(factor as u16) << (16 * row);
         sum.add_products(pair, S::Integers::splat(alone))
+    }
+
+    #[inline(always)]
+    unsafe fn store_factors(x: S, p: *mut i16) {
+        // SAFETY: the caller's promise.
+        unsafe { x.store_i16(p) }
     }
 }

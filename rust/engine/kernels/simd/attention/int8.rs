@@ -44,9 +44,8 @@ pub(super) unsafe fn chunk_partial<S: F32x16>(chunk: &Chunk<'_>, scores: &mut [f
     let query = |row: usize| queries.wrapping_add(row * stride).cast();
     // SAFETY: the caller's promise, and the queries above.
     unsafe { scores::compute::<S, Int8Element>(chunk, query, scores) };
-    for (row, (scores, state)) in
-        scores.chunks_exact_mut(CHUNK_LEN).zip(partial.chunks_exact_mut(stride)).enumerate().take(num_rows)
-    {
+    let rows = scores.as_chunks_mut().0.iter_mut().zip(partial.chunks_exact_mut(stride)).take(num_rows);
+    for (row, (scores, state)) in rows.enumerate() {
         let seen = chunk.seen(row);
         // SAFETY: the caller's promise.
         unsafe {
@@ -120,26 +119,28 @@ fn scales(chunk: &Chunk<'_>, piece: *const u8) -> *const f32 {
 /// # Safety
 /// The blocks that hold `seen` are valid.
 #[inline(always)]
-unsafe fn score<S: F32x16>(chunk: &Chunk<'_>, seen: &Range<usize>, query_scale: f32, scores: &mut [f32]) -> f32 {
+unsafe fn score<S: F32x16>(
+    chunk: &Chunk<'_>,
+    seen: &Range<usize>,
+    query_scale: f32,
+    scores: &mut [f32; CHUNK_LEN],
+) -> f32 {
     let task = chunk.task;
     let log2_e = std::f32::consts::LOG2_E;
     let factor = query_scale * task.scale * if task.softcap.is_some() { 1.0 } else { log2_e };
     let mut greatest = S::splat(f32::NEG_INFINITY);
-    for at in vectors(seen) {
+    for block in vectors(seen) {
+        let scores = &mut scores.as_chunks_mut::<WIDTH>().0[block];
         // SAFETY: sixteen words, and the caller's promise.
-        let (dots, scales) = unsafe {
-            (
-                S::Integers::load(scores[at..at + WIDTH].as_ptr().cast()),
-                S::load(scales(chunk, chunk.keys[at / BLOCK_SIZE])),
-            )
-        };
+        let (dots, scales) =
+            unsafe { (S::Integers::load(scores.as_ptr().cast()), S::load(scales(chunk, chunk.keys[block]))) };
         let mut score = dots.to_floats().mul(scales.mul(S::splat(factor)));
         if let Some(cap) = task.softcap {
             score = math::softcap(score, S::splat(cap)).mul(S::splat(log2_e));
         }
-        let score = keep_seen(score, seen, at, f32::NEG_INFINITY);
+        let score = keep_seen(score, seen, block * BLOCK_SIZE, f32::NEG_INFINITY);
         greatest = score.max(greatest);
-        score.write(&mut scores[at..]);
+        score.write(scores);
     }
     greatest.greatest()
 }
@@ -150,23 +151,29 @@ unsafe fn score<S: F32x16>(chunk: &Chunk<'_>, seen: &Range<usize>, query_scale: 
 /// # Safety
 /// The blocks that hold `seen` are valid.
 #[inline(always)]
-unsafe fn weigh<S: F32x16>(chunk: &Chunk<'_>, seen: &Range<usize>, max: f32, scores: &mut [f32]) -> (f32, f32) {
+unsafe fn weigh<S: F32x16>(
+    chunk: &Chunk<'_>,
+    seen: &Range<usize>,
+    max: f32,
+    scores: &mut [f32; CHUNK_LEN],
+) -> (f32, f32) {
     let [mut sum, mut greatest, mut sum_scaled] = [S::splat(0.0); 3];
-    for at in vectors(seen) {
+    for block in vectors(seen) {
+        let scores = &mut scores.as_chunks_mut::<WIDTH>().0[block];
         // SAFETY: the caller's promise.
-        let scales = unsafe { S::load(scales(chunk, chunk.values[at / BLOCK_SIZE])) };
-        let weight = math::exp2(S::read(&scores[at..]).sub(S::splat(max)));
+        let scales = unsafe { S::load(scales(chunk, chunk.values[block])) };
+        let weight = math::exp2(S::read(scores).sub(S::splat(max)));
         sum = sum.add(weight);
-        let scaled = keep_seen(weight.mul(scales), seen, at, 0.0);
+        let scaled = keep_seen(weight.mul(scales), seen, block * BLOCK_SIZE, 0.0);
         greatest = scaled.max(greatest);
         sum_scaled = sum_scaled.add(scaled);
-        scaled.write(&mut scores[at..]);
+        scaled.write(scores);
     }
     let rounding = Rounding::new(greatest.greatest(), sum_scaled.sum(), most_factor(CHUNK_LEN));
-    for at in vectors(seen) {
-        let scaled = S::read(&scores[at..]).mul(S::splat(rounding.inverse));
+    for block in vectors(seen) {
+        let scaled = S::read(&scores.as_chunks::<WIDTH>().0[block]).mul(S::splat(rounding.inverse));
         // SAFETY: sixteen i16 end before the next sixteen floats begin.
-        unsafe { scaled.store_i16(scores.as_mut_ptr().cast::<i16>().add(at)) };
+        unsafe { scaled.store_i16(scores.as_mut_ptr().cast::<i16>().add(block * WIDTH)) };
     }
     (sum.sum(), rounding.scale)
 }

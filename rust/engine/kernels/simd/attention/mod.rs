@@ -10,7 +10,7 @@ mod values;
 
 use super::{F32x16, WIDTH, math};
 use crate::config::KvDtype;
-use crate::kernels::attention::{CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
+use crate::kernels::attention::{Chunk, MAX, STATE_HEADER, SUM};
 use element::{Bf16Element, Element, F16Element, F32Element, FloatElement, Fp8Element};
 
 /// The states (rows, state_stride) of the chunk's rows after its positions alone.
@@ -39,11 +39,8 @@ unsafe fn float_partial<S: F32x16, E: FloatElement>(chunk: &Chunk<'_>, scores: &
     let stride = partial.len() / num_rows;
     // SAFETY: the caller's promise.
     unsafe { scores::compute::<S, E>(chunk, |row| chunk.query(row), scores) };
-    let rows = scores.chunks_exact_mut(CHUNK_LEN).zip(partial.chunks_exact_mut(stride)).take(num_rows);
-    for (row, (scores, state)) in rows.enumerate() {
-        state.fill(0.0);
-        (state[MAX], state[SUM]) = softmax::weigh::<S>(chunk, chunk.seen(row), chunk.task.scale * E::UNIT, scores);
-    }
+    partial.fill(0.0);
+    softmax::weigh::<S, E>(chunk, chunk.task.scale * E::UNIT, scores, partial, stride);
     // SAFETY: the caller's promise.
     unsafe { values::accumulate::<S, E>(chunk, scores.as_ptr(), partial, stride) };
     apply_unit::<S, E>(partial, stride);
@@ -70,8 +67,23 @@ pub(in crate::kernels) fn merge<S: F32x16>(state: &mut [f32], partial: &[f32]) {
     let sum = S::splat(state[SUM]).mul(keep).add(S::splat(partial[SUM]).mul(take));
     state[MAX] = max;
     state[SUM] = sum.greatest();
-    let sums = state[STATE_HEADER..].chunks_exact_mut(WIDTH).zip(partial[STATE_HEADER..].chunks_exact(WIDTH));
-    for (state, partial) in sums {
+    let (state, partial) =
+        (state[STATE_HEADER..].as_chunks_mut::<WIDTH>().0, partial[STATE_HEADER..].as_chunks::<WIDTH>().0);
+    for (state, partial) in state.iter_mut().zip(partial) {
         S::read(state).mul(keep).add(S::read(partial).mul(take)).write(state);
+    }
+}
+
+/// out = sums of weighted values / sum of weights.
+#[inline(always)]
+pub(in crate::kernels) fn average<S: F32x16>(state: &[f32], out: &mut [f32]) {
+    let factor = S::splat(1.0 / state[SUM]);
+    let (vectors, rest) = out.as_chunks_mut::<WIDTH>();
+    let (sums, _) = state[STATE_HEADER..].as_chunks::<WIDTH>();
+    for (out, sums) in vectors.iter_mut().zip(sums) {
+        S::read(sums).mul(factor).write(out);
+    }
+    if !rest.is_empty() {
+        S::read(&sums[vectors.len()]).mul(factor).write(rest);
     }
 }

@@ -55,20 +55,39 @@ pub(super) unsafe fn multiply<S: F32x16, E: Element<S>, const ROWS: usize, const
     pairs: usize,
 ) {
     // Line after line of one panel, then of the next: hardware prefetchers follow that.
-    let (mut from, mut fetched) = (0, 0);
-    for pair in 0..pairs {
-        for panel in 0..PANELS {
-            prefetch(ahead[from].wrapping_add(fetched), E::PAIR_BYTES);
-            fetched += E::PAIR_BYTES;
-            if fetched == pairs * E::PAIR_BYTES {
-                (from, fetched) = ((from + 1) % PANELS, 0);
-            }
+    let per_panel = pairs / PANELS;
+    for from in 0..PANELS {
+        for step in 0..per_panel {
+            let fetch = ahead[from].wrapping_add(step * PANELS * E::PAIR_BYTES);
             // SAFETY: the caller's promise.
-            unsafe {
-                let loaded = E::load_pair(panels[panel].add(pair * E::PAIR_BYTES));
-                for row in 0..ROWS {
-                    sums[row][panel] = E::add_pair(sums[row][panel], factors[row].add(2 * pair), loaded);
-                }
+            unsafe { add_pairs::<S, E, ROWS, PANELS>(sums, factors, panels, fetch, from * per_panel + step) };
+        }
+    }
+    for pair in PANELS * per_panel..pairs {
+        // SAFETY: the caller's promise.
+        unsafe { add_pairs::<S, E, ROWS, PANELS>(sums, factors, panels, ahead[0], pair) };
+    }
+}
+
+/// One step of `multiply`, which prefetches a pair for each panel.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn add_pairs<S: F32x16, E: Element<S>, const ROWS: usize, const PANELS: usize>(
+    sums: &mut [[E::Sum; PANELS]; ROWS],
+    factors: [*const E::Factor; ROWS],
+    panels: [*const u8; PANELS],
+    fetch: *const u8,
+    pair: usize,
+) {
+    for panel in 0..PANELS {
+        prefetch(fetch.wrapping_add(panel * E::PAIR_BYTES), E::PAIR_BYTES);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let loaded = E::load_pair(panels[panel].add(pair * E::PAIR_BYTES));
+            for row in 0..ROWS {
+                sums[row][panel] = E::add_pair(sums[row][panel], factors[row].add(2 * pair), loaded);
             }
         }
     }
