@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ferrule_engine::config::{EngineConfig, Isa, KvDtype};
 use ferrule_engine::ids::BlockId;
-use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, Kernels, KvLayer, KvShape, NextKeys};
+use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, Kernels, KvLayer, KvShape, NextRead};
 
 /// More than the caches that one core gets a fair share of.
 const CACHE_BYTES: usize = 384 << 20;
@@ -211,8 +211,8 @@ impl Queries {
         for first in (0..self.num).step_by(64) {
             for kv_head in 0..shape.num_kv_heads {
                 let next = match kv_head + 1 {
-                    head if head < shape.num_kv_heads => NextKeys { blocks, kv_head: head },
-                    _ => NextKeys { blocks: next, kv_head: 0 },
+                    head if head < shape.num_kv_heads => NextRead { blocks, first_block: 0, kv_head: head },
+                    _ => NextRead { blocks: next, first_block: 0, kv_head: 0 },
                 };
                 let task = AttentionTask {
                     kv,

@@ -36,10 +36,12 @@ pub fn partial_len(num_rows: usize, head_dim: usize) -> usize {
     num_rows * (STATE_HEADER + head_dim.next_multiple_of(16))
 }
 
-/// Where the keys begin that a task reads first.
+/// What a task reads first.
 #[derive(Debug, Clone, Copy)]
-pub struct NextKeys<'a> {
+pub struct NextRead<'a> {
+    /// Entry i holds positions (first_block + i) * 16 ...
     pub blocks: &'a [BlockId],
+    pub first_block: usize,
     pub kv_head: usize,
 }
 
@@ -59,7 +61,7 @@ pub struct AttentionTask<'a> {
     /// Positions that a query sees, its own included. None: all.
     pub window: Option<usize>,
     /// What this lane attends to afterwards, for prefetching.
-    pub next: Option<NextKeys<'a>>,
+    pub next: Option<NextRead<'a>>,
     /// Multiplies scores.
     pub scale: f32,
     /// cap * tanh(score / cap).
@@ -95,6 +97,11 @@ impl AttentionTask<'_> {
 
     fn num_rows(&self) -> usize {
         self.num_queries * self.group
+    }
+
+    /// Entries of `blocks` that the queries see, from the first.
+    fn num_blocks(&self) -> usize {
+        (self.start + self.num_queries).div_ceil(BLOCK_SIZE) - self.first_block
     }
 
     /// Floats from one row's state to the next.

@@ -28,7 +28,7 @@ pub use session::Session;
 use crate::backend::{Act, Backend, HeadTransform};
 use crate::kernels::threads::Lane;
 use crate::kernels::{
-    AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Kernels, MatMut, NextKeys, QuantizedRows, blocks, cached_rows,
+    AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Kernels, MatMut, NextRead, QuantizedRows, blocks, cached_rows,
 };
 use crate::model::{Activation, ExpertsConfig, ModelConfig};
 use crate::quant::PANEL_ROWS;
@@ -538,7 +538,7 @@ impl CpuLane<'_> {
         let mut scratch = self.scratch();
         let mut works = self.shared.plan.attention(group, self.lane.id).iter().copied().peekable();
         while let Some(work) = works.next() {
-            let next = works.peek().map(|&next| self.next_keys(layer, group, next));
+            let next = works.peek().map(|&next| self.next_read(layer, group, next));
             let task = AttentionTask { next, ..self.attention_task(layer, group, work) };
             // SAFETY: the queries lie behind a barrier, the outputs are this lane's work, and the keys and
             // values of all positions up to the last query were stored in this step or before.
@@ -572,11 +572,11 @@ impl CpuLane<'_> {
         self.shared.scratch[self.lane.id].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where the keys begin that a task sees.
-    fn next_keys(&self, layer: usize, group: usize, work: AttentionWork) -> NextKeys<'_> {
+    /// What a task reads.
+    fn next_read(&self, layer: usize, group: usize, work: AttentionWork) -> NextRead<'_> {
         let AttentionTask { blocks, first_block, start, window, .. } = self.attention_task(layer, group, work);
-        let first = AttentionTask::first_seen(start, window) / BLOCK_SIZE - first_block;
-        NextKeys { blocks: &blocks[first..], kv_head: work.kv_head }
+        let first = AttentionTask::first_seen(start, window) / BLOCK_SIZE;
+        NextRead { blocks: &blocks[first - first_block..], first_block: first, kv_head: work.kv_head }
     }
 
     fn attention_task(&self, layer: usize, group: usize, work: AttentionWork) -> AttentionTask<'_> {

@@ -1,16 +1,21 @@
 //! The 256 positions that one softmax runs over, and where their blocks lie.
 
-use std::ops::Range;
+use std::iter::once;
+use std::ops::{Range, RangeInclusive};
 use std::ptr::null;
 
-use super::{AttentionTask, BLOCK_SIZE, ROWS_PER_TILE};
+use super::{AttentionTask, BLOCK_SIZE, KvLayer, ROWS_PER_TILE};
+use crate::ids::BlockId;
 
 /// Positions per softmax chunk.
 pub(in crate::kernels) const CHUNK_LEN: usize = 256;
 const BLOCKS: usize = CHUNK_LEN / BLOCK_SIZE;
 
-/// Blocks between what is read and what is prefetched, of numbers of one byte: half as many of longer ones.
-const AHEAD: usize = 8;
+/// Bytes between what is read and what is prefetched: what memory gives while one line is under way.
+const AHEAD_BYTES: usize = 12 << 10;
+
+/// The same in blocks: a tile takes four side by side.
+const AHEAD_BLOCKS: RangeInclusive<usize> = 4..=BLOCKS;
 
 /// Rows of a task against one chunk. Positions count from the chunk's first.
 pub(in crate::kernels) struct Chunk<'a> {
@@ -27,7 +32,7 @@ pub(in crate::kernels) struct Chunk<'a> {
     /// Keys of the task's head in each block; null for blocks that no row sees.
     pub keys: [*const u8; BLOCKS],
     pub values: [*const u8; BLOCKS],
-    /// What is read `AHEAD` blocks after the keys of a block; for prefetching only.
+    /// What is read some blocks after the keys of a block; for prefetching only.
     pub after_keys: [*const u8; BLOCKS],
     /// The same for its values.
     pub after_values: [*const u8; BLOCKS],
@@ -74,30 +79,30 @@ impl<'a> Chunk<'a> {
     }
 
     fn look_ahead(&mut self) {
-        let Range { start, end } = self.blocks;
-        let ahead = AHEAD / self.task.kv.shape.dtype.number_bytes().min(2);
-        for i in self.blocks.clone() {
-            self.after_keys[i] = match i + ahead {
-                next if next < end => self.keys[next],
-                next => self.values[(start + next - end).min(i)],
-            };
-            self.after_values[i] = match i + ahead {
-                next if next < end => self.values[next],
-                next => self.next_keys(next - end),
-            };
+        let (first, num_blocks) = (self.blocks.start, self.blocks.len());
+        let ahead = AHEAD_BYTES / self.task.kv.shape.piece_bytes();
+        let ahead = ahead.clamp(*AHEAD_BLOCKS.start(), *AHEAD_BLOCKS.end());
+        let mut following = [self.task.q.cast(); *AHEAD_BLOCKS.end()];
+        following[..ahead].iter_mut().zip(self.following()).for_each(|(place, piece)| *place = piece);
+        let piece = |i: usize| match i {
+            _ if i < num_blocks => self.keys[first + i],
+            _ if i < 2 * num_blocks => self.values[first + i - num_blocks],
+            _ => following[i - 2 * num_blocks],
+        };
+        for i in 0..num_blocks {
+            self.after_keys[first + i] = piece(i + ahead);
+            self.after_values[first + i] = piece(num_blocks + i + ahead);
         }
     }
 
-    /// The keys of block `i` of the next chunk, or of what is attended to next; where there is none, something that is in
-    /// the caches.
-    fn next_keys(&self, i: usize) -> *const u8 {
-        let AttentionTask { kv, kv_head, blocks: table, first_block, next, q, .. } = self.task;
-        let here = (self.first_position / BLOCK_SIZE + BLOCKS)
-            .checked_sub(*first_block)
-            .and_then(|first| table.get(first + i));
-        let block = here.map(|&block| (block, *kv_head));
-        let block = block.or_else(|| next.and_then(|next| Some((*next.blocks.get(i)?, next.kv_head))));
-        block.map_or(q.cast(), |(block, head)| kv.keys(block, head))
+    /// What is read after this chunk: those that follow, and then what is attended to next.
+    fn following(&self) -> impl Iterator<Item = *const u8> + use<'a> {
+        let task = self.task;
+        let behind = self.first_position / BLOCK_SIZE + BLOCKS;
+        let here = task.blocks.get(behind.saturating_sub(task.first_block)..task.num_blocks()).unwrap_or_default();
+        let next =
+            task.next.into_iter().flat_map(move |next| pieces(task.kv, next.kv_head, next.blocks, next.first_block));
+        pieces(task.kv, task.kv_head, here, behind).chain(next)
     }
 
     /// The positions of this chunk that the chunk's row `i` sees.
@@ -109,4 +114,18 @@ impl<'a> Chunk<'a> {
     pub fn query(&self, i: usize) -> *const f32 {
         self.queries[i]
     }
+}
+
+/// The keys and the values of blocks, of which the first is number `first_block` of its sequence, in the order of chunks.
+fn pieces<'a>(
+    kv: KvLayer<'a>,
+    head: usize,
+    blocks: &'a [BlockId],
+    first_block: usize,
+) -> impl Iterator<Item = *const u8> + use<'a> {
+    let (first, rest) = blocks.split_at(blocks.len().min(BLOCKS - first_block % BLOCKS));
+    once(first).chain(rest.chunks(BLOCKS)).flat_map(move |blocks| {
+        let keys = blocks.iter().map(move |&block| kv.keys(block, head).cast_const());
+        keys.chain(blocks.iter().map(move |&block| kv.values(block, head).cast_const()))
+    })
 }
