@@ -385,19 +385,14 @@ fn mixtures_of_experts_are_quantized_in_every_form() {
     }
 }
 
-/// AWQ's scales are the best for what a layer puts out, which in a single random model may be the worse for its logits.
+/// Both methods do the best for what a layer puts out, which in a single random model may be the worse for its logits: that of
+/// llama3 by GPTQ moves from 0.6 to 1.1 times the nearest's with the length of what it writes to be calibrated with.
 #[test]
 fn calibration_brings_four_bits_closer() {
-    let (mut all_nearest, mut all_awq) = (0.0, 0.0);
-    for name in ["llama3", "phi3", "qwen2", "gemma3"] {
-        let source = golden("models").join(name);
-        let [nearest, gptq, awq] =
-            [Scheme::Int4, Scheme::Int4Gptq, Scheme::Int4Awq].map(|scheme| mean_kl(&source, scheme));
-        assert!(gptq < nearest, "{name}: {gptq} beside {nearest}");
-        all_nearest += nearest;
-        all_awq += awq;
-    }
-    assert!(all_awq < 0.9 * all_nearest, "{all_awq} beside {all_nearest}");
+    let models = ["llama3", "phi3", "qwen2", "gemma3"].map(|name| golden("models").join(name));
+    let [nearest, gptq, awq] = [Scheme::Int4, Scheme::Int4Gptq, Scheme::Int4Awq]
+        .map(|scheme| models.iter().map(|source| mean_kl(source, scheme)).sum::<f64>());
+    assert!(gptq < 0.9 * nearest && awq < 0.9 * nearest, "GPTQ {gptq}, AWQ {awq} beside {nearest}");
 }
 
 /// All matrices of layer 0 rounded, with factors that are powers of two: multiplying by them is exact.
