@@ -29,10 +29,13 @@ struct Columns {
     uint32_t pairs[4][4];
 };
 
-struct Bf16Weights {
+// Of each kind of weights: what a stage holds of a block's panels in BYTES, how threads fetch it, and what a warp reads of it.
+template <class Weights>
+struct Stage;
+
+template <>
+struct Stage<Bf16Weights> {
     static constexpr int BYTES = TILE * STAGE_K * 2;
-    const bf16* weight;  // (n, k)
-    int n, k;
 
     DEVICE void fetch(const Bf16Weights& w, unsigned char* stage, int n0, int at) {
         fetch_tile(stage, w.weight, n0, w.n, at, w.k);
@@ -48,173 +51,78 @@ struct Bf16Weights {
     }
 };
 
-// Scales and zero points of the groups of both steps of a stage, 8 panels of 16 rows each.
-constexpr int PANELS = TILE / 16, SCALE_BYTES = 2 * PANELS * 32, ZERO_BYTES = 2 * PANELS * 16;
+constexpr int PANELS = TILE / 16;
 
-// Copies the factors, `bytes` a panel and group; `threads` threads from `first` on do it.
-DEVICE void fetch_factors(unsigned char* to, const void* factors, int bytes, int first, int n0, int n, int at, int groups,
-                          int group_shift) {
-    const int i = (int)threadIdx.x - first, per_panel = bytes / 16;
-    if (i < 0 || i >= 2 * PANELS * per_panel) return;
-    const int step = i / per_panel / PANELS, panel = n0 / 16 + i / per_panel % PANELS;
-    const int group = min((at + step * 32) >> group_shift, groups - 1);
-    const bool inside = panel < (n + 15) / 16;
-    const int64_t from = ((int64_t)panel * groups + group) * bytes + i % per_panel * 16;
-    cp_async16(to + i * 16, static_cast<const unsigned char*>(factors) + (inside ? from : 0), inside);
+// Copies what `array` has of the groups of both steps of a stage, `bytes` a panel and group: to (step, panel, half, bytes),
+// with `halves` of a step. Threads from `first` on do it.
+DEVICE void fetch_groups(unsigned char* to, const void* array, int bytes, int halves, int first, int first_panel, int panels,
+                         int at, int groups, int group_shift) {
+    const int i = (int)threadIdx.x - first, place = i / (bytes / 16);
+    if (i < 0 || place >= 2 * PANELS * halves) return;
+    const int half = place % halves, panel = first_panel + place / halves % PANELS, step = place / halves / PANELS;
+    const int group = min((at + step * 32 + half * 16) >> group_shift, groups - 1);
+    const bool inside = panel < panels;
+    const int64_t from = ((int64_t)panel * groups + group) * bytes + i % (bytes / 16) * 16;
+    cp_async16(to + i * 16, static_cast<const unsigned char*>(array) + (inside ? from : 0), inside);
 }
 
-struct Int4Weights {
-    static constexpr int CODE_BYTES = PANELS * 512, BYTES = CODE_BYTES + SCALE_BYTES + ZERO_BYTES;
-    const uint32_t* codes;   // (panels, ceil(k / 64), 32 lanes, 4)
-    const uint32_t* scales;  // (panels, groups, 8): f16 of rows g and g + 8
-    const uint16_t* zeros;   // (panels, groups, 8): bytes of rows g and g + 8; null: 8
-    int n, blocks, groups, group_shift;
-
-    DEVICE void fetch(const Int4Weights& w, unsigned char* stage, int n0, int at) {
-        const int panel = n0 / 16 + threadIdx.x / 32;
-        const bool inside = panel < (w.n + 15) / 16;
-        const int64_t from = (((int64_t)panel * w.blocks + at / 64) * 32 + threadIdx.x % 32) * 4;
-        cp_async16(stage + threadIdx.x * 16, w.codes + (inside ? from : 0), inside);
-        fetch_factors(stage + CODE_BYTES, w.scales, 32, 0, n0, w.n, at, w.groups, w.group_shift);
-        if (w.zeros)
-            fetch_factors(stage + CODE_BYTES + SCALE_BYTES, w.zeros, 16, 32, n0, w.n, at, w.groups, w.group_shift);
-    }
-    DEVICE Columns read(const Int4Weights& w, const unsigned char* stage, int column, int step) {
-        const int lane = threadIdx.x % 32, g = lane / 4;
-        const uint32_t* scales = reinterpret_cast<const uint32_t*>(stage + CODE_BYTES);
-        const uint16_t* zeros = reinterpret_cast<const uint16_t*>(stage + CODE_BYTES + SCALE_BYTES);
-        Columns c;
-#pragma unroll
-        for (int p = 0; p < 2; ++p) {
-            const int panel = column / 16 + p, place = (step * PANELS + panel) * 8 + g;
-            // The compiler reads the words of both steps once.
-            const uint4 v = load16(stage + (panel * 32 + lane) * 16);
-            const uint32_t codes[2] = {step ? v.z : v.x, step ? v.w : v.y};
-            const uint32_t scale = scales[place], zero = w.zeros ? zeros[place] : 0x0808u;
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-                dequantize_int4(c.pairs[2 * p + half], codes[half], minus_zero_int4(zero >> 8 * half & 255),
-                                split_scale((uint16_t)(scale >> 16 * half)));
-        }
-        return c;
-    }
-};
-
-// Numbers of E2M1, with a power of two for each 32.
-struct Mxfp4Weights {
-    static constexpr int CODE_BYTES = PANELS * 512, BYTES = CODE_BYTES + ZERO_BYTES;
-    const uint32_t* codes;      // as Int4Weights'
-    const uint16_t* exponents;  // (panels, groups, 8): bytes of rows g and g + 8
-    int n, blocks, groups;
-
-    DEVICE void fetch(const Mxfp4Weights& w, unsigned char* stage, int n0, int at) {
-        const int panel = threadIdx.x / 32 + n0 / 16;
-        const bool inside = panel < (w.n + 15) / 16;
-        const int64_t from = (((int64_t)panel * w.blocks + at / 64) * 32 + threadIdx.x % 32) * 4;
-        cp_async16(stage + threadIdx.x * 16, w.codes + (inside ? from : 0), inside);
-        fetch_factors(stage + CODE_BYTES, w.exponents, 16, 0, n0, w.n, at, w.groups, 5);
-    }
-    DEVICE Columns read(const Mxfp4Weights&, const unsigned char* stage, int column, int step) {
-        const int lane = threadIdx.x % 32, g = lane / 4;
-        const uint16_t* exponents = reinterpret_cast<const uint16_t*>(stage + CODE_BYTES);
-        Columns c;
-#pragma unroll
-        for (int p = 0; p < 2; ++p) {
-            const int panel = column / 16 + p;
-            const uint4 v = load16(stage + (panel * 32 + lane) * 16);
-            const uint32_t numbers[2] = {step ? v.z : v.x, step ? v.w : v.y};
-            const uint32_t both = exponents[(step * PANELS + panel) * 8 + g];
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-                dequantize_mxfp4(c.pairs[2 * p + half], numbers[half], scale_mxfp4(both >> 8 * half & 255));
-        }
-        return c;
-    }
-};
-
-struct Int8Weights {
-    static constexpr int CODE_BYTES = PANELS * 1024, BYTES = CODE_BYTES + SCALE_BYTES;
-    const uint32_t* codes;   // (panels, ceil(k / 32), 32 lanes, 4)
-    const uint32_t* scales;  // (panels, groups, 8): f16 of rows g and g + 8
-    int n, blocks, groups, group_shift;
-
-    DEVICE void fetch(const Int8Weights& w, unsigned char* stage, int n0, int at) {
-#pragma unroll
-        for (int step = 0; step < 2; ++step) {
-            const int panel = n0 / 16 + threadIdx.x / 32, block = at / 32 + step;
-            const bool inside = panel < (w.n + 15) / 16 && block < w.blocks;
-            const int64_t from = (((int64_t)panel * w.blocks + block) * 32 + threadIdx.x % 32) * 4;
-            cp_async16(stage + (step * THREADS + threadIdx.x) * 16, w.codes + (inside ? from : 0), inside);
-        }
-        fetch_factors(stage + CODE_BYTES, w.scales, 32, 0, n0, w.n, at, w.groups, w.group_shift);
-    }
-    DEVICE Columns read(const Int8Weights&, const unsigned char* stage, int column, int step) {
-        const int lane = threadIdx.x % 32, g = lane / 4;
-        const uint32_t* scales = reinterpret_cast<const uint32_t*>(stage + CODE_BYTES);
-        Columns c;
-#pragma unroll
-        for (int p = 0; p < 2; ++p) {
-            const int panel = column / 16 + p;
-            const uint4 v = load16(stage + (step * THREADS + panel * 32 + lane) * 16);
-            const uint32_t codes[2][2] = {{v.x, v.y}, {v.z, v.w}};
-            const uint32_t factors = scales[(step * PANELS + panel) * 8 + g];
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const SplitScale scale = split_scale((uint16_t)(factors >> 16 * half));
-                uint32_t(&pairs)[4] = c.pairs[2 * p + half];
-                dequantize_int8(pairs[0], pairs[1], codes[half][0], scale);
-                dequantize_int8(pairs[2], pairs[3], codes[half][1], scale);
-            }
-        }
-        return c;
-    }
-};
-
-// Codes with a scale and a minimum for each 16 columns or more.
+// A stage's factors as if they were a matrix's.
+constexpr int SCALE_BYTES = 2 * PANELS * 32;
+DEVICE Int4 staged(const Int4& f, const unsigned char* at) {
+    return Int4{reinterpret_cast<const uint32_t*>(at), f.zeros ? reinterpret_cast<const uint16_t*>(at + SCALE_BYTES) : nullptr};
+}
+DEVICE Int8 staged(const Int8&, const unsigned char* at) { return Int8{reinterpret_cast<const uint32_t*>(at)}; }
+DEVICE Mxfp4 staged(const Mxfp4&, const unsigned char* at) { return Mxfp4{reinterpret_cast<const uint16_t*>(at)}; }
 template <int BITS>
-struct LineWeights {
-    static constexpr int CODE_BYTES = PANELS * 128 * BITS;
-    // Of both halves of both steps.
-    static constexpr int FACTOR_BYTES = 4 * PANELS * 64, BYTES = CODE_BYTES + FACTOR_BYTES;
-    static constexpr int BLOCK = BITS == 4 ? 64 : 32;
-    const uint32_t* codes;  // as Int4Weights' or Int8Weights'
-    const uint2* factors;   // (panels, groups, 8): f16 scales of rows g and g + 8, then their minima
-    int n, blocks, groups, group_shift;
+DEVICE Line<BITS> staged(const Line<BITS>&, const unsigned char* at) {
+    return Line<BITS>{reinterpret_cast<const uint2*>(at)};
+}
 
-    DEVICE void fetch(const LineWeights& w, unsigned char* stage, int n0, int at) {
+// Calls fetch(to, array, bytes a panel and group, first thread) for what a form has of groups.
+template <class Fetch>
+DEVICE void each_array(const Int4& f, unsigned char* to, const Fetch& fetch) {
+    fetch(to, f.scales, 32, 0);
+    if (f.zeros) fetch(to + SCALE_BYTES, f.zeros, 16, 32);
+}
+template <class Fetch>
+DEVICE void each_array(const Int8& f, unsigned char* to, const Fetch& fetch) { fetch(to, f.scales, 32, 0); }
+template <class Fetch>
+DEVICE void each_array(const Mxfp4& f, unsigned char* to, const Fetch& fetch) { fetch(to, f.exponents, 16, 0); }
+template <int BITS, class Fetch>
+DEVICE void each_array(const Line<BITS>& f, unsigned char* to, const Fetch& fetch) { fetch(to, f.factors, 64, 0); }
+
+template <class Form>
+struct Stage<CodedWeights<Form>> {
+    using Weights = CodedWeights<Form>;
+    static constexpr int HALVES = 32 / Form::LEAST_GROUP, CODE_BYTES = PANELS * 128 * Form::BITS;
+    static constexpr int BYTES = CODE_BYTES + 2 * PANELS * HALVES * Form::FACTOR_BYTES;
+
+    DEVICE void fetch(const Weights& w, unsigned char* stage, int n0, int at) {
+        const int panel = n0 / 16 + threadIdx.x / 32;
 #pragma unroll
-        for (int i = 0; i < 64 / BLOCK; ++i) {
-            const int panel = n0 / 16 + threadIdx.x / 32, block = at / BLOCK + i;
-            const bool inside = panel < (w.n + 15) / 16 && block < w.blocks;
+        for (int i = 0; i < STAGE_K / Weights::COLUMNS; ++i) {
+            const int block = at / Weights::COLUMNS + i;
+            const bool inside = panel < w.panels && block < w.blocks;
             const int64_t from = (((int64_t)panel * w.blocks + block) * 32 + threadIdx.x % 32) * 4;
             cp_async16(stage + (i * THREADS + threadIdx.x) * 16, w.codes + (inside ? from : 0), inside);
         }
-        // A thread copies the factors of two g: (step, panel, half of a step, pair). So halves lie in other banks.
-        if (threadIdx.x >= 4 * PANELS * 4) return;
-        const int place = threadIdx.x / 4, panel = n0 / 16 + place / 2 % PANELS;
-        const int group = min((at + place / 2 / PANELS * 32 + place % 2 * 16) >> w.group_shift, w.groups - 1);
-        const bool inside = panel < (w.n + 15) / 16;
-        const int64_t from = ((int64_t)panel * w.groups + group) * 8 + threadIdx.x % 4 * 2;
-        cp_async16(stage + CODE_BYTES + threadIdx.x * 16, w.factors + (inside ? from : 0), inside);
+        each_array(w.factors, stage + CODE_BYTES, [&](unsigned char* to, const void* array, int bytes, int first) {
+            fetch_groups(to, array, bytes, HALVES, first, n0 / 16, w.panels, at, w.groups, w.group_shift);
+        });
     }
-    DEVICE Columns read(const LineWeights&, const unsigned char* stage, int column, int step) {
-        const int lane = threadIdx.x % 32, g = lane / 4, half_step = lane % 4 / 2;
+    DEVICE Columns read(const Weights& w, const unsigned char* stage, int column, int step) {
+        const int lane = threadIdx.x % 32, g = lane / 4, half_step = HALVES == 2 ? lane % 4 / 2 : 0;
+        const Form factors = staged(w.factors, stage + CODE_BYTES);
         Columns c;
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
             const int panel = column / 16 + p;
-            const uint2 factors = load8(stage + CODE_BYTES + (((step * PANELS + panel) * 2 + half_step) * 8 + g) * 8);
-            const uint4 v = load16(stage + ((BITS == 4 ? 0 : step * THREADS) + panel * 32 + lane) * 16);
+            // Of 4 bits, the compiler reads the words of both steps once.
+            const uint4 v = load16(stage + ((Form::BITS == 4 ? 0 : step * THREADS) + panel * 32 + lane) * 16);
+            const auto group = Form::load(factors, ((step * PANELS + panel) * HALVES + half_step) * 8 + g);
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                if constexpr (BITS == 4) {
-                    const uint32_t first = half ? v.y : v.x, second = half ? v.w : v.z;
-                    dequantize_line_int4(c.pairs[2 * p + half], step ? second : first, line_int4(factors, half));
-                } else {
-                    dequantize_line_int8(c.pairs[2 * p + half], half ? v.z : v.x, half ? v.w : v.y,
-                                         line_int8(factors, half));
-                }
-            }
+            for (int half = 0; half < 2; ++half)
+                Form::dequantize(c.pairs[2 * p + half], Weights::codes_of(v, step, half), Form::row(group, half));
         }
         return c;
     }
@@ -227,7 +135,7 @@ DEVICE void multiply_stage(float (&acc)[4][4][4], const Weights& weights, const 
     const int g = threadIdx.x % 32 / 4;
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
-        const Columns b = Weights::read(weights, stage + X_BYTES, warp_column, step);
+        const Columns b = Stage<Weights>::read(weights, stage + X_BYTES, warp_column, step);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const uint4 lo = read_tile(stage, step, warp_row + i * 16 + g);
@@ -287,7 +195,7 @@ DEVICE void store_tile(Out* out, float* staged, const float (&acc)[4][4][4], int
 template <class Weights, class Out>
 DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partials, int m, int n, int k, int split,
                  int num_splits) {
-    constexpr int STAGE_BYTES = X_BYTES + Weights::BYTES;
+    constexpr int STAGE_BYTES = X_BYTES + Stage<Weights>::BYTES;
     SHARED_DYNAMIC(unsigned char, stages);  // (STAGES, STAGE_BYTES): x, then weights
     static_assert(STAGE_BYTES >= 8 * STAGED_BYTES, "a stage has room for what warps stage");
     const int m0 = blockIdx.x * TILE, n0 = blockIdx.y * TILE, warp = threadIdx.x / 32;
@@ -299,7 +207,7 @@ DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partial
         unsigned char* to = stages + stage % STAGES * STAGE_BYTES;
         if (stage < last) {
             fetch_tile(to, x, m0, m, stage * STAGE_K, k);
-            Weights::fetch(weights, to + X_BYTES, n0, stage * STAGE_K);
+            Stage<Weights>::fetch(weights, to + X_BYTES, n0, stage * STAGE_K);
         }
         cp_async_commit();
     };
@@ -337,99 +245,30 @@ DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partial
 }
 
 // partials (PARTS, m, n) or null with one block per tile
-#define GEMM(kind, Out)                                                                                               \
-    KERNEL(ferrule_gemm##kind, (256, 1), const bf16* x, const bf16* weight, Out* out, float* partials, int m, int n,  \
-           int k) {                                                                                                   \
-        gemm(x, Bf16Weights{weight, n, k}, out, partials, m, n, k, blockIdx.z, gridDim.z);                                                   \
-    }                                                                                                                 \
-    KERNEL(ferrule_gemm_int4##kind, (256, 1), const bf16* x, const uint32_t* codes, const uint32_t* scales,           \
-           const uint16_t* zeros, Out* out, float* partials, int m, int n, int k, int group_shift) {                  \
-        const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                               \
-        gemm(x, Int4Weights{codes, scales, zeros, n, (k + 63) / 64, groups, group_shift}, out, partials, m, n, k, blockIdx.z, gridDim.z);    \
-    }                                                                                                                 \
-    KERNEL(ferrule_gemm_int8##kind, (256, 1), const bf16* x, const uint32_t* codes, const uint32_t* scales, Out* out, \
-           float* partials, int m, int n, int k, int group_shift) {                                                   \
-        const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                               \
-        gemm(x, Int8Weights{codes, scales, n, (k + 31) / 32, groups, group_shift}, out, partials, m, n, k, blockIdx.z, gridDim.z);           \
-    }                                                                                                                 \
-    KERNEL(ferrule_gemm_mxfp4##kind, (256, 1), const bf16* x, const uint32_t* codes, const uint16_t* exponents, Out* out, \
-           float* partials, int m, int n, int k) {                                                                    \
-        gemm(x, Mxfp4Weights{codes, exponents, n, (k + 63) / 64, k / 32}, out, partials, m, n, k, blockIdx.z, gridDim.z); \
-    }
-#define LINE_GEMM(bits, block, kind, Out)                                                                             \
-    KERNEL(ferrule_gemm_int##bits##_min##kind, (256, 1), const bf16* x, const uint32_t* codes, const uint2* factors,  \
-           Out* out, float* partials, int m, int n, int k, int group_shift) {                                         \
-        const int groups = (k + (1 << group_shift) - 1) >> group_shift;                                               \
-        const LineWeights<bits> weights{codes, factors, n, (k + block - 1) / block, groups, group_shift};             \
+#define GEMM(form, params, behind, weights, kind, Out)                                                                \
+    KERNEL(ferrule_gemm##form##kind, (256, 1), const bf16* x, UNPACKED params, Out* out, float* partials, int m, int n, \
+           int k UNPACKED behind) {                                                                                   \
         gemm(x, weights, out, partials, m, n, k, blockIdx.z, gridDim.z);                                              \
     }
-GEMM(, bf16)
-GEMM(_f32, float)
-LINE_GEMM(4, 64, , bf16)
-LINE_GEMM(4, 64, _f32, float)
-LINE_GEMM(8, 32, , bf16)
-LINE_GEMM(8, 32, _f32, float)
+EACH_FORM(GEMM, , bf16)
+EACH_FORM(GEMM, _f32, float)
 
 // The products of experts with their own rows: of expert e = z, rows starts[e] .. starts[e + 1] of x (num_rows, k) with
 // matrix e of weight (num_experts, n, k), to the same rows of out (num_rows, n).
-struct Group {
-    int first, rows;
-};
-DEVICE Group group_of(const int* starts) { return Group{starts[blockIdx.z], starts[blockIdx.z + 1] - starts[blockIdx.z]}; }
-
-KERNEL(ferrule_grouped_gemm, (256, 1), const bf16* x, const bf16* weight, const int* starts, bf16* out, int n, int k) {
-    const Group group = group_of(starts);
-    if ((int)blockIdx.x * TILE >= group.rows) return;
-    const Bf16Weights weights{weight + (int64_t)blockIdx.z * n * k, n, k};
-    gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);
+template <class Weights>
+DEVICE void grouped_gemm(const bf16* x, const Weights& weights, const int* starts, bf16* out, int n, int k) {
+    const int first = starts[blockIdx.z], rows = starts[blockIdx.z + 1] - first;
+    if ((int)blockIdx.x * TILE >= rows) return;
+    const Weights own = Weights::of_expert(weights, blockIdx.z);
+    gemm(x + (int64_t)first * k, own, out + (int64_t)first * n, nullptr, rows, n, k, 0, 1);
 }
 
-// The codes of experts lie one after the other, each with whole panels.
-KERNEL(ferrule_grouped_gemm_int4, (256, 1), const bf16* x, const uint32_t* codes, const uint32_t* scales,
-       const uint16_t* zeros, const int* starts, bf16* out, int n, int k, int group_shift) {
-    const Group group = group_of(starts);
-    if ((int)blockIdx.x * TILE >= group.rows) return;
-    const int groups = (k + (1 << group_shift) - 1) >> group_shift, blocks = (k + 63) / 64, panels = (n + 15) / 16;
-    const int64_t first_panel = (int64_t)blockIdx.z * panels, factors = first_panel * groups * 8;
-    const Int4Weights weights{codes + first_panel * blocks * 128, scales + factors, zeros ? zeros + factors : nullptr,
-                              n, blocks, groups, group_shift};
-    gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);
-}
-
-KERNEL(ferrule_grouped_gemm_int8, (256, 1), const bf16* x, const uint32_t* codes, const uint32_t* scales,
-       const int* starts, bf16* out, int n, int k, int group_shift) {
-    const Group group = group_of(starts);
-    if ((int)blockIdx.x * TILE >= group.rows) return;
-    const int groups = (k + (1 << group_shift) - 1) >> group_shift, blocks = (k + 31) / 32, panels = (n + 15) / 16;
-    const int64_t first_panel = (int64_t)blockIdx.z * panels;
-    const Int8Weights weights{codes + first_panel * blocks * 128, scales + first_panel * groups * 8, n, blocks, groups,
-                              group_shift};
-    gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);
-}
-
-KERNEL(ferrule_grouped_gemm_mxfp4, (256, 1), const bf16* x, const uint32_t* codes, const uint16_t* exponents,
-       const int* starts, bf16* out, int n, int k) {
-    const Group group = group_of(starts);
-    if ((int)blockIdx.x * TILE >= group.rows) return;
-    const int groups = k / 32, blocks = (k + 63) / 64;
-    const int64_t first_panel = (int64_t)blockIdx.z * ((n + 15) / 16);
-    const Mxfp4Weights weights{codes + first_panel * blocks * 128, exponents + first_panel * groups * 8, n, blocks, groups};
-    gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1);
-}
-
-#define GROUPED_LINE_GEMM(bits, block)                                                                              \
-    KERNEL(ferrule_grouped_gemm_int##bits##_min, (256, 1), const bf16* x, const uint32_t* codes,                    \
-           const uint2* factors, const int* starts, bf16* out, int n, int k, int group_shift) {                     \
-        const Group group = group_of(starts);                                                                       \
-        if ((int)blockIdx.x * TILE >= group.rows) return;                                                           \
-        const int groups = (k + (1 << group_shift) - 1) >> group_shift, blocks = (k + block - 1) / block;           \
-        const int64_t first_panel = (int64_t)blockIdx.z * ((n + 15) / 16);                                          \
-        const LineWeights<bits> weights{codes + first_panel * blocks * 128, factors + first_panel * groups * 8, n,  \
-                                        blocks, groups, group_shift};                                               \
-        gemm(x + (int64_t)group.first * k, weights, out + (int64_t)group.first * n, nullptr, group.rows, n, k, 0, 1); \
+#define GROUPED_GEMM(form, params, behind, weights, Out)                                                              \
+    KERNEL(ferrule_grouped_gemm##form, (256, 1), const bf16* x, UNPACKED params, const int* starts, Out* out, int n,  \
+           int k UNPACKED behind) {                                                                                   \
+        grouped_gemm(x, weights, starts, out, n, k);                                                                  \
     }
-GROUPED_LINE_GEMM(4, 64)
-GROUPED_LINE_GEMM(8, 32)
+EACH_FORM(GROUPED_GEMM, bf16)
 
 // out[i] = the parts' sums of element i, in order.
 template <class Out>

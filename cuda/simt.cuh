@@ -243,32 +243,156 @@ DEVICE void dequantize_int8(uint32_t& pair0, uint32_t& pair1, uint32_t codes, co
 }
 
 // With minima, a weight is the bf16 nearest to scale * code + minimum: a sum of float32, since the two may all but cancel.
-struct Line {
-    float scale, minimum;
-    DEVICE uint32_t of(const Line& line, uint32_t codes) {
-        return pack_bf16x2(__fmaf_rn(bf16_lo(codes), line.scale, line.minimum),
-                           __fmaf_rn(bf16_hi(codes), line.scale, line.minimum));
+DEVICE uint32_t on_line(uint32_t codes, float scale, float minimum) {
+    return pack_bf16x2(__fmaf_rn(bf16_lo(codes), scale, minimum), __fmaf_rn(bf16_hi(codes), scale, minimum));
+}
+
+// Forms of codes: BITS of one, and the factors of groups of columns, for rows g and g + 8 of a panel together (see README.md).
+// FACTOR_BYTES is their size, `Group` what a lane loads of a group, `Row` what becomes of it for one of the two rows. `dequantize` makes pairs of the
+// lane's 8 codes of a row: one word of 4 bits, or two of 8.
+
+struct Int4 {
+    static constexpr int BITS = 4, LEAST_GROUP = 32, FACTOR_BYTES = 48;
+    const uint32_t* scales;  // (panels, groups, 8): f16
+    const uint16_t* zeros;   // (panels, groups, 8): bytes; null: all are 8
+
+    struct Group {
+        uint32_t scales, zeros;
+    };
+    struct Row {
+        SplitScale scale;
+        uint32_t minus_zero;
+    };
+    DEVICE Int4 behind(const Int4& f, int64_t place) { return Int4{f.scales + place, f.zeros ? f.zeros + place : nullptr}; }
+    DEVICE Group load(const Int4& f, int place) { return Group{f.scales[place], f.zeros ? f.zeros[place] : 0x0808u}; }
+    DEVICE Group of_lane(Group group, int lane) {
+        return Group{__shfl_sync(ALL_LANES, group.scales, lane), __shfl_sync(ALL_LANES, group.zeros, lane)};
+    }
+    DEVICE Row row(Group group, int half) {
+        return Row{split_scale((uint16_t)(group.scales >> 16 * half)), minus_zero_int4(group.zeros >> 8 * half & 255)};
+    }
+    DEVICE void dequantize(uint32_t (&pairs)[4], uint2 codes, const Row& row) {
+        dequantize_int4(pairs, codes.x, row.minus_zero, row.scale);
     }
 };
-// `half` of 0 and 1: row g or g + 8 of the factors, f16 pairs of scales and of minima.
-DEVICE Line line_int8(uint2 factors, int half) {
-    return Line{f16_to_float((uint16_t)(factors.x >> 16 * half)), f16_to_float((uint16_t)(factors.y >> 16 * half))};
-}
-// Of codes as they are in 128 + code.
-DEVICE Line line_int4(uint2 factors, int half) {
-    const Line line = line_int8(factors, half);
-    return Line{line.scale, __fmaf_rn(-128.f, line.scale, line.minimum)};
-}
-// A lane's 8 columns of a row: one word of 4 bits, or two of 8 bits.
-DEVICE void dequantize_line_int4(uint32_t (&pairs)[4], uint32_t codes, const Line& line) {
+
+struct Int8 {
+    static constexpr int BITS = 8, LEAST_GROUP = 32, FACTOR_BYTES = 32;
+    const uint32_t* scales;  // (panels, groups, 8): f16
+
+    using Group = uint32_t;
+    using Row = SplitScale;
+    DEVICE Int8 behind(const Int8& f, int64_t place) { return Int8{f.scales + place}; }
+    DEVICE Group load(const Int8& f, int place) { return f.scales[place]; }
+    DEVICE Group of_lane(Group group, int lane) { return __shfl_sync(ALL_LANES, group, lane); }
+    DEVICE Row row(Group group, int half) { return split_scale((uint16_t)(group >> 16 * half)); }
+    DEVICE void dequantize(uint32_t (&pairs)[4], uint2 codes, const Row& scale) {
+        dequantize_int8(pairs[0], pairs[1], codes.x, scale);
+        dequantize_int8(pairs[2], pairs[3], codes.y, scale);
+    }
+};
+
+// Numbers of E2M1, with a power of two for each 32.
+struct Mxfp4 {
+    static constexpr int BITS = 4, LEAST_GROUP = 32, FACTOR_BYTES = 16;
+    const uint16_t* exponents;  // (panels, groups, 8): bytes
+
+    using Group = uint32_t;
+    using Row = uint32_t;
+    DEVICE Mxfp4 behind(const Mxfp4& f, int64_t place) { return Mxfp4{f.exponents + place}; }
+    DEVICE Group load(const Mxfp4& f, int place) { return f.exponents[place]; }
+    DEVICE Group of_lane(Group group, int lane) { return __shfl_sync(ALL_LANES, group, lane); }
+    DEVICE Row row(Group group, int half) { return scale_mxfp4(group >> 8 * half & 255); }
+    DEVICE void dequantize(uint32_t (&pairs)[4], uint2 codes, Row scale) { dequantize_mxfp4(pairs, codes.x, scale); }
+};
+
+// Codes of 4 or 8 bits with a scale and a minimum for each 16 columns or more.
+template <int BITS_>
+struct Line {
+    static constexpr int BITS = BITS_, LEAST_GROUP = 16, FACTOR_BYTES = 64;
+    const uint2* factors;  // (panels, groups, 8): f16 scales, then minima
+
+    using Group = uint2;
+    struct Row {
+        float scale, minimum;
+    };
+    DEVICE Line behind(const Line& f, int64_t place) { return Line{f.factors + place}; }
+    DEVICE Group load(const Line& f, int place) { return load8(f.factors + place); }
+    DEVICE Group of_lane(Group group, int lane) {
+        return Group{__shfl_sync(ALL_LANES, group.x, lane), __shfl_sync(ALL_LANES, group.y, lane)};
+    }
+    // Codes of 4 bits are as they are in 128 + code.
+    DEVICE Row row(Group group, int half) {
+        const float scale = f16_to_float((uint16_t)(group.x >> 16 * half));
+        const float minimum = f16_to_float((uint16_t)(group.y >> 16 * half));
+        return Row{scale, BITS == 4 ? __fmaf_rn(-128.f, scale, minimum) : minimum};
+    }
+    DEVICE void dequantize(uint32_t (&pairs)[4], uint2 codes, const Row& row) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = Line::of(line, and_or(codes >> 4 * i, 0x000f000fu, 0x43004300u));
-}
-DEVICE void dequantize_line_int8(uint32_t (&pairs)[4], uint32_t first, uint32_t second, const Line& line) {
-    const uint32_t words[2] = {first, second};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = Line::of(line, widen_int8(words[i / 2] >> 8 * (i % 2)));
-}
+        for (int i = 0; i < 4; ++i) {
+            const uint32_t raised = BITS == 4 ? and_or(codes.x >> 4 * i, 0x000f000fu, 0x43004300u)
+                                              : widen_int8((i < 2 ? codes.x : codes.y) >> 8 * (i % 2));
+            pairs[i] = on_line(raised, row.scale, row.minimum);
+        }
+    }
+};
+
+// Weight matrices (n, k). Those of experts lie below each other.
+struct Bf16Weights {
+    static constexpr int BITS = 16;
+    const bf16* weight;  // (n, k)
+    int n, k;
+
+    DEVICE Bf16Weights of_expert(const Bf16Weights& w, int expert) {
+        return Bf16Weights{w.weight + (int64_t)expert * w.n * w.k, w.n, w.k};
+    }
+};
+
+template <class Form>
+struct CodedWeights {
+    // Columns of a lane's 16 bytes, of rows g and g + 8.
+    static constexpr int BITS = Form::BITS, COLUMNS = 256 / BITS;
+    const uint32_t* codes;  // (panels, blocks, 32 lanes, 4)
+    Form factors;           // (panels, groups, 8)
+    int panels, blocks, groups, group_shift;
+
+    DEVICE CodedWeights of(const uint32_t* codes, const Form& factors, int n, int k, int group_shift) {
+        const int groups = (k + (1 << group_shift) - 1) >> group_shift;
+        return CodedWeights{codes, factors, (n + 15) / 16, (k + COLUMNS - 1) / COLUMNS, groups, group_shift};
+    }
+    // The matrix from a panel on.
+    DEVICE CodedWeights from_panel(const CodedWeights& w, int64_t panel) {
+        return CodedWeights{w.codes + panel * w.blocks * 128, Form::behind(w.factors, panel * w.groups * 8),
+                            w.panels - (int)panel, w.blocks, w.groups, w.group_shift};
+    }
+    DEVICE CodedWeights of_expert(const CodedWeights& w, int expert) {
+        CodedWeights found = from_panel(w, (int64_t)expert * w.panels);
+        found.panels = w.panels;
+        return found;
+    }
+    // A lane's codes of step `step` of 32 columns, of row g or g + 8.
+    DEVICE uint2 codes_of(uint4 v, int step, int half) {
+        if (BITS == 8) return half ? uint2{v.z, v.w} : uint2{v.x, v.y};
+        const uint32_t first = half ? v.y : v.x, second = half ? v.w : v.z;
+        return uint2{step % 2 ? second : first, 0};
+    }
+};
+
+// Kernels for every form of weights: GEMM(what its name says of the form, its parameters, those behind the sizes, what
+// becomes of them, and the arguments behind these).
+#define EACH_FORM(GEMM, ...)                                                                                          \
+    GEMM(, (const bf16* weight), (), (Bf16Weights{weight, n, k}), __VA_ARGS__)                                        \
+    GEMM(_int4, (const uint32_t* codes, const uint32_t* scales, const uint16_t* zeros), (, int group_shift),          \
+         (CodedWeights<Int4>::of(codes, Int4{scales, zeros}, n, k, group_shift)), __VA_ARGS__)                        \
+    GEMM(_int8, (const uint32_t* codes, const uint32_t* scales), (, int group_shift),                                 \
+         (CodedWeights<Int8>::of(codes, Int8{scales}, n, k, group_shift)), __VA_ARGS__)                               \
+    GEMM(_int4_min, (const uint32_t* codes, const uint2* factors), (, int group_shift),                               \
+         (CodedWeights<Line<4>>::of(codes, Line<4>{factors}, n, k, group_shift)), __VA_ARGS__)                        \
+    GEMM(_int8_min, (const uint32_t* codes, const uint2* factors), (, int group_shift),                               \
+         (CodedWeights<Line<8>>::of(codes, Line<8>{factors}, n, k, group_shift)), __VA_ARGS__)                        \
+    GEMM(_mxfp4, (const uint32_t* codes, const uint16_t* exponents), (),                                              \
+         (CodedWeights<Mxfp4>::of(codes, Mxfp4{exponents}, n, k, 5)), __VA_ARGS__)
+#define UNPACKED(...) __VA_ARGS__
 
 // Types of the KV cache. A block of a layer is (2, num_kv_heads, 16, head_dim) numbers, K then V; behind them, where they
 // are SCALED, (2, num_kv_heads, 16) float32 scales of a position's head. Numbers of one byte stand in the order 0 2 1 3

@@ -15,7 +15,7 @@ use half::bf16;
 use crate::emulated_device;
 use crate::models::{exact, expected, generate_together, generated_as_exact, golden, lengthened, load, on_device};
 
-fn context() -> Arc<Context> {
+pub fn context() -> Arc<Context> {
     cuda::open(Device::CudaEmu).expect("the emulator opens").context(0).expect("it has a device")
 }
 
@@ -28,7 +28,7 @@ fn products() -> u64 {
 }
 
 /// Numbers between -1 and 1, as a hash makes them.
-fn numbers(len: usize, seed: usize) -> Vec<bf16> {
+pub fn numbers(len: usize, seed: usize) -> Vec<bf16> {
     let hash = |i: usize| ((i + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / (1 << 23) as f32 - 1.0;
     (0..len).map(|i| bf16::from_f32(hash(i))).collect()
 }
@@ -56,7 +56,7 @@ fn products_are_those_of_the_kernels() {
         for (own, theirs) in outputs {
             let (x, partials) = (x.all(), partials.all());
             let weight = weight.all();
-            let gemm = Gemm { x, weight: GemmWeight::Bf16(weight), out: own, n, k, splits: 1, partials };
+            let gemm = Gemm { x, weight: GemmWeight::Bf16(weight), out: own, n, k, splits: 1, wide: false, partials };
             kernels.launch(&gemm, &stream).unwrap();
             assert!(library.multiply(&Product { x, weight, out: theirs, n, k }, &stream).unwrap());
         }

@@ -7,6 +7,7 @@ mod cublaslt;
 mod driver;
 mod models;
 mod nvrtc;
+mod products;
 mod sampler;
 #[allow(dead_code)]
 #[path = "../twin/mod.rs"]

@@ -113,9 +113,10 @@ impl CudaStep<'_> {
         {
             return;
         }
-        let splits = Gemm::num_splits(x.len() / k, n, self.num_multiprocessors);
-        let partials = self.acts.partials.all();
-        self.launch(&Gemm { x, weight: matrix.as_weight(), out, n, k, splits, partials });
+        let (weight, m, partials) = (matrix.as_weight(), x.len() / k, self.acts.partials.all());
+        let splits = Gemm::num_splits(m, n, self.num_multiprocessors);
+        let wide = Gemm::is_wide(weight, m, n, self.num_multiprocessors);
+        self.launch(&Gemm { x, weight, out, n, k, splits, wide, partials });
         if splits > 1 {
             self.launch(&SumParts { partials, out });
         }
@@ -150,7 +151,8 @@ impl CudaStep<'_> {
         let (starts, k) = (self.experts().starts.all(), weight.cols);
         let n = weight.rows / (starts.len() - 1);
         let weight = weight.matrix.as_weight();
-        self.launch(&GroupedGemm { x, weight, starts, out, n, k, most_rows: self.size.num_tokens });
+        let (most_rows, num_multiprocessors) = (self.size.num_tokens, self.num_multiprocessors);
+        self.launch(&GroupedGemm { x, weight, starts, out, n, k, most_rows, num_multiprocessors });
     }
 
     fn batch(&self, layer: usize) -> Batch<'_> {

@@ -132,6 +132,8 @@ def hot_loop(instructions, labels):
         target = re.search(r"BRA.*`\((\.L_\w+)\)", instruction)
         if target and labels.get(target[1], end + 1) <= end:
             loops.append(instructions[labels[target[1]] : end + 1])
+    # What lies behind the kernel's end jumps back too, and is no loop.
+    loops = [loop for loop in loops if not count(loop, "EXIT")] or loops
     products = max((count(loop, "HMMA") for loop in loops), default=0)
     with_products = [loop for loop in loops if count(loop, "HMMA") == products]
     return min(with_products, key=len) if products else max(loops, key=len, default=[])

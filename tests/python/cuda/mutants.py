@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from emulator import FOLDER, ROOT
@@ -124,70 +126,59 @@ MUTANTS = [
         "stage < end; ++stage)",
         "stage < end || (num_splits == 1 && stage < last); ++stage)",
     ),
-    ("gemm_skinny", "skinny", "no barrier", "    __syncthreads();\n", ""),
     (
         "gemm_skinny",
         "skinny",
         "column guard",
-        "if (row >= m || (int)blockIdx.x * 16 + column >= n) continue;",
+        "if (row >= m || column >= n) continue;",
         "if (row >= m) continue;",
-    ),
-    (
-        "gemm_skinny",
-        "skinny",
-        "scale of the other row",
-        "factors.minus_zero[half], factors.scale[half]",
-        "factors.minus_zero[half], factors.scale[1 - half]",
-    ),
-    (
-        "gemm_skinny",
-        "skinny",
-        "a group too early",
-        "w.zeros[group * 8] : 0x0808u",
-        "w.zeros[(group & ~1) * 8] : 0x0808u",
-    ),
-    (
-        "gemm_skinny",
-        "skinny",
-        "steps swapped",
-        "codes[2] = {step % 2 ? v.z : v.x, step % 2 ? v.w : v.y}",
-        "codes[2] = {step % 2 ? v.x : v.z, step % 2 ? v.w : v.y}",
     ),
     (
         "gemm_skinny",
         "product",
         "parts in another order",
-        "sum += sums[part][row][column]",
-        "sum += sums[PARTS - 1 - part][row][column]",
+        "sum += sums[part][row][i % 16]",
+        "sum += sums[PARTS - 1 - part][row][i % 16]",
     ),
     (
         "gemm_skinny",
         "skinny",
         "one group of 16 for a whole step",
-        "at + step * 32 + threadIdx.x % 4 * 8;",
-        "at + step * 32;",
+        "(t % 2 * 2 + i) * 32 + t / 2 * 16)",
+        "(t % 2 * 2 + i) * 32)",
     ),
     (
         "gemm_skinny",
         "skinny",
-        "codes of the other row",
-        "half ? v.y : v.x, second = half ? v.w : v.z",
-        "half ? v.x : v.y, second = half ? v.w : v.z",
+        "no barrier",
+        "        __syncthreads();\n        for (",
+        "        for (",
     ),
-    ("gemm", "test_gemm", "one group of 16 for a whole stage", "half_step = lane % 4 / 2;", "half_step = 0;"),
+    ("gemm_skinny", "skinny", "no barrier between panels", "        if (panel + 1 < PANELS) __syncthreads();\n", ""),
+    ("gemm_skinny", "skinny", "a panel too many", "const bool exists = panel < w.panels;", "const bool exists = true;"),
+    ("gemm_skinny", "skinny", "the same turn again", "PANELS ? at : at + BLOCK_K;", "PANELS ? at : at;"),
+    ("gemm_skinny", "skinny", "another panel's codes", "loaded[panel % SLOTS]", "loaded[(panel + 1) % SLOTS]"),
+    (
+        "gemm_skinny",
+        "skinny",
+        "the first half of a step twice",
+        "(lane & ~1) + step / 2",
+        "(lane & ~3) + step / 2",
+    ),
+    (
+        "gemm_skinny",
+        "skinny",
+        "columns of the next block",
+        "((int)blockIdx.x * PANELS + panel) * 16",
+        "((int)blockIdx.x + panel) * 16",
+    ),
+    ("gemm", "test_gemm", "one group of 16 for a whole stage", "HALVES == 2 ? lane % 4 / 2 : 0;", "0;"),
     (
         "gemm",
         "test_gemm",
         "factors of another panel",
-        "((step * PANELS + panel) * 2 + half_step) * 8 + g",
-        "((step * PANELS + panel % 4) * 2 + half_step) * 8 + g",
-    ),
-    (
-        "gemm",
-        "moe",
-        "codes of another expert",
-        "codes + first_panel * blocks * 128, scales + first_panel * groups * 8, n",
-        "codes, scales + first_panel * groups * 8, n",
+        "((step * PANELS + panel) * HALVES + half_step) * 8 + g",
+        "((step * PANELS + panel % 4) * HALVES + half_step) * 8 + g",
     ),
     ("logits", "argmax", "last of the largest", "other_index < index", "other_index > index"),
     (
@@ -201,29 +192,21 @@ MUTANTS = [
     ("moe", "moe", "no barrier", "    __syncthreads();\n", ""),
     ("moe", "moe", "the first of equals is not kept", "other_expert < expert", "other_expert > expert"),
     ("moe", "moe", "weights of another token", "weights[entry] * x[i]", "weights[k] * x[i]"),
-    ("gemm", "moe", "rows of another expert", "return Group{starts[blockIdx.z],", "return Group{starts[0],"),
     (
         "gemm",
-        "test_gemm",
-        "the power of two of another row",
-        "scale_mxfp4(both >> 8 * half & 255)",
-        "scale_mxfp4(both & 255)",
-    ),
-    (
-        "gemm_skinny",
-        "skinny",
-        "the power of two of the other row",
-        "exponents >> 8 * half & 255",
-        "exponents >> 8 * (1 - half) & 255",
+        "moe",
+        "rows of another expert",
+        "x + (int64_t)first * k, own",
+        "x + (int64_t)starts[0] * k, own",
     ),
     (
         "gemm_skinny",
         "mxfp4 or codes or skinny",
         "the power of two of the first step",
-        "l.exponents, (threadIdx.x % 32 & ~3) + step)",
-        "l.exponents, threadIdx.x % 32 & ~3)",
+        "(lane & ~3) + step :",
+        "(lane & ~3) :",
     ),
-    ("gemm_skinny", "moe", "matrices of the first expert", "weights, first_panel + blockIdx.x", "weights, blockIdx.x"),
+    ("gemm_skinny", "moe", "matrices of the first expert", "of_expert(weights, blockIdx.y)", "of_expert(weights, 0)"),
     ("gemm_skinny", "moe", "rows twice", "+ blockIdx.z * TILES * 8, m", "+ blockIdx.z * TILES * 4, m"),
     (
         "gemm_skinny",
@@ -308,6 +291,39 @@ MUTANTS = [
         "    }\n    const float* p",
     ),
     ("logits", "edit", "presence for all that was seen", "edit.count > 0 ? -presence : -0.f", "-presence"),
+]
+
+
+# The same in simt.cuh, as the kernels of a file see it.
+HEADER_MUTANTS = [
+    ("gemm_skinny", "skinny", "scale of the other row", "group.scales >> 16 * half", "group.scales >> 16 * (1 - half)"),
+    ("gemm_skinny", "skinny", "a group too early", "f.zeros[place] : 0x0808u", "f.zeros[place & ~8] : 0x0808u"),
+    ("gemm_skinny", "skinny", "steps swapped", "step % 2 ? second : first", "step % 2 ? first : second"),
+    ("gemm", "test_gemm", "steps swapped", "step % 2 ? second : first", "step % 2 ? first : second"),
+    (
+        "gemm_skinny",
+        "skinny",
+        "codes of the other row",
+        "half ? v.y : v.x, second = half ? v.w : v.z",
+        "half ? v.x : v.y, second = half ? v.w : v.z",
+    ),
+    (
+        "gemm_skinny",
+        "skinny",
+        "the power of two of the other row",
+        "group >> 8 * half & 255",
+        "group >> 8 * (1 - half) & 255",
+    ),
+    ("gemm", "test_gemm", "the power of two of another row", "group >> 8 * half & 255", "group & 255"),
+    ("gemm", "moe", "codes of another expert", "w.codes + panel * w.blocks * 128", "w.codes"),
+    ("gemm_skinny", "moe", "bf16 of another expert", "w.weight + (int64_t)expert * w.n * w.k", "w.weight"),
+    (
+        "gemm_skinny",
+        "skinny",
+        "the minimum of codes that are raised",
+        "__fmaf_rn(-128.f, scale",
+        "__fmaf_rn(-64.f, scale",
+    ),
 ]
 
 
@@ -422,7 +438,7 @@ KERNEL_FLAGS = ["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit
 
 
 def build(folder, source, text, flags, form="check"):
-    """A library with one file replaced."""
+    """A library with one file replaced. Headers in `folder` come before the kernels' own."""
     mutant, library = folder / source.name, folder / "cuda-emu" / "libcuda_emu_check.so"
     library.parent.mkdir()
     mutant.write_text(text)
@@ -447,10 +463,12 @@ def run(command, environment):
     return done
 
 
-def kernel_is_caught(file, tests, old, new):
+def kernel_is_caught(file, tests, old, new, header=None):
     source, here = ROOT / "cuda" / f"{file}.cu", Path(__file__).parent
     with tempfile.TemporaryDirectory() as name:
-        build(Path(name), source, replaced(source, old, new), KERNEL_FLAGS)
+        if header:
+            (Path(name) / header.name).write_text(replaced(header, old, new))
+        build(Path(name), source, source.read_text() if header else replaced(source, old, new), KERNEL_FLAGS)
         pytest = [sys.executable, "-m", "pytest", "-xq", f"--confcutdir={here}", "-p", "no:cacheprovider", str(here)]
         done = run([*pytest, "-k", f"checked and ({tests})"], {"CARGO_TARGET_DIR": name})
     assert done.returncode in (0, 1) or done.returncode < 0, done.stdout.decode()
@@ -467,26 +485,31 @@ def host_is_caught(tests, old, new, file="api"):
     return done.returncode != 0
 
 
+def planted():
+    """Each bug's place, what it is, and what finds out whether tests catch it."""
+    for file, tests, what, old, new in MUTANTS:
+        yield file, what, partial(kernel_is_caught, file, tests, old, new)
+    for file, tests, what, old, new in HEADER_MUTANTS:
+        yield f"simt in {file}", what, partial(kernel_is_caught, file, tests, old, new, ROOT / "cuda" / "simt.cuh")
+    for tests, what, old, new in HOST_MUTANTS:
+        yield "host", what, partial(host_is_caught, tests, old, new)
+    for tests, what, old, new in BLAS_MUTANTS:
+        yield "cublaslt", what, partial(host_is_caught, tests, old, new, "cublaslt")
+
+
 def main():
+    """Arguments: parts of what mutants are called; none: all of them."""
     file, tests, _, old, _ = MUTANTS[0]
     assert not kernel_is_caught(file, tests, old, old), "the kernels' tests fail without a bug"
-    for tests in {tests for tests, *_ in HOST_MUTANTS + BLAS_MUTANTS}:
+    for tests in sorted({tests for tests, *_ in HOST_MUTANTS + BLAS_MUTANTS}):
         assert not host_is_caught(tests, LAUNCH, LAUNCH), f"{tests} fails without a bug"
+    mutants = [mutant for mutant in planted() if all(word in f"{mutant[0]}: {mutant[1]}" for word in sys.argv[1:])]
     survivors = 0
-
-    def tell(file, what, caught):
-        nonlocal survivors
-        survivors += not caught
-        print(f"{'caught' if caught else 'SURVIVED':9} {file}: {what}", flush=True)
-
-    for file, tests, what, old, new in MUTANTS:
-        tell(file, what, kernel_is_caught(file, tests, old, new))
-    for tests, what, old, new in HOST_MUTANTS:
-        tell("host", what, host_is_caught(tests, old, new))
-    for tests, what, old, new in BLAS_MUTANTS:
-        tell("cublaslt", what, host_is_caught(tests, old, new, "cublaslt"))
-    count = len(MUTANTS) + len(HOST_MUTANTS) + len(BLAS_MUTANTS)
-    print(f"{count - survivors} of {count} caught")
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for (place, what, _), caught in zip(mutants, pool.map(lambda mutant: mutant[2](), mutants), strict=True):
+            survivors += not caught
+            print(f"{'caught' if caught else 'SURVIVED':9} {place}: {what}", flush=True)
+    print(f"{len(mutants) - survivors} of {len(mutants)} caught")
     sys.exit(survivors > 0)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from emulator import bf16, floats
 from reference import normal
-from weights import QUANTIZED, WEIGHTS, Bf16Weights, Mxfp4Weights, check_product, product, some_k
+from weights import QUANTIZED, WEIGHTS, Bf16Weights, Mxfp4Weights, check_product, product, skinny_product, some_k
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)
@@ -16,18 +16,17 @@ def test_gemm(gpu, rng, kind, out):
         some_k(rng, kind, 700),
     )
     weights, x = kind(rng, n, k), normal(rng, m, k)
-    name = f"ferrule_gemm{kind.name}{'_f32' if out is np.float32 else ''}"
-    check_product(weights, x, product(gpu, name, weights, x, n, out, splits=int(rng.choice([1, 2, 4, 8]))))
+    check_product(weights, x, product(gpu, weights, x, n, out, splits=int(rng.choice([1, 2, 4, 8]))))
 
 
 @pytest.mark.parametrize("rows", [8, 16, 32])
 @pytest.mark.parametrize("kind", WEIGHTS)
 @pytest.mark.parametrize("out", [np.uint16, np.float32])
-def test_skinny_gemm(gpu, rng, rows, kind, out):
-    m, n, k = int(rng.integers(1, rows + 1)), int(rng.integers(1, 60)), some_k(rng, kind, 1500)
+@pytest.mark.parametrize("wide", [False, True])
+def test_skinny_gemm(gpu, rng, rows, kind, out, wide):
+    m, n, k = int(rng.integers(1, rows + 1)), int(rng.integers(1, 300 if wide else 60)), some_k(rng, kind, 1500)
     weights, x = kind(rng, n, k), normal(rng, m, k)
-    name = f"ferrule_skinny_gemm{kind.name}{'_f32' if out is np.float32 else ''}_m{rows}"
-    check_product(weights, x, product(gpu, name, weights, x, n, out))
+    check_product(weights, x, skinny_product(gpu, weights, x, n, out, rows, wide))
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)
@@ -35,16 +34,17 @@ def test_a_products_bits_do_not_depend_on_the_kernel(gpu, rng, kind):
     """Alone or in company, in tiles or not, in codes or as bf16: each element is one sum in one order."""
     n, k = int(rng.integers(1, 60)), some_k(rng, kind, 1500)
     weights, x = kind(rng, n, k), normal(rng, 32, k)
-    whole = product(gpu, f"ferrule_skinny_gemm{kind.name}_f32_m32", weights, x, n, np.float32)
+    whole = skinny_product(gpu, weights, x, n, np.float32, 32)
+    assert (skinny_product(gpu, weights, x, n, np.float32, 32, wide=True) == whole).all()
     for rows in (8, 16):
-        some = product(gpu, f"ferrule_skinny_gemm{kind.name}_f32_m{rows}", weights, x[5 : 5 + rows - 3], n, np.float32)
-        assert (some == whole[5 : 5 + rows - 3]).all()
+        some = slice(5, 5 + rows - 3)
+        for wide in (False, True):
+            assert (skinny_product(gpu, weights, x[some], n, np.float32, rows, wide) == whole[some]).all()
     for splits in (1, 2):
-        tiles = product(gpu, f"ferrule_gemm{kind.name}_f32", weights, x, n, np.float32, splits)
-        assert (tiles == whole).all()
+        assert (product(gpu, weights, x, n, np.float32, splits) == whole).all()
     plain = Bf16Weights(rng, n, k)
     plain.bits = weights.bits
-    assert (product(gpu, "ferrule_gemm_f32", plain, x, n, np.float32, 1) == whole).all()
+    assert (product(gpu, plain, x, n, np.float32) == whole).all()
 
 
 @pytest.mark.parametrize("kind", QUANTIZED)
@@ -52,7 +52,7 @@ def test_codes_become_the_nearest_bf16(gpu, rng, kind):
     weights = kind(rng, 20, 256)
     for at in range(0, 256, 32):
         one_hot = bf16(np.eye(32, 256, at))
-        found = product(gpu, f"ferrule_skinny_gemm{kind.name}_f32_m32", weights, one_hot, 20, np.float32)
+        found = skinny_product(gpu, weights, one_hot, 20, np.float32, 32)
         assert (floats(weights.bits[:, at : at + 32]) == found.T).all()
 
 
@@ -63,5 +63,5 @@ def test_the_smallest_and_largest_powers_of_mxfp4(gpu, rng):
     exact = np.ldexp(weights.e2m1[weights.codes], np.repeat(weights.exponents, 32, 1) - 127).astype(np.float32)
     for at in range(0, 256, 32):
         one_hot = bf16(np.eye(32, 256, at))
-        found = product(gpu, "ferrule_skinny_gemm_mxfp4_f32_m32", weights, one_hot, 16, np.float32)
+        found = skinny_product(gpu, weights, one_hot, 16, np.float32, 32)
         assert (floats(bf16(exact[:, at : at + 32])) == found.T).all()

@@ -47,7 +47,7 @@ def test_moe_sort(gpu, rng):
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_moe_products_of_experts_with_their_tokens(gpu, rng, kind):
     """From tokens in their own order, by way of rows in the experts' order, back to tokens."""
-    num_experts, top_k, tokens, k, n = 5, 2, int(rng.integers(1, 100)), 64, 16 * int(rng.integers(1, 6))
+    num_experts, top_k, tokens, k, n = 5, 2, int(rng.integers(1, 100)), 64, 16 * int(rng.integers(1, 11))
     # One expert has no tokens.
     experts = np.stack([rng.permutation(num_experts - 1)[:top_k] for _ in range(tokens)]).astype(i32)
     shares = rng.random((tokens, top_k)).astype(np.float32)
@@ -56,7 +56,8 @@ def test_moe_products_of_experts_with_their_tokens(gpu, rng, kind):
     places_on_gpu = gpu.upload(places)
     rows = gpu.allocate(tokens * top_k * k * 2)
     gpu.launch("ferrule_moe_gather", (tokens * top_k,), 128, gpu.upload(x), places_on_gpu, rows, i32(k), i32(top_k))
-    products = [grouped_product(gpu, all_weights, rows, starts, tokens * top_k, n, k, few) for few in (None, 8, 32)]
+    forms = (None, False), (8, False), (8, True), (32, False), (32, True)
+    products = [grouped_product(gpu, all_weights, rows, starts, tokens * top_k, n, k, *form) for form in forms]
     in_tiles, *skinny = [gpu.download(made, (tokens * top_k, n), np.uint16) for made in products]
     assert all((made == in_tiles).all() for made in skinny), "bits do not depend on the kernel"
     out = gpu.allocate(tokens * n * 2)

@@ -31,7 +31,7 @@ def int8_words(codes):
 
 
 class Bf16Weights:
-    name, shared = "", 98304
+    name, shared, bit_count = "", 98304, 16
 
     def __init__(self, rng, n, k):
         self.bits = normal(rng, n, k)
@@ -47,7 +47,7 @@ class Bf16Weights:
 
 
 class Int4Weights:
-    name, shared = "_int4", 63744
+    name, shared, bit_count = "_int4", 63744, 4
 
     def __init__(self, rng, n, k, group=None):
         self.group = group or next(group for group in rng.permutation([32, 64, 128]) if k % group == 0)
@@ -70,7 +70,7 @@ class Int4Weights:
 
 
 class Int8Weights:
-    name, shared = "_int8", 75264
+    name, shared, bit_count = "_int8", 75264, 8
 
     def __init__(self, rng, n, k):
         self.codes = rng.integers(-128, 128, (n, k))
@@ -137,7 +137,7 @@ class Int8LineWeights(LineWeights):
 class Mxfp4Weights:
     """Numbers of E2M1, with a power of two for each 32."""
 
-    name, shared = "_mxfp4", 62208
+    name, shared, bit_count = "_mxfp4", 62208, 4
     sizes_of_e2m1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
     e2m1 = np.concatenate([sizes_of_e2m1, -sizes_of_e2m1])
 
@@ -157,31 +157,49 @@ class Mxfp4Weights:
         return ()
 
 
-def product(gpu, kernel, weights, x, n, out_type, splits=None):
-    """The kernel's out: skinny, or in tiles with `splits` blocks each."""
+def columns(weights, rows, wide):
+    """Of out, that a block of the kernels for few rows makes."""
+    return 16 * min(32 // weights.bit_count, 128 // rows) if wide else 16
+
+
+def skinny_kernel(weights, out_type, rows, wide):
+    kind = "_f32" if out_type == np.float32 else ""
+    return f"ferrule_skinny_gemm{weights.name}{kind}{'_wide' if wide else ''}_m{rows}"
+
+
+def skinny_product(gpu, weights, x, n, out_type, rows, wide=False):
+    """By the kernel for up to `rows` rows."""
     m, k = x.shape
     out = gpu.allocate(m * n * 4)
-    sizes = i32(m), i32(n), i32(k), *weights.sizes()
-    if splits is None:
-        gpu.launch(kernel, (-(-n // 16),), 256, gpu.upload(x), *weights.args(gpu), out, *sizes)
-        return gpu.download(out, (m, n), out_type)
+    args = gpu.upload(x), *weights.args(gpu), out, i32(m), i32(n), i32(k), *weights.sizes()
+    grid = (-(-n // columns(weights, rows, wide)),)
+    gpu.launch(skinny_kernel(weights, out_type, rows, wide), grid, 256, *args)
+    return gpu.download(out, (m, n), out_type)
+
+
+def product(gpu, weights, x, n, out_type, splits=1):
+    """In tiles, with `splits` blocks for each."""
+    m, k = x.shape
+    out = gpu.allocate(m * n * 4)
+    kind = "_f32" if out_type == np.float32 else ""
     partials = gpu.allocate(8 * m * n * 4) if splits > 1 else None
-    grid, args = (-(-m // 128), -(-n // 128), splits), (gpu.upload(x), *weights.args(gpu), out, partials)
-    gpu.launch(kernel, grid, 256, *args, *sizes, shared=weights.shared)
+    args = gpu.upload(x), *weights.args(gpu), out, partials, i32(m), i32(n), i32(k), *weights.sizes()
+    grid = (-(-m // 128), -(-n // 128), splits)
+    gpu.launch(f"ferrule_gemm{weights.name}{kind}", grid, 256, *args, shared=weights.shared)
     if splits > 1:
-        kind = "_f32" if out_type == np.float32 else ""
         gpu.launch(f"ferrule_sum_parts{kind}", (-(-m * n // 256),), 256, partials, out, np.int64(m * n))
     return gpu.download(out, (m, n), out_type)
 
 
-def grouped_product(gpu, weights, rows, starts, num_rows, n, k, skinny=None):
+def grouped_product(gpu, weights, rows, starts, num_rows, n, k, skinny=None, wide=False):
     """What experts make of their rows: in tiles of 128 of them, or `skinny` at once."""
     products = gpu.allocate(num_rows * n * 2)
     num_experts, most = len(starts) - 1, int(np.diff(starts).max())
     args = rows, *weights.args(gpu), gpu.upload(starts), products, i32(n), i32(k), *weights.sizes()
     if skinny:
-        grid = (-(-n // 16), num_experts, -(-most // skinny))
-        gpu.launch(f"ferrule_grouped_skinny_gemm{weights.name}_m{skinny}", grid, 256, *args)
+        grid = (-(-n // columns(weights, skinny, wide)), num_experts, -(-most // skinny))
+        name = skinny_kernel(weights, None, skinny, wide).replace("skinny", "grouped_skinny")
+        gpu.launch(name, grid, 256, *args)
     else:
         grid = (-(-most // 128), -(-n // 128), num_experts)
         gpu.launch(f"ferrule_grouped_gemm{weights.name}", grid, 256, *args, shared=weights.shared)

@@ -13,6 +13,8 @@ pub(super) const PANEL: usize = 16;
 const PARTS: usize = 8;
 /// Most rows of x that the skinny kernels take.
 pub(super) const SKINNY: usize = 32;
+/// Of each kind of them.
+const SKINNY_ROWS: [usize; 3] = [8, 16, SKINNY];
 
 /// Where a product goes.
 #[derive(Clone, Copy)]
@@ -119,6 +121,17 @@ impl GemmWeight<'_> {
         }
     }
 
+    /// Columns of out that a block makes whose panels share what is read of x: as cuda/gemm_skinny.cu has them.
+    pub(super) fn wide_columns(&self, rows: usize) -> usize {
+        let bits = match self {
+            Self::Bf16(_) => 16,
+            Self::Int8 { .. } => 8,
+            Self::Min { bits, .. } => *bits,
+            Self::Int4 { .. } | Self::Mxfp4 { .. } => 4,
+        };
+        PANEL * (32 / bits).min(16 * 8 / rows)
+    }
+
     pub(super) fn num_bytes(&self) -> u64 {
         match self {
             Self::Bf16(weight) => halves(weight.len()),
@@ -163,6 +176,8 @@ pub struct Gemm<'a> {
     pub k: usize,
     /// Blocks that share a tile's sum over k: see [`Gemm::num_splits`].
     pub splits: usize,
+    /// Few rows are multiplied with several panels in a block: see [`Gemm::is_wide`].
+    pub wide: bool,
     /// Room for (8, m, n), read only by [`SumParts`].
     pub partials: DeviceSlice<'a, f32>,
 }
@@ -173,6 +188,11 @@ impl Gemm<'_> {
         let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
         let fits = |splits: &usize| m > SKINNY && tiles * splits <= num_multiprocessors;
         [8, 4, 2].into_iter().find(fits).unwrap_or(1)
+    }
+
+    /// Whether a product of few rows keeps all multiprocessors busy with blocks of several panels. All blocks read x.
+    pub fn is_wide(weight: GemmWeight<'_>, m: usize, n: usize, num_multiprocessors: usize) -> bool {
+        m <= SKINNY && n.div_ceil(weight.wide_columns(SKINNY_ROWS[kind(m)])) >= num_multiprocessors
     }
 
     /// Numbers in the partials of any product of up to `m` rows with up to `n` columns.
@@ -189,47 +209,90 @@ impl Gemm<'_> {
     }
 }
 
+/// Of the skinny kernels, the one for m rows.
+fn kind(m: usize) -> usize {
+    SKINNY_ROWS.partition_point(|&most| most < m)
+}
+
 impl Call for Gemm<'_> {
     fn kernel(&self) -> KernelId {
         use KernelId::*;
-        let kernels = match (self.weight, self.out) {
-            (GemmWeight::Bf16(_), GemmOutput::Bf16(_)) => [SkinnyGemm8, SkinnyGemm16, SkinnyGemm32, Gemm],
-            (GemmWeight::Bf16(_), GemmOutput::F32(_)) => [SkinnyGemmF32M8, SkinnyGemmF32M16, SkinnyGemmF32M32, GemmF32],
-            (GemmWeight::Int4 { .. }, GemmOutput::Bf16(_)) => [SkinnyInt4M8, SkinnyInt4M16, SkinnyInt4M32, GemmInt4],
-            (GemmWeight::Int4 { .. }, GemmOutput::F32(_)) => {
-                [SkinnyInt4F32M8, SkinnyInt4F32M16, SkinnyInt4F32M32, GemmInt4F32]
-            }
-            (GemmWeight::Int8 { .. }, GemmOutput::Bf16(_)) => [SkinnyInt8M8, SkinnyInt8M16, SkinnyInt8M32, GemmInt8],
-            (GemmWeight::Int8 { .. }, GemmOutput::F32(_)) => {
-                [SkinnyInt8F32M8, SkinnyInt8F32M16, SkinnyInt8F32M32, GemmInt8F32]
-            }
-            (GemmWeight::Min { bits: 4, .. }, GemmOutput::Bf16(_)) => {
-                [SkinnyInt4MinM8, SkinnyInt4MinM16, SkinnyInt4MinM32, GemmInt4Min]
-            }
-            (GemmWeight::Min { bits: 4, .. }, GemmOutput::F32(_)) => {
-                [SkinnyInt4MinF32M8, SkinnyInt4MinF32M16, SkinnyInt4MinF32M32, GemmInt4MinF32]
-            }
-            (GemmWeight::Min { .. }, GemmOutput::Bf16(_)) => {
-                [SkinnyInt8MinM8, SkinnyInt8MinM16, SkinnyInt8MinM32, GemmInt8Min]
-            }
-            (GemmWeight::Min { .. }, GemmOutput::F32(_)) => {
-                [SkinnyInt8MinF32M8, SkinnyInt8MinF32M16, SkinnyInt8MinF32M32, GemmInt8MinF32]
-            }
-            (GemmWeight::Mxfp4 { .. }, GemmOutput::Bf16(_)) => {
-                [SkinnyMxfp4M8, SkinnyMxfp4M16, SkinnyMxfp4M32, GemmMxfp4]
-            }
-            (GemmWeight::Mxfp4 { .. }, GemmOutput::F32(_)) => {
-                [SkinnyMxfp4F32M8, SkinnyMxfp4F32M16, SkinnyMxfp4F32M32, GemmMxfp4F32]
-            }
+        let (narrow, wide, tiles) = match (self.weight, self.out) {
+            (GemmWeight::Bf16(_), GemmOutput::Bf16(_)) => (
+                [SkinnyGemmM8, SkinnyGemmM16, SkinnyGemmM32],
+                [SkinnyGemmWideM8, SkinnyGemmWideM16, SkinnyGemmWideM32],
+                Gemm,
+            ),
+            (GemmWeight::Bf16(_), GemmOutput::F32(_)) => (
+                [SkinnyGemmF32M8, SkinnyGemmF32M16, SkinnyGemmF32M32],
+                [SkinnyGemmF32WideM8, SkinnyGemmF32WideM16, SkinnyGemmF32WideM32],
+                GemmF32,
+            ),
+            (GemmWeight::Int4 { .. }, GemmOutput::Bf16(_)) => (
+                [SkinnyInt4M8, SkinnyInt4M16, SkinnyInt4M32],
+                [SkinnyInt4WideM8, SkinnyInt4WideM16, SkinnyInt4WideM32],
+                GemmInt4,
+            ),
+            (GemmWeight::Int4 { .. }, GemmOutput::F32(_)) => (
+                [SkinnyInt4F32M8, SkinnyInt4F32M16, SkinnyInt4F32M32],
+                [SkinnyInt4F32WideM8, SkinnyInt4F32WideM16, SkinnyInt4F32WideM32],
+                GemmInt4F32,
+            ),
+            (GemmWeight::Int8 { .. }, GemmOutput::Bf16(_)) => (
+                [SkinnyInt8M8, SkinnyInt8M16, SkinnyInt8M32],
+                [SkinnyInt8WideM8, SkinnyInt8WideM16, SkinnyInt8WideM32],
+                GemmInt8,
+            ),
+            (GemmWeight::Int8 { .. }, GemmOutput::F32(_)) => (
+                [SkinnyInt8F32M8, SkinnyInt8F32M16, SkinnyInt8F32M32],
+                [SkinnyInt8F32WideM8, SkinnyInt8F32WideM16, SkinnyInt8F32WideM32],
+                GemmInt8F32,
+            ),
+            (GemmWeight::Min { bits: 4, .. }, GemmOutput::Bf16(_)) => (
+                [SkinnyInt4MinM8, SkinnyInt4MinM16, SkinnyInt4MinM32],
+                [SkinnyInt4MinWideM8, SkinnyInt4MinWideM16, SkinnyInt4MinWideM32],
+                GemmInt4Min,
+            ),
+            (GemmWeight::Min { bits: 4, .. }, GemmOutput::F32(_)) => (
+                [SkinnyInt4MinF32M8, SkinnyInt4MinF32M16, SkinnyInt4MinF32M32],
+                [SkinnyInt4MinF32WideM8, SkinnyInt4MinF32WideM16, SkinnyInt4MinF32WideM32],
+                GemmInt4MinF32,
+            ),
+            (GemmWeight::Min { .. }, GemmOutput::Bf16(_)) => (
+                [SkinnyInt8MinM8, SkinnyInt8MinM16, SkinnyInt8MinM32],
+                [SkinnyInt8MinWideM8, SkinnyInt8MinWideM16, SkinnyInt8MinWideM32],
+                GemmInt8Min,
+            ),
+            (GemmWeight::Min { .. }, GemmOutput::F32(_)) => (
+                [SkinnyInt8MinF32M8, SkinnyInt8MinF32M16, SkinnyInt8MinF32M32],
+                [SkinnyInt8MinF32WideM8, SkinnyInt8MinF32WideM16, SkinnyInt8MinF32WideM32],
+                GemmInt8MinF32,
+            ),
+            (GemmWeight::Mxfp4 { .. }, GemmOutput::Bf16(_)) => (
+                [SkinnyMxfp4M8, SkinnyMxfp4M16, SkinnyMxfp4M32],
+                [SkinnyMxfp4WideM8, SkinnyMxfp4WideM16, SkinnyMxfp4WideM32],
+                GemmMxfp4,
+            ),
+            (GemmWeight::Mxfp4 { .. }, GemmOutput::F32(_)) => (
+                [SkinnyMxfp4F32M8, SkinnyMxfp4F32M16, SkinnyMxfp4F32M32],
+                [SkinnyMxfp4F32WideM8, SkinnyMxfp4F32WideM16, SkinnyMxfp4F32WideM32],
+                GemmMxfp4F32,
+            ),
         };
-        kernels[[8, 16, SKINNY].partition_point(|&most| most < self.m())]
+        match (self.is_skinny(), self.wide) {
+            (true, true) => wide[kind(self.m())],
+            (true, false) => narrow[kind(self.m())],
+            (false, _) => tiles,
+        }
     }
 
     fn shape(&self) -> LaunchShape {
-        match self.is_skinny() {
-            true => blocks([self.n.div_ceil(PANEL), 1, 1], 256),
-            false => blocks([self.m().div_ceil(TILE), self.n.div_ceil(TILE), self.splits], 256),
-        }
+        let grid = match (self.is_skinny(), self.wide) {
+            (true, true) => [self.n.div_ceil(self.weight.wide_columns(SKINNY_ROWS[kind(self.m())])), 1, 1],
+            (true, false) => [self.n.div_ceil(PANEL), 1, 1],
+            (false, _) => [self.m().div_ceil(TILE), self.n.div_ceil(TILE), self.splits],
+        };
+        blocks(grid, 256)
     }
 
     fn args(&self) -> Args {

@@ -129,6 +129,8 @@ pub struct GroupedGemm<'a> {
     pub k: usize,
     /// Most rows of an expert: the tokens of the step.
     pub most_rows: usize,
+    /// With at least as many blocks, those for few rows have several panels each: see [`super::Gemm::is_wide`].
+    pub num_multiprocessors: usize,
 }
 
 impl GroupedGemm<'_> {
@@ -144,31 +146,61 @@ impl GroupedGemm<'_> {
             _ => (self.x.len() / self.k <= FEW * self.count()).then_some(SKINNY),
         }
     }
+
+    /// Columns of out that a block for few rows makes. A token's experts at least have some.
+    fn columns(&self, rows: usize) -> usize {
+        let (wide, per_token) = (self.weight.wide_columns(rows), self.x.len() / self.k / self.most_rows);
+        match self.n.div_ceil(wide) * per_token >= self.num_multiprocessors {
+            true => wide,
+            false => PANEL,
+        }
+    }
 }
 
 impl Call for GroupedGemm<'_> {
     fn kernel(&self) -> KernelId {
         use KernelId::*;
-        let [few, some, many] = match self.weight {
-            GemmWeight::Bf16(_) => [GroupedSkinnyM8, GroupedSkinnyM32, GroupedGemm],
-            GemmWeight::Int4 { .. } => [GroupedSkinnyInt4M8, GroupedSkinnyInt4M32, GroupedGemmInt4],
-            GemmWeight::Int8 { .. } => [GroupedSkinnyInt8M8, GroupedSkinnyInt8M32, GroupedGemmInt8],
-            GemmWeight::Min { bits: 4, .. } => [GroupedSkinnyInt4MinM8, GroupedSkinnyInt4MinM32, GroupedGemmInt4Min],
-            GemmWeight::Min { .. } => [GroupedSkinnyInt8MinM8, GroupedSkinnyInt8MinM32, GroupedGemmInt8Min],
-            GemmWeight::Mxfp4 { .. } => [GroupedSkinnyMxfp4M8, GroupedSkinnyMxfp4M32, GroupedGemmMxfp4],
+        let (narrow, wide, tiles) = match self.weight {
+            GemmWeight::Bf16(_) => {
+                ([GroupedSkinnyM8, GroupedSkinnyM32], [GroupedSkinnyWideM8, GroupedSkinnyWideM32], GroupedGemm)
+            }
+            GemmWeight::Int4 { .. } => (
+                [GroupedSkinnyInt4M8, GroupedSkinnyInt4M32],
+                [GroupedSkinnyInt4WideM8, GroupedSkinnyInt4WideM32],
+                GroupedGemmInt4,
+            ),
+            GemmWeight::Int8 { .. } => (
+                [GroupedSkinnyInt8M8, GroupedSkinnyInt8M32],
+                [GroupedSkinnyInt8WideM8, GroupedSkinnyInt8WideM32],
+                GroupedGemmInt8,
+            ),
+            GemmWeight::Min { bits: 4, .. } => (
+                [GroupedSkinnyInt4MinM8, GroupedSkinnyInt4MinM32],
+                [GroupedSkinnyInt4MinWideM8, GroupedSkinnyInt4MinWideM32],
+                GroupedGemmInt4Min,
+            ),
+            GemmWeight::Min { .. } => (
+                [GroupedSkinnyInt8MinM8, GroupedSkinnyInt8MinM32],
+                [GroupedSkinnyInt8MinWideM8, GroupedSkinnyInt8MinWideM32],
+                GroupedGemmInt8Min,
+            ),
+            GemmWeight::Mxfp4 { .. } => (
+                [GroupedSkinnyMxfp4M8, GroupedSkinnyMxfp4M32],
+                [GroupedSkinnyMxfp4WideM8, GroupedSkinnyMxfp4WideM32],
+                GroupedGemmMxfp4,
+            ),
         };
-        match self.skinny() {
-            Some(8) => few,
-            Some(_) => some,
-            None => many,
-        }
+        let Some(rows) = self.skinny() else { return tiles };
+        let kernels = if self.columns(rows) > PANEL { wide } else { narrow };
+        kernels[usize::from(rows > 8)]
     }
 
     fn shape(&self) -> LaunchShape {
-        match self.skinny() {
-            Some(rows) => blocks([self.n.div_ceil(PANEL), self.count(), self.most_rows.div_ceil(rows)], 256),
-            None => blocks([self.most_rows.div_ceil(TILE), self.n.div_ceil(TILE), self.count()], 256),
-        }
+        let grid = match self.skinny() {
+            Some(rows) => [self.n.div_ceil(self.columns(rows)), self.count(), self.most_rows.div_ceil(rows)],
+            None => [self.most_rows.div_ceil(TILE), self.n.div_ceil(TILE), self.count()],
+        };
+        blocks(grid, 256)
     }
 
     fn args(&self) -> Args {
