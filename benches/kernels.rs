@@ -138,8 +138,8 @@ fn report_pack(dtype: DType, rows: usize, cols: usize) {
 
 fn matrix(arena: &WeightArena, dtype: DType, rows: usize, cols: usize) -> PackedMatrix {
     let len = rows * dtype.row_bytes(cols).expect("whole blocks");
-    // Bytes 0x20 to 0x2f make every f16 field a normal number below 1.
-    let bytes: Vec<u8> = (0..len).map(|i| 0x20 + (i * 7 % 16) as u8).collect();
+    // Bytes 0x20 to 0x2f make every field of a float a normal number below 1; blocks are equal, as are scales of a row.
+    let bytes: Vec<u8> = (0..len).map(|i| 0x20 + (i % dtype.block_bytes() * 7 % 16) as u8).collect();
     let view = TensorView { name: "w", dtype, shape: vec![rows, cols], bytes: bytes.as_slice().into() };
     let matrix = PackedMatrix::zeroed_in(arena, dtype, rows, cols).expect("memory for weights");
     // SAFETY: one thread.
@@ -151,7 +151,7 @@ fn matrix(arena: &WeightArena, dtype: DType, rows: usize, cols: usize) -> Packed
 fn time(kernels: Kernels, copies: &[PackedMatrix], rows: usize, int8: bool) -> f64 {
     let w = &copies[0];
     let x: Vec<f32> = (0..rows * w.cols()).map(|i| (i % 13) as f32 - 6.0).collect();
-    let mut quantized = QuantizedRows::default();
+    let mut quantized = if w.dtype() == DType::I8_ROW { QuantizedRows::wide() } else { QuantizedRows::default() };
     quantized.resize(rows, w.cols());
     for (row, x) in x.chunks_exact(w.cols()).enumerate() {
         // SAFETY: one thread.
@@ -211,7 +211,9 @@ fn main() {
         report_pack(dtype, 4096, 1536);
     }
     let only = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
-    for dtype in [DType::Q4_0, DType::Q4_1, DType::Q8_0, DType::Q5_0, DType::Q4_K, DType::Q6_K, DType::BF16] {
+    let dtypes =
+        [DType::Q4_0, DType::Q4_1, DType::Q8_0, DType::I8_ROW, DType::Q5_0, DType::Q4_K, DType::Q6_K, DType::BF16];
+    for dtype in dtypes {
         if only.as_ref().is_some_and(|only| only != dtype.name()) {
             continue;
         }

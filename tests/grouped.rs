@@ -131,7 +131,8 @@ impl Plan {
     fn config(&self, form: Form) -> Value {
         let group = if self.group == self.cols { -1 } else { self.group as i64 };
         let compressed = |format: &str| {
-            let weights = json!({"num_bits": self.bits, "type": "int", "strategy": "group", "group_size": group});
+            let strategy = if group == -1 { "channel" } else { "group" };
+            let weights = json!({"num_bits": self.bits, "type": "int", "strategy": strategy, "group_size": group});
             json!({"quant_method": "compressed-tensors", "format": format,
                    "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}})
         };
@@ -373,4 +374,34 @@ fn a_scale_beyond_float16_is_an_error_and_not_an_infinity() {
     let folder = GroupedDir::new(SafetensorsDir::open(dir.path()).unwrap(), &plan.config(Form::Packed)).unwrap();
     let error = folder.tensor("model.x.weight").unwrap_err().to_string();
     assert!(error.contains("'model.x' has a scale that is no number"), "{error}");
+}
+
+/// Rows of one scale whose inputs are to be int8 keep it as it is; others of the same tensors have scales of f16 for each 32.
+#[test]
+fn rows_of_one_scale_keep_it_where_inputs_are_int8() {
+    let (rows, cols) = (5, 96);
+    let codes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 256) as u8).collect();
+    let scales: Vec<f32> = (0..rows).map(|row| 0.1 + row as f32 / 3.0).collect();
+    let tensors = [
+        ("model.x.weight".to_owned(), "I8", vec![rows, cols], codes.clone()),
+        (
+            "model.x.weight_scale".to_owned(),
+            "F32",
+            vec![rows, 1],
+            scales.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        ),
+    ];
+    let inputs = |bits: usize| json!({"num_bits": bits, "type": "int", "strategy": "token", "dynamic": true});
+    for (inputs, dtype) in [(inputs(8), DType::I8_ROW), (Value::Null, DType::Q8_0), (inputs(4), DType::Q8_0)] {
+        let config = json!({"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"group_0": {
+            "targets": ["Linear"], "weights": {"num_bits": 8, "type": "int", "strategy": "channel"},
+            "input_activations": inputs}}});
+        let folder = open(&tensors, &config).unwrap();
+        assert_eq!(folder.info("model.x.weight").unwrap().dtype, dtype, "{inputs}");
+        for (i, number) in numbers(&folder).into_iter().enumerate() {
+            let scale = scales[i / cols];
+            let kept = if dtype == DType::I8_ROW { scale } else { f16::from_f32(scale).to_f32() };
+            assert_eq!(number, kept * f32::from(codes[i] as i8), "{inputs}: {i}");
+        }
+    }
 }

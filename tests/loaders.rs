@@ -53,8 +53,8 @@ fn blocks_decode_as_the_gguf_package_decodes_them() {
     let cases: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
     let (grouped, gguf): (Vec<_>, Vec<_>) = DType::ALL
         .iter()
-        .partition(|dtype| matches!(dtype.name().as_bytes(), [b'I', b'4', ..] | [b'U', ..] | [b'F', b'8', ..]));
-    assert_eq!((cases.len(), grouped.len()), (gguf.len(), 8));
+        .partition(|dtype| matches!(dtype.name().as_bytes(), [b'I', b'4' | b'8', ..] | [b'U', ..] | [b'F', b'8', ..]));
+    assert_eq!((cases.len(), grouped.len()), (gguf.len(), 9));
     for dtype in gguf.into_iter().copied() {
         let bytes = |field: &str| hex(cases[dtype.name()][field].as_str().unwrap());
         let expected: Vec<u32> =

@@ -10,7 +10,7 @@ use ferrule_engine::weights::TensorView;
 use half::f16;
 use proptest::prelude::*;
 
-const QUANTIZED: [DType; 20] = [
+const QUANTIZED: [DType; 21] = [
     DType::Q4_0,
     DType::Q4_1,
     DType::Q5_0,
@@ -31,6 +31,7 @@ const QUANTIZED: [DType; 20] = [
     DType::U4G64,
     DType::U4G128,
     DType::U8G32,
+    DType::I8_ROW,
 ];
 const DENSE: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F8_E4M3];
 
@@ -75,6 +76,13 @@ fn tensor_bytes(dtype: DType, rows: usize, cols: usize, rng: &mut Rng) -> Vec<u8
     if !DENSE.contains(&dtype) {
         let len = rows * dtype.row_bytes(cols).unwrap();
         let mut bytes: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
+        if dtype == DType::I8_ROW {
+            let blocks = cols / dtype.block_len();
+            for row in bytes.chunks_exact_mut(blocks * dtype.block_bytes()) {
+                let scale = (rng.float() * 0.1).to_le_bytes();
+                row.chunks_exact_mut(dtype.block_bytes()).for_each(|block| block[..4].copy_from_slice(&scale));
+            }
+        }
         for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
             for &at in f16_fields(dtype) {
                 block[at..at + 2].copy_from_slice(&f16::from_f32(rng.float() * 0.1).to_le_bytes());
@@ -145,8 +153,9 @@ fn product(w: &PackedMatrix, rows: usize, product: impl FnOnce(MatMut<'_>)) -> V
         .collect()
 }
 
-fn quantized(kernels: Kernels, x: &[f32], cols: usize) -> QuantizedRows {
-    let mut quantized = QuantizedRows::default();
+/// Activations as a matrix of this type takes them.
+fn quantized(kernels: Kernels, x: &[f32], cols: usize, dtype: DType) -> QuantizedRows {
+    let mut quantized = if dtype == DType::I8_ROW { QuantizedRows::wide() } else { QuantizedRows::default() };
     quantized.resize(x.len() / cols, cols);
     for (row, x) in x.chunks_exact(cols).enumerate() {
         // SAFETY: one thread.
@@ -156,12 +165,15 @@ fn quantized(kernels: Kernels, x: &[f32], cols: usize) -> QuantizedRows {
 }
 
 fn int8(kernels: Kernels, w: &PackedMatrix, x: &[f32], splits: &[Range<usize>]) -> Vec<f32> {
-    let rows = x.len() / w.cols();
-    let quantized = quantized(kernels, x, w.cols());
+    int8_of(kernels, w, &quantized(kernels, x, w.cols(), w.dtype()), splits)
+}
+
+fn int8_of(kernels: Kernels, w: &PackedMatrix, x: &QuantizedRows, splits: &[Range<usize>]) -> Vec<f32> {
+    let rows = x.rows();
     product(w, rows, |out| {
         for panels in splits {
             // SAFETY: one thread; the output has the shape.
-            unsafe { kernels.matmul_int8(w, panels.clone(), &quantized, 0..rows, out) };
+            unsafe { kernels.matmul_int8(w, panels.clone(), x, 0..rows, out) };
         }
     })
 }
@@ -182,8 +194,10 @@ fn whole(w: &PackedMatrix) -> [Range<usize>; 1] {
 }
 
 /// The activations that int8 kernels see: scale = max / 127, codes rounded to nearest even.
-fn through_int8(x: &[f32]) -> Vec<f64> {
-    x.chunks(32)
+fn through_int8(x: &[f32], cols: usize, dtype: DType) -> Vec<f64> {
+    let group = if dtype == DType::I8_ROW { 64 } else { 32 };
+    x.chunks(cols)
+        .flat_map(|row| row.chunks(group))
         .flat_map(|group| {
             let max = group.iter().fold(0f32, |max, v| max.max(v.abs()));
             let (scale, inverse) = if max == 0.0 { (0.0, 0.0) } else { (max / 127.0, 127.0 / max) };
@@ -307,7 +321,7 @@ proptest! {
         let mut rng = Rng(seed);
         let case = Case::new(dtype, rows, cols, &mut rng);
         let x = rng.floats(m * cols);
-        let expected = reference(&case, &through_int8(&x));
+        let expected = reference(&case, &through_int8(&x, cols, dtype));
         for kernels in tiers() {
             let got = int8(kernels, &case.packed, &x, &whole(&case.packed));
             let relative = (cols / 16) as f64 * 2f64.powi(-22);
@@ -335,13 +349,14 @@ proptest! {
     fn a_pair_gives_what_each_gives(case in some_case(&QUANTIZED), other in some_dtype(), cut in 0usize..6) {
         let (dtype, rows, cols, m, seed) = case;
         // Now and then of another layout, where that has whole blocks of these columns.
-        let other = if seed % 4 == 0 && cols % other.block_len() == 0 { other } else { dtype };
+        let fits = cols % other.block_len() == 0 && (dtype == DType::I8_ROW || other != DType::I8_ROW);
+        let other = if seed % 4 == 0 && fits { other } else { dtype };
         let mut rng = Rng(seed);
         let [a, b] = [dtype, other].map(|dtype| Case::new(dtype, rows, cols, &mut rng).packed);
         let x = rng.floats(m * cols);
         let cut = cut.min(a.num_panels());
         for kernels in tiers() {
-            let x8 = quantized(kernels, &x, cols);
+            let x8 = quantized(kernels, &x, cols, dtype);
             let mut of_a = Vec::new();
             let of_b = product(&b, m, |to_b| {
                 of_a = product(&a, m, |to_a| {
@@ -352,7 +367,7 @@ proptest! {
                 });
             });
             prop_assert_eq!(of_a, int8(kernels, &a, &x, &whole(&a)));
-            prop_assert_eq!(of_b, int8(kernels, &b, &x, &whole(&b)));
+            prop_assert_eq!(of_b, int8_of(kernels, &b, &x8, &whole(&b)));
         }
     }
 
@@ -427,6 +442,9 @@ fn int8_sums_are_exact_at_the_extremes() {
             for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
                 for &at in f16_fields(dtype) {
                     block[at..at + 2].copy_from_slice(&f16::ONE.to_le_bytes());
+                }
+                if dtype == DType::I8_ROW {
+                    block[..4].copy_from_slice(&1f32.to_le_bytes());
                 }
             }
             let view = TensorView { name: "w", dtype, shape: vec![16, 512], bytes: bytes.as_slice().into() };

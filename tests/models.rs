@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 
-use ferrule_engine::config::{Activations, Cores, Isa, KvDtype, Policy};
+use ferrule_engine::config::{Activations, Cores, Isa, KvDtype, Policy, Quantization};
+use ferrule_engine::kernels::Kernels;
+use ferrule_engine::quantize::{Options, Progress, Scheme, quantize};
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateOutput, GenerateRequest, Prompt, SamplingParams, TokenId};
 
 #[allow(dead_code)]
@@ -123,6 +125,79 @@ fn outputs_do_not_depend_on_company() {
             agree_with_alone(&model, &config, variants);
         }
     }
+}
+
+struct Silent;
+
+impl Progress for Silent {
+    fn begin(&mut self, _what: &str, _steps: usize) {}
+
+    fn step(&mut self) -> ferrule_engine::Result<()> {
+        Ok(())
+    }
+}
+
+/// A golden model with int8 weights whose rows have one scale each, for int8 inputs.
+fn w8a8(name: &str, dir: &Path) -> PathBuf {
+    let (source, made) = (golden(name), dir.join(name));
+    let options = Options { calibration_tokens: 512, threads: Some(2), ..Options::new(Scheme::Int8W8A8) };
+    quantize(&source, &made, &options, &mut Silent).expect("the model can be quantized");
+    std::fs::copy(source.join("expected.json"), made.join("expected.json")).expect("there is room");
+    made
+}
+
+/// The same where products take wide groups of activations, and with a head that takes them besides, in groups of its own.
+#[test]
+fn outputs_of_rows_with_one_scale_do_not_depend_on_company() {
+    let dir = tempfile::tempdir().expect("a folder can be made");
+    for (name, quantization) in [("llama3", None), ("gemma3", Some(Quantization::Int8)), ("mixtral", None)] {
+        let model = w8a8(name, dir.path());
+        let config = EngineConfig { quantization, ..config(Activations::Int8) };
+        let variants = [
+            EngineConfig { threads: Some(1), ..config.clone() },
+            EngineConfig { threads: Some(3), max_num_batched_tokens: 7, ..config.clone() },
+        ];
+        agree_with_alone(&model, &config, variants);
+    }
+}
+
+/// Wide groups of activations beside float32 ones, in every tier: at most three times as far as groups of 32, which the same
+/// weights have where nothing says that inputs are to be int8.
+#[test]
+fn rows_with_one_scale_give_nearly_what_exact_activations_give() {
+    let dir = tempfile::tempdir().expect("a folder can be made");
+    for name in ["llama3", "gemma3", "mixtral"] {
+        let wide = w8a8(name, dir.path());
+        let narrow = dir.path().join(format!("{name}-narrow"));
+        std::fs::create_dir(&narrow).expect("there is room");
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(wide.join(file), narrow.join(file)).expect("there is room");
+        }
+        let config_file = narrow.join("config.json");
+        let text = std::fs::read_to_string(&config_file).expect("it was copied");
+        let mut json: serde_json::Value = serde_json::from_str(&text).expect("a config is JSON");
+        json["quantization_config"]["config_groups"]["group_0"]["input_activations"].take();
+        std::fs::write(&config_file, json.to_string()).expect("there is room");
+        let prompt = expected(&wide).input_ids;
+        let distance = |model: &Path, isa| {
+            let exact = prompt_logprobs(model, config(Activations::F32), &prompt);
+            let fast = prompt_logprobs(model, EngineConfig { isa, ..config(Activations::Int8) }, &prompt);
+            exact.iter().zip(&fast).map(|(a, b)| (a - b).abs()).sum::<f32>() / exact.len() as f32
+        };
+        let of_narrow = distance(&narrow, None);
+        let tiers = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+        for isa in tiers.into_iter().filter(|&isa| Kernels::new(Some(isa)).is_ok()) {
+            let of_wide = distance(&wide, Some(isa));
+            assert!(of_wide > 0.0 && of_wide < 3.0 * of_narrow, "{name}, {isa}: {of_wide} beside {of_narrow}");
+        }
+    }
+}
+
+fn prompt_logprobs(model: &Path, config: EngineConfig, prompt: &[TokenId]) -> Vec<f32> {
+    let params = SamplingParams { max_tokens: 0, prompt_logprobs: Some(0), ..SamplingParams::default() };
+    let request = GenerateRequest::new(Prompt::Tokens(prompt.to_vec()), params);
+    let output = load(model, config).generate(request).expect("the request runs");
+    output.prompt_logprobs.iter().map(|token| token.logprob).collect()
 }
 
 /// The same for every type of cache, with a model that has sliding windows and one that has none.

@@ -21,7 +21,7 @@ use half::{bf16, f16};
 use super::driver::{Context, DeviceBuffer};
 use super::launch::GemmWeight;
 use crate::error::Result;
-use crate::quant::{BlockParts, BlockSpec, DType, Layout, PANEL_ROWS};
+use crate::quant::{BlockParts, BlockSpec, DType, Format, Layout, PANEL_ROWS, format};
 
 /// How a matrix is kept on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Storage {
         match dtype {
             Q4_0 | I4G32 | I4G64 | I4G128 => Self::Int4 { group, zeros: false },
             U4G32 | U4G64 | U4G128 => Self::Int4 { group, zeros: true },
-            Q8_0 | Q5_0 | IQ4_NL | IQ4_XS => Self::Int8 { group: 32 },
+            Q8_0 | Q5_0 | IQ4_NL | IQ4_XS | I8_ROW => Self::Int8 { group: 32 },
             Q4_1 | Q4_K => Self::Int4Min { group: 32 },
             Q2_K | Q3_K => Self::Int4Min { group: 16 },
             Q5_1 | Q5_K | U8G32 => Self::Int8Min { group: 32 },
@@ -242,7 +242,7 @@ impl CodesPanel<'_> {
     /// Writes a file's block to columns `col` on of row `row` of the panel.
     pub fn write(&mut self, row: usize, col: usize, dtype: DType, block: &[u8], parts: &mut BlockParts) {
         parts.read(dtype, block);
-        let spec = Layout::of(dtype).block().expect("types with codes have blocks");
+        let spec = spec_of(dtype);
         let group = self.storage.group().min(dtype.block_len());
         for first in (0..dtype.block_len()).step_by(group) {
             let line = BlockLine::of(&spec, parts, first / spec.group);
@@ -285,6 +285,14 @@ impl CodesPanel<'_> {
                 self.codes[word] |= u32::from(code) << shift;
             }
         }
+    }
+}
+
+/// How `BlockParts` has a type's codes.
+fn spec_of(dtype: DType) -> BlockSpec {
+    match dtype {
+        DType::I8_ROW => format::Q8::SPEC,
+        _ => Layout::of(dtype).block().expect("types with codes have blocks"),
     }
 }
 
@@ -359,7 +367,7 @@ mod tests {
             DType::Q2_K => &[81, 83],
             DType::Q3_K => &[109],
             DType::Q6_K => &[209],
-            DType::MXFP4 => &[],
+            DType::MXFP4 | DType::I8_ROW => &[],
             _ => &[1],
         };
         let has_zeros = matches!(Storage::of(dtype), Storage::Int4 { zeros: true, .. });
@@ -371,6 +379,9 @@ mod tests {
             }
             if dtype == DType::MXFP4 {
                 block[0] &= 0x7f;
+            }
+            if dtype == DType::I8_ROW {
+                block[3] = 0x3d;
             }
             block
         };
@@ -420,6 +431,8 @@ mod tests {
         for dtype in EXACT {
             check(Storage::of(dtype), dtype, 0.0);
         }
+        // Scales of f32 are rounded to f16.
+        check(Storage::of(I8_ROW), I8_ROW, 2f32.powi(-11));
         // Factors of 11 bits; minima may be larger than what they leave.
         for dtype in LINES {
             check(Storage::of(dtype), dtype, 0.005);

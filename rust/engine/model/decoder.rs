@@ -69,6 +69,14 @@ impl<L> FeedForward<L> {
         .flatten()
     }
 
+    /// What makes the gated product.
+    pub fn gate_up(&self) -> &L {
+        match self {
+            Self::Dense { gate_up, .. } => gate_up,
+            Self::Experts(experts) => &experts.gate_up,
+        }
+    }
+
     /// What reads the gated product.
     pub fn down(&self) -> &L {
         match self {

@@ -419,6 +419,21 @@ block!(BlockU8, U8G32, |b, out| {
     }
 });
 
+/// Eight bits; all blocks of a row have the same scale. x = d q.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct BlockI8Row {
+    pub d: [u8; 4],
+    pub qs: [i8; 32],
+}
+
+block!(BlockI8Row, I8_ROW, |b, out| {
+    let d = f32::from_le_bytes(b.d);
+    for j in 0..32 {
+        out[j] = d * f32::from(b.qs[j]);
+    }
+});
+
 /// Floats of eight bits. x = d value(q).
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -461,6 +476,7 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         DType::U4G64 => decode_blocks::<BlockU4<32>>(bytes, out),
         DType::U4G128 => decode_blocks::<BlockU4<64>>(bytes, out),
         DType::U8G32 => decode_blocks::<BlockU8>(bytes, out),
+        DType::I8_ROW => decode_blocks::<BlockI8Row>(bytes, out),
         DType::F8_E4M3 => decode_blocks::<BlockF8>(bytes, out),
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A tensor's element type. The quantized ones are GGUF's, and at the end those that tensors of GPTQ, AWQ and
 /// compressed-tensors are read as: four bits in groups of 32, 64 or 128, symmetric (I4) or with zero points (U4), eight
-/// bits with zero points (U8), and floats of eight bits.
+/// bits with zero points (U8), eight bits whose rows have one scale each (I8), and floats of eight bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(non_camel_case_types)]
 pub enum DType {
@@ -31,16 +31,18 @@ pub enum DType {
     U4G64,
     U4G128,
     U8G32,
+    /// Each 32 with the row's float32 scale.
+    I8_ROW,
     /// Each 32 with a float32 scale.
     F8_E4M3,
 }
 
 impl DType {
-    pub const ALL: [Self; 24] = {
+    pub const ALL: [Self; 25] = {
         use DType::*;
         [
             F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, I4G32,
-            I4G64, I4G128, U4G32, U4G64, U4G128, U8G32, F8_E4M3,
+            I4G64, I4G128, U4G32, U4G64, U4G128, U8G32, I8_ROW, F8_E4M3,
         ]
     };
 
@@ -49,7 +51,7 @@ impl DType {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4_NL | Self::MXFP4 => 32,
-            Self::I4G32 | Self::U4G32 | Self::U8G32 | Self::F8_E4M3 => 32,
+            Self::I4G32 | Self::U4G32 | Self::U8G32 | Self::I8_ROW | Self::F8_E4M3 => 32,
             Self::I4G64 | Self::U4G64 => 64,
             Self::I4G128 | Self::U4G128 => 128,
             Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::IQ4_XS => 256,
@@ -80,7 +82,7 @@ impl DType {
             Self::U4G64 => 35,
             Self::U4G128 => 67,
             Self::U8G32 => 35,
-            Self::F8_E4M3 => 36,
+            Self::I8_ROW | Self::F8_E4M3 => 36,
         }
     }
 
@@ -127,6 +129,7 @@ impl DType {
             Self::U4G64 => "U4G64",
             Self::U4G128 => "U4G128",
             Self::U8G32 => "U8G32",
+            Self::I8_ROW => "I8_ROW",
             Self::F8_E4M3 => "F8_E4M3",
         }
     }

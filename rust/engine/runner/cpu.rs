@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::weights::layer_bytes;
 use super::{CpuWeights, ModelOutput, ModelRunner, phase};
-use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, Lanes, StepPlan};
+use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, Lanes, StepPlan, Wide};
 use crate::backend::profiled::{Profiled, StepCosts};
 use crate::config::{self, Cores};
 use crate::error::Result;
@@ -61,7 +61,7 @@ impl CpuRunner {
     pub fn new(parts: CpuParts) -> Self {
         let lanes = parts.pool.num_lanes();
         let float_gate = parts.activations == config::Activations::F32 || reads_float_gate(&parts.weights);
-        let inputs = Inputs { float_gate, num_orders: num_orders(&parts.weights) };
+        let inputs = Inputs { float_gate, num_orders: num_orders(&parts.weights), wide: wide(&parts.weights) };
         let acts = Activations::new(&parts.config, parts.max_tokens, lanes, parts.activations, inputs);
         let scratch = (0..lanes).map(|_| Mutex::default()).collect();
         let ropes = parts.config.ropes.iter().map(RopeTable::new).collect();
@@ -100,6 +100,16 @@ impl CpuRunner {
 fn reads_float_gate(weights: &CpuWeights) -> bool {
     let reads = |down: &CpuLinear| down.segments.iter().any(|segment| !segment.matrix.layout().is_quantized());
     weights.layers.iter().any(|layer| reads(layer.ffn.down()))
+}
+
+fn wide(weights: &CpuWeights) -> Wide {
+    let any = |wants: fn(&LayerWeights<CpuLinear, Vec<f32>>) -> bool| weights.layers.iter().any(wants);
+    Wide {
+        normed: any(|layer| layer.qkv.wants_wide() || layer.ffn.gate_up().wants_wide())
+            || weights.head.as_ref().is_some_and(CpuLinear::wants_wide),
+        attended: any(|layer| layer.attn_output.wants_wide()),
+        gate: any(|layer| layer.ffn.down().wants_wide()),
+    }
 }
 
 /// Most orders of columns that the matrices of one input have.

@@ -66,6 +66,15 @@ pub struct Inputs {
     pub float_gate: bool,
     /// Most orders of columns that matrices of one input have beside its own.
     pub num_orders: usize,
+    pub wide: Wide,
+}
+
+/// Inputs whose int8 groups are wide, because a matrix that reads them is `Layout::I8Row`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wide {
+    pub normed: bool,
+    pub attended: bool,
+    pub gate: bool,
 }
 
 /// The residual stream, and what norms make of it.
@@ -90,13 +99,13 @@ impl Activations {
         let shared = |cols| Shared::new(max_tokens, cols);
         let gate_rows = max_tokens * config.experts_per_token();
         let ordered = |rows, cols, count| {
-            let one = |_| Ordered { float32: Shared::new(rows, cols), int8: int8(mode, rows, cols) };
+            let one = |_| Ordered { float32: Shared::new(rows, cols), int8: int8(mode, rows, cols, false) };
             (0..count).map(one).collect()
         };
         let stream = |tokens| Stream {
             residual: Shared::new(tokens, config.hidden_size),
             normed: Shared::new(tokens, config.hidden_size),
-            normed_int8: int8(mode, tokens, config.hidden_size),
+            normed_int8: int8(mode, tokens, config.hidden_size, inputs.wide.normed),
             ordered: ordered(tokens, config.hidden_size, inputs.num_orders),
         };
         Self {
@@ -106,15 +115,15 @@ impl Activations {
             attended: shared(config.q_dim()),
             gate: inputs.float_gate.then(|| Shared::new(gate_rows, config.intermediate_size)),
             projected: shared(config.hidden_size),
-            attended_int8: int8(mode, max_tokens, config.q_dim()),
-            gate_int8: int8(mode, gate_rows, config.intermediate_size),
+            attended_int8: int8(mode, max_tokens, config.q_dim(), inputs.wide.attended),
+            gate_int8: int8(mode, gate_rows, config.intermediate_size, inputs.wide.gate),
             experts: config.experts.map(|experts| ExpertActivations {
                 logits: shared(experts.count),
                 shares: shared(experts.per_token),
                 routes: RwLock::default(),
                 picked: Mutex::new(vec![0; max_tokens * experts.per_token]),
                 input: Shared::new(gate_rows, config.hidden_size),
-                input_int8: int8(mode, gate_rows, config.hidden_size),
+                input_int8: int8(mode, gate_rows, config.hidden_size, inputs.wide.normed),
                 output: Shared::new(gate_rows, config.hidden_size),
             }),
             attended_ordered: ordered(max_tokens, config.q_dim(), inputs.num_orders.min(1)),
@@ -122,9 +131,9 @@ impl Activations {
     }
 }
 
-fn int8(mode: config::Activations, rows: usize, cols: usize) -> Option<QuantizedRows> {
+fn int8(mode: config::Activations, rows: usize, cols: usize, is_wide: bool) -> Option<QuantizedRows> {
     (mode == config::Activations::Int8).then(|| {
-        let mut quantized = QuantizedRows::default();
+        let mut quantized = if is_wide { QuantizedRows::wide() } else { QuantizedRows::default() };
         quantized.resize(rows, cols);
         quantized
     })

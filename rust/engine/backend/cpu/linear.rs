@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::backend::Act;
 use crate::backend::profiled::Weights;
-use crate::quant::PackedMatrix;
+use crate::quant::{Layout, PackedMatrix};
 
 /// A matrix and the place of its outputs.
 #[derive(Debug)]
@@ -31,6 +31,11 @@ impl CpuLinear {
         self.orders.clear();
         self.segments.iter_mut().for_each(|segment| segment.order = None);
         self
+    }
+
+    /// Whether a matrix's rows have one scale each, so that its input is int8 in wide groups.
+    pub fn wants_wide(&self) -> bool {
+        self.segments.iter().any(|segment| segment.matrix.layout() == Layout::I8Row)
     }
 
     pub fn num_panels(&self) -> usize {

@@ -16,7 +16,7 @@ mod session;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use activations::{Activations, Inputs};
+pub use activations::{Activations, Inputs, Wide};
 use activations::{Ordered, Stream};
 pub use buffer::Shared;
 pub use kv_memory::KvMemory;
@@ -33,9 +33,6 @@ use crate::kernels::{
 use crate::model::{Activation, ExpertsConfig, ModelConfig};
 use crate::quant::PANEL_ROWS;
 use crate::sched::SchedulerOutput;
-
-/// Panels whose outputs are one group of int8 activations.
-const GROUP_PANELS: usize = QuantizedRows::GROUP / PANEL_ROWS;
 
 /// Outputs of the gate, and as many of up, that a lane computes before it multiplies them: a part of its L2, and for each row
 /// four groups of int8 activations, which are quantized together.
@@ -320,8 +317,9 @@ impl CpuLane<'_> {
 
     /// Whether the heads of a KV head are whole groups of int8 activations, for the lane that computes them.
     fn attended_in_groups(&self) -> bool {
-        let config = self.shared.config;
-        (config.q_dim() / config.num_kv_heads).is_multiple_of(QuantizedRows::GROUP)
+        let CpuStep { acts, config, .. } = self.shared;
+        let group = acts.attended_int8.as_ref().map_or(1, QuantizedRows::group);
+        (config.q_dim() / config.num_kv_heads).is_multiple_of(group)
     }
 
     /// Makes a task's outputs ready for the next product.
@@ -366,7 +364,8 @@ impl CpuLane<'_> {
         panels: Range<usize>,
         scratch: &mut [f32],
     ) {
-        let panels_at_once = GROUP_PANELS * (GATED_FLOATS / (rows.len().min(BLOCK_ROWS) * QuantizedRows::GROUP)).max(1);
+        let group = self.gate_group_panels();
+        let panels_at_once = group * (GATED_FLOATS / (rows.len().min(BLOCK_ROWS) * group * PANEL_ROWS)).max(1);
         for rows in blocks(rows, cached_rows(gate.matrix.cols())) {
             for panels in blocks(panels.clone(), panels_at_once) {
                 for rows in blocks(rows.clone(), BLOCK_ROWS) {
@@ -378,8 +377,14 @@ impl CpuLane<'_> {
 
     /// This lane's panels of the gate, and of up: whole groups of int8 activations.
     fn gate_panels(&self, gate: &Segment) -> Range<usize> {
-        let share = self.lane.share(gate.matrix.num_panels().div_ceil(GROUP_PANELS));
-        share.start * GROUP_PANELS..gate.matrix.num_panels().min(share.end * GROUP_PANELS)
+        let group = self.gate_group_panels();
+        let share = self.lane.share(gate.matrix.num_panels().div_ceil(group));
+        share.start * group..gate.matrix.num_panels().min(share.end * group)
+    }
+
+    /// Panels whose outputs are one group of int8 activations.
+    fn gate_group_panels(&self) -> usize {
+        self.shared.acts.gate_int8.as_ref().map_or(QuantizedRows::GROUP, QuantizedRows::group) / PANEL_ROWS
     }
 
     /// Gate = activation(gate) * up in these rows and panels, ready for the next product.

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, Lanes, StepPlan};
+use super::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, Lanes, StepPlan, Wide};
 use crate::backend::{Act, Backend, HeadTransform};
 use crate::config::{self, Cores, KvDtype};
 use crate::error::Result;
@@ -35,7 +35,7 @@ impl Session {
         assert!(step.num_tokens() > super::activations::PRIVATE_TOKENS, "too few tokens for lanes to share");
         let config = ModelConfig { layers: config.layers[..1].to_vec(), ..config.clone() };
         let lanes = pool.num_lanes();
-        let inputs = Inputs { float_gate: true, num_orders: 0 };
+        let inputs = Inputs { float_gate: true, num_orders: 0, wide: Wide::default() };
         let mut session = Self {
             acts: Activations::new(&config, step.num_tokens(), lanes, config::Activations::F32, inputs),
             kv: kv_memory(&config, step.block_ids.len())?,

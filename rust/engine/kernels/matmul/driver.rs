@@ -4,7 +4,7 @@
 use std::iter;
 use std::ops::Range;
 
-use super::tier::{self, F32Rows, F32Weights, Lanes, PANEL_KERNEL_ROWS, PackedInt8, Unpack};
+use super::tier::{self, F32Rows, F32Weights, GroupShape, Int8Panels, Lanes, PANEL_KERNEL_ROWS, PackedInt8, Unpack};
 use super::{
     CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, Int8Kernels, MatMut, MatmulTier, PackedPanels, PanelChunk,
     PanelSums, QuantizedRows,
@@ -59,19 +59,15 @@ pub unsafe fn int8(
     let (kernel, few) = match tier.int8 {
         // SAFETY: the caller's promise.
         Int8Kernels::Packed(kernel) => return unsafe { packed(kernel, [w], panels, x, rows, [out]) },
-        Int8Kernels::Unpacked { tile, few_rows } => (tile, few_rows),
+        Int8Kernels::Unpacked { by_row, .. } if w.layout() == Layout::I8Row => {
+            // SAFETY: the caller's promise.
+            return unsafe { row_panels(by_row, w, panels, x, rows, out) };
+        }
+        Int8Kernels::Unpacked { tile, few_rows, .. } => (tile, few_rows),
     };
     if let (Some(kernel), true) = (few, rows.len() <= PANEL_KERNEL_ROWS) {
-        let view = x.view(rows.start, 0, group_of(w));
-        let bytes = panels.len() * w.layout().panel_bytes(w.cols());
-        let streams = (bytes / STREAM_BYTES).clamp(1, STREAMS);
-        let num_rows = rows.len();
-        // SAFETY: `view` has these rows of w.cols() columns, as the panels have.
-        let multiply = |panels: &[_], sums: &mut [_]| unsafe {
-            kernel(w.layout(), panels, w.cols(), view, num_rows, sums);
-        };
         // SAFETY: the caller's promise.
-        return unsafe { few_rows(w, panels, streams, rows, out, multiply) };
+        return unsafe { few_int8_rows(kernel, w, panels, x, rows, out) };
     }
     let mut tile = Int8Tile { unpack: tier.unpack, kernel, chunks: [PanelChunk::ZERO; INT8_PANELS], sums: Sums::ZERO };
     for rows in blocks(rows, cached_rows(w.cols())) {
@@ -82,6 +78,56 @@ pub unsafe fn int8(
             }
         }
     }
+}
+
+/// `int8` of a matrix whose rows have one scale each.
+///
+/// # Safety
+/// As for `int8`.
+unsafe fn row_panels(
+    kernel: Int8Panels,
+    w: &PackedMatrix,
+    panels: Range<usize>,
+    x: &QuantizedRows,
+    rows: Range<usize>,
+    out: MatMut<'_>,
+) {
+    if rows.len() <= PANEL_KERNEL_ROWS {
+        // SAFETY: the caller's promise.
+        return unsafe { few_int8_rows(kernel, w, panels, x, rows, out) };
+    }
+    for rows in blocks(rows, cached_rows(w.cols())) {
+        for panel in panels.clone() {
+            for rows in blocks(rows.clone(), PANEL_KERNEL_ROWS) {
+                // SAFETY: the caller's promise.
+                unsafe { few_int8_rows(kernel, w, panel..panel + 1, x, rows, out) };
+            }
+        }
+    }
+}
+
+/// Up to PANEL_KERNEL_ROWS rows.
+///
+/// # Safety
+/// As for `int8`.
+unsafe fn few_int8_rows(
+    kernel: Int8Panels,
+    w: &PackedMatrix,
+    panels: Range<usize>,
+    x: &QuantizedRows,
+    rows: Range<usize>,
+    out: MatMut<'_>,
+) {
+    let view = x.view(rows.start, 0, group_of(w));
+    let bytes = panels.len() * w.layout().panel_bytes(w.cols());
+    let streams = (bytes / STREAM_BYTES).clamp(1, STREAMS);
+    let num_rows = rows.len();
+    // SAFETY: `view` has these rows of w.cols() columns, as the panels have.
+    let multiply = |panels: &[_], sums: &mut [_]| unsafe {
+        kernel(w.layout(), panels, w.cols(), view, num_rows, sums);
+    };
+    // SAFETY: the caller's promise.
+    unsafe { few_rows(w, panels, streams, rows, out, multiply) };
 }
 
 /// `int8` of two matrices of one shape with the same input.
@@ -228,9 +274,12 @@ impl Int8Tile {
     }
 }
 
-/// Columns of a quantized matrix that share a scale.
+/// Columns of a quantized matrix that share a scale; of activations, where its rows have one each.
 fn group_of(w: &PackedMatrix) -> usize {
-    w.layout().block().expect("int8 products take quantized layouts only").group
+    match w.layout() {
+        Layout::I8Row => QuantizedRows::GROUP,
+        layout => layout.block().expect("int8 products take quantized layouts only").group,
+    }
 }
 
 /// `Kernels::matmul_f32` of a tier.
@@ -245,7 +294,8 @@ pub unsafe fn float32(
     rows: Range<usize>,
     out: MatMut<'_>,
 ) {
-    if let (Some(kernel), None, true) = (tier.dense_panels, w.layout().block(), rows.len() <= PANEL_KERNEL_ROWS) {
+    if let (Some(kernel), false, true) = (tier.dense_panels, w.layout().is_quantized(), rows.len() <= PANEL_KERNEL_ROWS)
+    {
         let view = F32Rows { ptr: x[rows.start * w.cols()..].as_ptr(), stride: w.cols() };
         let num_rows = rows.len();
         // SAFETY: `view` has these rows of w.cols() columns, as the panels have.
@@ -292,13 +342,18 @@ unsafe fn decode(
 ) {
     // SAFETY: the caller's promise; a chunk starts at a whole block.
     unsafe {
-        let Some(spec) = w.layout().block() else {
+        if !w.layout().is_quantized() {
             return (tier.widen)(w.layout(), w.panel_ptr(panel), col, out);
-        };
-        if col.is_multiple_of(CHUNK_COLS) {
-            (tier.unpack)(w.layout(), block_ptr(w, panel, col), CHUNK_COLS.min(w.cols() - col), chunk);
         }
-        (tier.decode)(chunk, spec.into(), col % CHUNK_COLS, out);
+        if col.is_multiple_of(CHUNK_COLS) {
+            let cols = CHUNK_COLS.min(w.cols() - col);
+            match w.layout() {
+                Layout::I8Row => chunk.read_by_row(w.panel_ptr(panel), col, cols),
+                layout => (tier.unpack)(layout, block_ptr(w, panel, col), cols, chunk),
+            }
+        }
+        let shape = w.layout().block().map_or(GroupShape::BY_ROW, GroupShape::from);
+        (tier.decode)(chunk, shape, col % CHUNK_COLS, out);
     }
 }
 

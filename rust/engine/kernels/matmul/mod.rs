@@ -9,7 +9,8 @@ use std::ops::Range;
 
 pub(crate) use self::driver::{BLOCK_ROWS, blocks, cached_rows};
 pub use self::quantize::QuantizedRows;
-pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, code_of, quantize_groups, scale_of};
+pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, WIDE_GROUP};
+pub(super) use self::quantize::{code_of, quantize_groups, quantize_wide, scale_of, start_of};
 pub(super) use self::tier::{
     CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights, GroupShape, INT8_PANELS, Int8Kernels,
     Int8Sums, Lanes, MatmulTier, PackedPanels, PanelChunk, PanelSums,
@@ -18,7 +19,7 @@ use super::threads::Pool;
 use super::{Kernels, scalar};
 use crate::config::Isa;
 use crate::error::Result;
-use crate::quant::{PANEL_ROWS, PackedMatrix};
+use crate::quant::{Layout, PANEL_ROWS, PackedMatrix};
 
 /// A float32 matrix (rows, stride) that several lanes write, each its own columns or rows.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +114,7 @@ impl Kernels {
         }
     }
 
-    /// Quantizes columns of row `row` of `out`, from `first_col` on, from `x`. They are whole groups of 32, but for
+    /// Quantizes columns of row `row` of `out`, from `first_col` on, from `x`. They are whole groups, but for
     /// the end of the row, which is padded with zeros to a whole group. The same bits in every tier. A group with
     /// a NaN or an infinity decodes to NaN.
     ///
@@ -122,9 +123,11 @@ impl Kernels {
     pub unsafe fn quantize(&self, x: &[f32], out: &QuantizedRows, row: usize, first_col: usize) {
         let end = first_col + x.len();
         assert!(row < out.rows() && end <= out.cols(), "row {row} of {}, column {end} of {}", out.rows(), out.cols());
-        assert!(first_col.is_multiple_of(GROUP) && (end.is_multiple_of(GROUP) || end == out.cols()));
+        let (group, tier) = (out.group(), self.matmul_tier());
+        assert!(first_col.is_multiple_of(group) && (end.is_multiple_of(group) || end == out.cols()));
+        let quantize = if group == WIDE_GROUP { tier.quantize_wide } else { tier.quantize };
         // SAFETY: this machine has the tier, and the columns are the caller's.
-        unsafe { (self.matmul_tier().quantize)(x, out.part(row, first_col, x.len())) }
+        unsafe { quantize(x, out.part(row, first_col, x.len())) }
     }
 
     /// out[r][16 p ..] = row r of `x` times panels `panels` of `w`, for the rows `rows`.
@@ -132,7 +135,8 @@ impl Kernels {
     ///
     /// Products are summed exactly within a group of 16 or 32 columns; groups are added in ascending order
     /// by float32 fused multiply-adds (the scalar tier rounds twice), in every tier. Tiers differ by at most
-    /// 2⁻²² × groups × Σ |w · x|.
+    /// 2⁻²² × groups × Σ |w · x|. Where rows of weights have one scale (`Layout::I8Row`), groups are `x`'s wide ones, and that scale
+    /// is applied to their sum.
     ///
     /// # Safety
     /// `out` has these rows and columns; no other lane touches them meanwhile, and none writes `x`.
@@ -146,6 +150,7 @@ impl Kernels {
     ) {
         assert!(x.cols() == w.cols(), "{} activations for {} columns", x.cols(), w.cols());
         assert!(rows.end <= x.rows(), "row {} of {}", rows.end, x.rows());
+        assert!(x.group() == WIDE_GROUP || w.layout() != Layout::I8Row, "rows of one scale take wide groups");
         out.check(w, &panels, &rows);
         // SAFETY: this machine has the tier; the shapes were checked.
         unsafe { driver::int8(self.matmul_tier(), w, panels, x, rows, out) }
@@ -167,6 +172,7 @@ impl Kernels {
         assert!(w[0].rows() == w[1].rows(), "a pair of {} and {} rows", w[0].rows(), w[1].rows());
         for (w, out) in w.into_iter().zip(&out) {
             assert!(x.cols() == w.cols(), "{} activations for {} columns", x.cols(), w.cols());
+            assert!(x.group() == WIDE_GROUP || w.layout() != Layout::I8Row, "rows of one scale take wide groups");
             out.check(w, &panels, &rows);
         }
         assert!(rows.end <= x.rows(), "row {} of {}", rows.end, x.rows());

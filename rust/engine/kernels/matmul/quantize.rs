@@ -2,8 +2,13 @@
 
 use std::cell::UnsafeCell;
 
+use crate::quant::ROW_OFFSET;
+
 /// Columns that share a scale.
 pub const GROUP: usize = 32;
+
+/// The same where products have no other scale to apply before a row of weights ends.
+pub const WIDE_GROUP: usize = 2 * GROUP;
 
 /// Numbers that lanes write through a shared reference, each its own part.
 #[derive(Debug)]
@@ -30,7 +35,7 @@ impl<T: Default> Shared<T> {
     }
 }
 
-/// Rows of activations as int8 in groups of 32: x ≈ q * scale of the group.
+/// Rows of activations as int8 in groups of 32: x ≈ q * scale of the group. Wide ones have two groups share their scale.
 #[derive(Debug, Default)]
 pub struct QuantizedRows {
     rows: usize,
@@ -43,17 +48,32 @@ pub struct QuantizedRows {
     neg_sums: [Shared<i32>; 2],
     /// The same sums times their scale, not negated: what weights' minima are multiplied with.
     scaled_sums: [Shared<f32>; 2],
+    /// (rows, wide groups), of wide rows: what sums of products with `Layout::I8Row`'s codes start from, since these have
+    /// ROW_OFFSET more than they stand for.
+    wide_starts: Shared<i32>,
+    is_wide: bool,
 }
 
 impl QuantizedRows {
     /// Columns that share a scale.
     pub const GROUP: usize = GROUP;
 
+    /// Such that two groups share their scale: what `Layout::I8Row` takes, and all others too.
+    pub fn wide() -> Self {
+        Self { is_wide: true, ..Self::default() }
+    }
+
+    /// Columns that share a scale.
+    pub fn group(&self) -> usize {
+        if self.is_wide { WIDE_GROUP } else { GROUP }
+    }
+
     /// Makes room for (rows, cols); keeps its memory when it has enough. The contents are unspecified.
     pub fn resize(&mut self, rows: usize, cols: usize) {
         (self.rows, self.cols) = (rows, cols);
         self.codes.resize(rows * self.code_stride());
         self.scales.resize(rows * self.groups());
+        self.wide_starts.resize(rows * self.wide_groups());
         for (i, per_group) in [1, 2].into_iter().enumerate() {
             self.neg_sums[i].resize(rows * per_group * self.groups());
             self.scaled_sums[i].resize(rows * per_group * self.groups());
@@ -72,6 +92,10 @@ impl QuantizedRows {
         self.cols.div_ceil(GROUP)
     }
 
+    fn wide_groups(&self) -> usize {
+        self.cols.div_ceil(WIDE_GROUP)
+    }
+
     /// An odd number of cache lines, so that the rows of a tile fall into different cache sets.
     fn code_stride(&self) -> usize {
         let lines = self.cols.next_multiple_of(GROUP).div_ceil(64);
@@ -87,6 +111,7 @@ impl QuantizedRows {
             scales: self.scales.at(index),
             neg_sums: [self.neg_sums[0].at(index), self.neg_sums[1].at(2 * index)],
             scaled_sums: [self.scaled_sums[0].at(index), self.scaled_sums[1].at(2 * index)],
+            wide_starts: self.wide_starts.at(row * self.wide_groups() + first_col / WIDE_GROUP),
         }
     }
 
@@ -103,6 +128,8 @@ impl QuantizedRows {
             neg_sums: self.neg_sums[halves].at(sum),
             scaled_sums: self.scaled_sums[halves].at(sum),
             sum_stride,
+            wide_starts: self.wide_starts.at(row * self.wide_groups() + col / WIDE_GROUP),
+            wide_stride: self.wide_groups(),
         }
     }
 }
@@ -116,6 +143,7 @@ pub struct RowMut {
     pub scales: *mut f32,
     pub neg_sums: [*mut i32; 2],
     pub scaled_sums: [*mut f32; 2],
+    pub wide_starts: *mut i32,
 }
 
 impl RowMut {
@@ -163,6 +191,9 @@ pub struct Int8Rows {
     pub neg_sums: *const i32,
     pub scaled_sums: *const f32,
     pub sum_stride: usize,
+    /// (rows, wide_stride); of wide rows.
+    pub wide_starts: *const i32,
+    pub wide_stride: usize,
 }
 
 impl Int8Rows {
@@ -178,6 +209,7 @@ impl Int8Rows {
                 scales: self.scales.add(rows * self.scale_stride),
                 neg_sums: self.neg_sums.add(rows * self.sum_stride),
                 scaled_sums: self.scaled_sums.add(rows * self.sum_stride),
+                wide_starts: self.wide_starts.add(rows * self.wide_stride),
                 ..*self
             }
         }
@@ -204,30 +236,48 @@ impl Int8Rows {
 /// Adding it moves a float's integer part, rounded to nearest even, into its low bits.
 const ROUND: f32 = 12_582_912.0;
 
-/// Quantizes one row. Tiers compile it for their instructions; no operation here depends on them.
+/// Quantizes groups of one row: the specification.
 ///
 /// # Safety
 /// `out` has room for `x`, and is the caller's alone.
-#[inline(always)]
 pub unsafe fn quantize_groups(x: &[f32], out: RowMut) {
-    let whole = x.len() / GROUP;
-    for group in 0..out.groups {
-        let mut values = [0f32; GROUP];
-        match group < whole {
-            true => values.copy_from_slice(&x[group * GROUP..][..GROUP]),
-            false => values[..x.len() - group * GROUP].copy_from_slice(&x[group * GROUP..]),
-        }
+    for (group, x) in x.chunks(GROUP).enumerate() {
         // SAFETY: group < out.groups, for which `resize` made room.
-        unsafe { quantize_group(&values, group, out) };
+        unsafe { write_group(x, largest(x), group, out) };
     }
 }
 
+/// The same for wide groups.
+///
+/// # Safety
+/// As for `quantize_groups`.
+pub unsafe fn quantize_wide(x: &[f32], out: RowMut) {
+    for (wide, x) in x.chunks(WIDE_GROUP).enumerate() {
+        let max = largest(x);
+        // SAFETY: as above.
+        let sums = x.chunks(GROUP).enumerate().map(|(i, x)| unsafe { write_group(x, max, 2 * wide + i, out) });
+        let sum = sums.sum::<i32>();
+        // SAFETY: as above.
+        unsafe { *out.wide_starts.add(wide) = start_of(sum) };
+    }
+}
+
+/// See `QuantizedRows::wide_starts`.
+#[inline(always)]
+pub fn start_of(sum: i32) -> i32 {
+    -sum * i32::from(ROW_OFFSET)
+}
+
+/// The largest magnitude: as integers, they compare as the numbers do, infinity and NaN highest.
+fn largest(x: &[f32]) -> f32 {
+    f32::from_bits(x.iter().fold(0u32, |max, v| max.max(v.to_bits() & 0x7fff_ffff)))
+}
+
+/// A group, zeros behind the end of `x`; `max` is the largest magnitude of what shares its scale. Returns the sum of its codes.
+///
 /// # Safety
 /// `group` is below `out.groups`, and `out` is the caller's alone.
-#[inline(always)]
-unsafe fn quantize_group(x: &[f32; GROUP], group: usize, out: RowMut) {
-    let max_bits = x.iter().fold(0u32, |max, v| max.max(v.to_bits() & 0x7fff_ffff));
-    let max = f32::from_bits(max_bits);
+unsafe fn write_group(x: &[f32], max: f32, group: usize, out: RowMut) -> i32 {
     let (scale, inverse) = scale_of(max);
     let mut codes = [0i8; GROUP];
     for (code, v) in codes.iter_mut().zip(x) {
@@ -235,11 +285,13 @@ unsafe fn quantize_group(x: &[f32; GROUP], group: usize, out: RowMut) {
         *code = code_of(if max.is_finite() { *v } else { 0.0 }, inverse);
     }
     let sum = |half: usize| codes[half * 16..][..16].iter().map(|&q| i32::from(q)).sum::<i32>();
+    let sums = [sum(0), sum(1)];
     // SAFETY: the caller's promise.
     unsafe {
         std::ptr::copy_nonoverlapping(codes.as_ptr(), out.codes(group), GROUP);
-        out.write_factors(group, scale, [sum(0), sum(1)]);
+        out.write_factors(group, scale, sums);
     }
+    sums[0] + sums[1]
 }
 
 /// The code of a number of a group whose scale has this inverse: rounded to nearest, ties to even.
@@ -301,8 +353,8 @@ mod tests {
     }
 
     /// Everything that a tier writes for one row, as bits.
-    fn written(kernels: crate::kernels::Kernels, x: &[f32]) -> Vec<u32> {
-        let mut rows = QuantizedRows::default();
+    fn written(kernels: crate::kernels::Kernels, x: &[f32], is_wide: bool) -> Vec<u32> {
+        let mut rows = QuantizedRows { is_wide, ..QuantizedRows::default() };
         rows.resize(1, x.len());
         let groups = x.len().div_ceil(GROUP);
         // SAFETY: one row, one thread; every group was written.
@@ -314,13 +366,15 @@ mod tests {
             let sums = |view: Int8Rows, count| {
                 (0..count).flat_map(move |g| [*view.neg_sums.add(g) as u32, (*view.scaled_sums.add(g)).to_bits()])
             };
-            codes.chain(scales).chain(sums(whole, groups)).chain(sums(half, 2 * groups)).collect()
+            let wide =
+                (0..if is_wide { x.len().div_ceil(WIDE_GROUP) } else { 0 }).map(|g| *whole.wide_starts.add(g) as u32);
+            codes.chain(scales).chain(sums(whole, groups)).chain(sums(half, 2 * groups)).chain(wide).collect()
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn tiers_write_the_same_bits(mut x in proptest::collection::vec(-1e3f32..1e3, 1..200), bad: u8, power in -30i32..30) {
+        fn tiers_write_the_same_bits(mut x in proptest::collection::vec(-1e3f32..1e3, 1..300), bad: u8, power in -30i32..30, is_wide: bool) {
             use crate::config::Isa;
             use crate::kernels::Kernels;
             x.iter_mut().for_each(|v| *v *= 2f32.powi(power));
@@ -331,9 +385,9 @@ mod tests {
             let tidy = |bits: Vec<u32>| -> Vec<u32> {
                 bits.into_iter().map(|b| if f32::from_bits(b).is_nan() { 0x7fc0_0000 } else { b }).collect()
             };
-            let expected = tidy(written(Kernels::new(Some(Isa::Scalar)).unwrap(), &x));
+            let expected = tidy(written(Kernels::new(Some(Isa::Scalar)).unwrap(), &x, is_wide));
             for kernels in [Isa::Avx2, Isa::Avx512].into_iter().filter_map(|isa| Kernels::new(Some(isa)).ok()) {
-                proptest::prop_assert_eq!(&tidy(written(kernels, &x)), &expected, "{}", kernels.isa());
+                proptest::prop_assert_eq!(&tidy(written(kernels, &x, is_wide)), &expected, "{}", kernels.isa());
             }
         }
 

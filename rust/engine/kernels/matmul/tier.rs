@@ -2,7 +2,7 @@
 
 use super::Int8Rows;
 use super::quantize::RowMut;
-use crate::quant::{BlockSpec, Layout, PANEL_ROWS};
+use crate::quant::{BlockSpec, Layout, PANEL_ROWS, ROW_OFFSET, ROW_SCALES};
 
 /// Columns that are unpacked at a time: whole blocks of every layout, and a part of L1.
 pub const CHUNK_COLS: usize = 256;
@@ -35,6 +35,11 @@ pub struct GroupShape {
     pub min: bool,
 }
 
+impl GroupShape {
+    /// That of `Layout::I8Row`, where all groups of a row have the same scale.
+    pub const BY_ROW: Self = Self { group: 32, offset: ROW_OFFSET as i32, min: false };
+}
+
 impl From<BlockSpec> for GroupShape {
     fn from(spec: BlockSpec) -> Self {
         Self { group: spec.group, offset: spec.offset, min: spec.min }
@@ -58,6 +63,19 @@ impl PanelChunk {
         scales: [[0.0; PANEL_ROWS]; CHUNK_COLS / 16],
         mins: [[0.0; PANEL_ROWS]; CHUNK_COLS / 16],
     };
+
+    /// Columns of a panel of `Layout::I8Row`.
+    ///
+    /// # Safety
+    /// They are whole groups of 32, and the panel has them.
+    pub unsafe fn read_by_row(&mut self, panel: *const u8, first_col: usize, cols: usize) {
+        // SAFETY: the panel starts with its scales, aligned; the caller's columns.
+        unsafe {
+            let codes = panel.add(ROW_SCALES + first_col * PANEL_ROWS);
+            self.codes[..cols * PANEL_ROWS].copy_from_slice(std::slice::from_raw_parts(codes, cols * PANEL_ROWS));
+            self.scales[..cols / GroupShape::BY_ROW.group].fill(*panel.cast());
+        }
+    }
 }
 
 /// Most rows that are computed straight from packed panels.
@@ -97,12 +115,15 @@ pub enum Int8Kernels {
     /// Always straight from packed panels: what unpacks codes is free beside what multiplies them.
     Packed(PackedInt8),
     /// Codes are unpacked once for a block of rows; but for few rows, if there is a kernel for them.
-    Unpacked { tile: Int8Tile, few_rows: Option<Int8Panels> },
+    /// Where rows of weights have one scale, any number of rows is computed straight from packed panels, by `by_row`.
+    Unpacked { tile: Int8Tile, few_rows: Option<Int8Panels>, by_row: Int8Panels },
 }
 
 /// The functions of one tier. All need its instructions, and pointers that are valid for the shapes given.
 pub struct MatmulTier {
     pub quantize: unsafe fn(&[f32], RowMut),
+    /// In wide groups.
+    pub quantize_wide: unsafe fn(&[f32], RowMut),
     pub unpack: Unpack,
     pub int8: Int8Kernels,
     /// Decodes columns of a chunk, whole groups, to (cols, 16).

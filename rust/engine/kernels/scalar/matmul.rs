@@ -3,13 +3,16 @@
 use half::{bf16, f16};
 
 use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Int8Kernels, Int8Rows, Int8Sums, Lanes};
-use crate::kernels::matmul::{MatmulTier, PanelChunk, quantize_groups};
-use crate::quant::{F8_BYTES, F8_COLS, F8_SCALES, Layout, PANEL_ROWS, code, e4m3, group_scales};
+use crate::kernels::matmul::{MatmulTier, PanelChunk, PanelSums, WIDE_GROUP, quantize_groups, quantize_wide};
+use crate::quant::{
+    F8_BYTES, F8_COLS, F8_SCALES, Layout, PANEL_ROWS, ROW_OFFSET, ROW_SCALES, code, e4m3, group_scales,
+};
 
 pub static TIER: MatmulTier = MatmulTier {
     quantize: quantize_groups,
+    quantize_wide,
     unpack,
-    int8: Int8Kernels::Unpacked { tile: int8_tile, few_rows: None },
+    int8: Int8Kernels::Unpacked { tile: int8_tile, few_rows: None, by_row },
     decode,
     widen,
     dense_panels: None,
@@ -60,6 +63,32 @@ unsafe fn int8_tile(layout: Layout, chunks: &[PanelChunk], cols: usize, x: Int8R
                     }
                 }
             }
+        }
+    }
+}
+
+unsafe fn by_row(_: Layout, panels: &[*const u8], cols: usize, x: Int8Rows, rows: usize, out: &mut [PanelSums]) {
+    for (&panel, out) in panels.iter().zip(out) {
+        // SAFETY: the panel has its scales, aligned, and its codes.
+        let (scales, codes) =
+            unsafe { (&*panel.cast::<Lanes>(), std::slice::from_raw_parts(panel.add(ROW_SCALES), cols * PANEL_ROWS)) };
+        for (t, out) in out[..rows].iter_mut().enumerate() {
+            *out = [0.0; PANEL_ROWS];
+            // SAFETY: `x` has `rows` rows of `cols` columns.
+            let q = unsafe { std::slice::from_raw_parts(x.codes.add(t * x.code_stride), cols) };
+            for (group, q) in q.chunks(WIDE_GROUP).enumerate() {
+                // SAFETY: the two groups of 32 have the same scale.
+                let x_scale = unsafe { *x.scales.add(t * x.scale_stride + group * WIDE_GROUP / 32) };
+                for (row, out) in out.iter_mut().enumerate() {
+                    let code = |col: usize| codes[(col / 4 * PANEL_ROWS + row) * 4 + col % 4] ^ ROW_OFFSET;
+                    let products = q
+                        .iter()
+                        .enumerate()
+                        .map(|(k, &q)| i32::from(code(group * WIDE_GROUP + k) as i8) * i32::from(q));
+                    *out += products.sum::<i32>() as f32 * x_scale;
+                }
+            }
+            out.iter_mut().zip(scales).for_each(|(out, scale)| *out *= scale);
         }
     }
 }

@@ -67,7 +67,14 @@ pub enum Layout {
     Bf16,
     /// 32 columns at a time: f32 [16], one scale per row, and codes (32, 16).
     F8,
+    /// I8_ROW: f32 [16], one scale per row, and codes as those of a quantized panel's eight bits, with an offset of 128.
+    I8Row,
 }
+
+/// Bytes of the scales of `Layout::I8Row`, in front of a panel's codes.
+pub const ROW_SCALES: usize = 4 * PANEL_ROWS;
+/// What its codes have more than they stand for.
+pub const ROW_OFFSET: u8 = 128;
 
 /// Columns of a block of `Layout::F8`.
 pub const F8_COLS: usize = 32;
@@ -205,7 +212,7 @@ macro_rules! formats {
             pub const fn block(self) -> Option<BlockSpec> {
                 match self {
                     $(Self::$name => Some(<format::$name as Format>::SPEC),)+
-                    Self::F32 | Self::F16 | Self::Bf16 | Self::F8 => None,
+                    Self::F32 | Self::F16 | Self::Bf16 | Self::F8 | Self::I8Row => None,
                 }
             }
         }
@@ -269,6 +276,7 @@ impl Layout {
             DType::F16 => Self::F16,
             DType::BF16 => Self::Bf16,
             DType::F8_E4M3 => Self::F8,
+            DType::I8_ROW => Self::I8Row,
             DType::Q4_0 | DType::I4G32 => Self::Q4,
             DType::Q4_1 => Self::Q4Min,
             DType::Q5_0 => Self::Q5,
@@ -298,6 +306,7 @@ impl Layout {
             None => match self {
                 Self::F32 => cols * PANEL_ROWS * 4,
                 Self::F8 => cols / F8_COLS * F8_BYTES,
+                Self::I8Row => ROW_SCALES + cols * PANEL_ROWS,
                 _ => cols * PANEL_ROWS * 2,
             },
         }
@@ -305,6 +314,6 @@ impl Layout {
 
     /// Whether `Kernels::matmul_int8` serves it; dense layouts go through `matmul_f32`.
     pub const fn is_quantized(self) -> bool {
-        self.block().is_some()
+        self.block().is_some() || matches!(self, Self::I8Row)
     }
 }

@@ -18,7 +18,7 @@ pub(crate) use self::buffer::Region;
 pub use self::buffer::WeightArena;
 pub(crate) use self::layout::with_format;
 pub use self::layout::{BlockSpec, Format, LAYOUT_VERSION, Layout, format};
-pub(crate) use self::layout::{F8_BYTES, F8_COLS, F8_SCALES};
+pub(crate) use self::layout::{F8_BYTES, F8_COLS, F8_SCALES, ROW_OFFSET, ROW_SCALES};
 pub(crate) use self::unpack::BlockParts;
 
 /// Rows that lie interleaved.
@@ -111,6 +111,7 @@ impl PackedMatrix {
             return match self.dtype {
                 DType::F32 => place_dense::<4>(rows, panel),
                 DType::F8_E4M3 => place_f8(rows, panel),
+                DType::I8_ROW => place_i8_rows(rows, panel),
                 _ => place_dense::<2>(rows, panel),
             };
         };
@@ -264,6 +265,22 @@ fn place_f8(rows: &[&[u8]], panel: &mut [u8]) {
     }
 }
 
+/// Interleaves rows of blocks that have the same scale.
+fn place_i8_rows(rows: &[&[u8]], panel: &mut [u8]) {
+    let (scales, codes) = panel.split_at_mut(ROW_SCALES);
+    for (lane, row) in rows.iter().enumerate() {
+        let blocks = row.chunks_exact(DType::I8_ROW.block_bytes());
+        scales[4 * lane..][..4].copy_from_slice(&row[..4]);
+        for (block, lines) in blocks.zip(codes.chunks_exact_mut(DType::I8_ROW.block_len() * PANEL_ROWS)) {
+            let (scale, block) = block.split_at(4);
+            assert!(scale == &row[..4], "a row of one scale has two");
+            for (four, line) in block.as_chunks::<4>().0.iter().zip(lines.chunks_exact_mut(4 * PANEL_ROWS)) {
+                line[4 * lane..][..4].copy_from_slice(&four.map(|code| code ^ ROW_OFFSET));
+            }
+        }
+    }
+}
+
 fn read_f16(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
@@ -286,9 +303,19 @@ fn decode_f8(panel: &[u8], lane: usize, out: &mut [f32]) {
     }
 }
 
+fn decode_i8_row(panel: &[u8], lane: usize, out: &mut [f32]) {
+    let (scales, codes) = panel.split_at(ROW_SCALES);
+    let scale = read_f32(&scales[4 * lane..]);
+    for (four, line) in out.chunks_exact_mut(4).zip(codes.chunks_exact(4 * PANEL_ROWS)) {
+        four.iter_mut().zip(&line[4 * lane..]).for_each(|(x, code)| *x = scale * f32::from((code ^ ROW_OFFSET) as i8));
+    }
+}
+
 fn decode_dense(panel: &[u8], layout: Layout, lane: usize, out: &mut [f32]) {
-    if layout == Layout::F8 {
-        return decode_f8(panel, lane, out);
+    match layout {
+        Layout::F8 => return decode_f8(panel, lane, out),
+        Layout::I8Row => return decode_i8_row(panel, lane, out),
+        _ => {}
     }
     let size = if layout == Layout::F32 { 4 } else { 2 };
     for (x, column) in out.iter_mut().zip(panel.chunks_exact(size * PANEL_ROWS)) {

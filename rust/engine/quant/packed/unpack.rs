@@ -1,6 +1,8 @@
 //! A file block taken apart: codes, scales and minima in the form that panels hold.
 //! Source: the block definitions of ggml; see `blocks.rs` for their layouts.
 
+use half::f16;
+
 use super::super::DType;
 use super::super::blocks::{Block, BlockIq4Xs, BlockMxfp4};
 
@@ -40,6 +42,7 @@ impl BlockParts {
             DType::I4G32 | DType::I4G64 | DType::I4G128 => self.grouped(block, false),
             DType::U4G32 | DType::U4G64 | DType::U4G128 => self.grouped(block, true),
             DType::U8G32 => self.u8(block),
+            DType::I8_ROW => self.i8_row(block),
             DType::F32 | DType::F16 | DType::BF16 | DType::F8_E4M3 => unreachable!("dense types have no blocks"),
         }
     }
@@ -69,6 +72,15 @@ impl BlockParts {
 
     fn q8(&mut self, block: &[u8]) {
         let codes = self.header(block, false);
+        for (code, &byte) in self.codes[..32].iter_mut().zip(codes) {
+            *code = byte ^ 0x80;
+        }
+    }
+
+    /// As Q8_0's: the scale is rounded to f16.
+    fn i8_row(&mut self, block: &[u8]) {
+        let (scale, codes) = block.split_at(4);
+        self.scale = f16::from_f32(f32::from_le_bytes([scale[0], scale[1], scale[2], scale[3]])).to_le_bytes();
         for (code, &byte) in self.codes[..32].iter_mut().zip(codes) {
             *code = byte ^ 0x80;
         }

@@ -1,5 +1,7 @@
 //! From a matrix's parts to blocks, row by row.
 
+use half::f16;
+
 use super::Matrix;
 use super::parts::Parts;
 use crate::quant::DType;
@@ -55,13 +57,24 @@ impl Converted<'_> {
         let words = words.chunks_exact(dtype.block_len() / self.parts.scheme.per_word());
         for (b, (block, words)) in out.chunks_exact_mut(dtype.block_bytes()).zip(words).enumerate() {
             let group = b * dtype.block_len() / group;
-            let (factors, codes) = block.split_at_mut(2 + usize::from(has_zero));
-            factors[..2].copy_from_slice(&self.parts.scale(row, group).to_le_bytes());
-            if has_zero {
-                factors[2] = self.parts.zero(row, group);
-            }
-            // Codes of a file are unsigned, Q8_0's are signed.
-            let flip = if dtype == DType::Q8_0 { 0x8080_8080 } else { 0 };
+            let scale = self.parts.scale(row, group);
+            let codes = match dtype {
+                DType::I8_ROW => {
+                    let (factor, codes) = block.split_at_mut(4);
+                    factor.copy_from_slice(&scale.to_le_bytes());
+                    codes
+                }
+                _ => {
+                    let (factors, codes) = block.split_at_mut(2 + usize::from(has_zero));
+                    factors[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+                    if has_zero {
+                        factors[2] = self.parts.zero(row, group);
+                    }
+                    codes
+                }
+            };
+            // Codes of a file are unsigned, those of these types are signed.
+            let flip = if matches!(dtype, DType::Q8_0 | DType::I8_ROW) { 0x8080_8080 } else { 0 };
             let codes = codes.as_chunks_mut::<4>().0.iter_mut();
             codes.zip(words).for_each(|(codes, word)| *codes = (word ^ flip).to_le_bytes());
         }

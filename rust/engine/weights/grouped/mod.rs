@@ -1,6 +1,7 @@
 //! Folders of matrices whose rows are quantized in groups of columns: GPTQ, AWQ, compressed-tensors. Their tensors read
 //! as one matrix `weight` of a block type ([`DType::I4G128`] and its kin, [`DType::U8G32`], or Q8_0), without loss but for
-//! scales that are bf16 or f32 and no f16.
+//! scales that are bf16 or f32 and no f16; or of [`DType::I8_ROW`], where rows have one scale each and inputs are meant to be
+//! int8.
 //!
 //! With K columns, N rows, G groups and P codes in a word of 32 bits (8 of four bits, or 4 of eight):
 //!

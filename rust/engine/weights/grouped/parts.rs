@@ -114,6 +114,7 @@ impl<'a> Parts<'a> {
             (4, Some(128), false) => DType::U4G128,
             (4, Some(64), false) => DType::U4G64,
             (4, Some(_), false) => DType::U4G32,
+            (_, Some(_), true) if self.is_by_row() => DType::I8_ROW,
             (_, Some(_), true) => DType::Q8_0,
             (_, Some(_), false) => DType::U8G32,
             (_, None, _) => return refuse(format!("groups of {} columns", self.group)),
@@ -122,9 +123,14 @@ impl<'a> Parts<'a> {
         Ok(Matrix { stem: stem.into(), dtype, rows: self.rows, cols: self.cols, group: self.group, order })
     }
 
+    /// Whether rows have one scale, and inputs are meant to be int8.
+    fn is_by_row(&self) -> bool {
+        self.scheme.int8_tokens && self.group == self.cols
+    }
+
     /// Whether every scale is a number that float16 has.
     pub fn has_finite_scales(&self) -> bool {
-        (0..self.rows * (self.cols / self.group)).all(|at| self.scale_at(at).is_finite())
+        (0..self.rows * (self.cols / self.group)).all(|at| f16::from_f32(self.scale_at(at)).is_finite())
     }
 
     /// The codes of any rows, unsigned, in words of 32 bits and the file's order of columns: (rows.len(), cols / per_word).
@@ -166,8 +172,8 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// The scale of a row's group. Infinite where float16 has none so large.
-    pub fn scale(&self, row: usize, group: usize) -> f16 {
+    /// The scale of a row's group.
+    pub fn scale(&self, row: usize, group: usize) -> f32 {
         let at = match self.scheme.packing {
             Packing::Gptq { .. } | Packing::Awq => group * self.rows + row,
             Packing::Packed | Packing::Plain => row * (self.cols / self.group) + group,
@@ -175,12 +181,12 @@ impl<'a> Parts<'a> {
         self.scale_at(at)
     }
 
-    fn scale_at(&self, at: usize) -> f16 {
+    fn scale_at(&self, at: usize) -> f32 {
         let bytes = self.scales.bytes;
         match self.scales.dtype {
-            "F32" => f16::from_f32(f32::from_le_bytes(four(&bytes[4 * at..]))),
-            "BF16" => f16::from_f32(bf16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32()),
-            _ => f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]),
+            "F32" => f32::from_le_bytes(four(&bytes[4 * at..])),
+            "BF16" => bf16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32(),
+            _ => f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32(),
         }
     }
 

@@ -29,6 +29,8 @@ pub struct Scheme {
     pub bits: usize,
     /// Columns that share a scale. None: all of a row.
     pub group: Option<usize>,
+    /// Inputs are meant to be int8, with a scale for each token.
+    pub int8_tokens: bool,
 }
 
 /// The fields of GPTQ's and AWQ's configurations that change what tensors mean.
@@ -56,7 +58,15 @@ struct Compressed {
 struct ConfigGroup {
     weights: Option<WeightArgs>,
     #[serde(default)]
+    input_activations: Option<InputArgs>,
+    #[serde(default)]
     format: Option<String>,
+}
+
+#[derive(Deserialize, PartialEq)]
+struct InputArgs {
+    num_bits: usize,
+    r#type: String,
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -121,7 +131,12 @@ impl Scheme {
             Some("gptq_v2") => 2,
             Some(other) => return refuse(path, format!("GPTQ's checkpoint format '{other}'")),
         };
-        Ok(Self { packing: Packing::Gptq { version }, bits: config.bits, group: group(path, config.group_size)? })
+        Ok(Self {
+            packing: Packing::Gptq { version },
+            bits: config.bits,
+            group: group(path, config.group_size)?,
+            int8_tokens: false,
+        })
     }
 
     fn awq(path: &Path, config: Flat) -> Result<Self> {
@@ -132,7 +147,7 @@ impl Scheme {
         if config.bits != 4 {
             return refuse(path, format!("AWQ with {} bits: 4 run", config.bits));
         }
-        Ok(Self { packing: Packing::Awq, bits: 4, group: group(path, config.group_size)? })
+        Ok(Self { packing: Packing::Awq, bits: 4, group: group(path, config.group_size)?, int8_tokens: false })
     }
 
     fn compressed(path: &Path, config: Compressed) -> Result<Self> {
@@ -145,6 +160,8 @@ impl Scheme {
             other => return refuse(path, format!("compressed-tensors' format '{other}'")),
         };
         let weights = first.weights.ok_or_else(|| Error::corrupt(path, "a group of 'config_groups' has no weights"))?;
+        let inputs = first.input_activations;
+        let int8_tokens = inputs.is_some_and(|inputs| inputs.num_bits == 8 && inputs.r#type == "int");
         if groups.any(|other| other.weights.as_ref() != Some(&weights)) {
             return refuse(path, "compressed-tensors with several kinds of weights".into());
         }
@@ -155,7 +172,7 @@ impl Scheme {
                 return refuse(path, format!("compressed-tensors' weights of type '{kind}' by '{strategy}'"));
             }
         };
-        Ok(Self { packing, bits: weights.num_bits, group })
+        Ok(Self { packing, bits: weights.num_bits, group, int8_tokens })
     }
 }
 

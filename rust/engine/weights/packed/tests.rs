@@ -51,7 +51,13 @@ impl Checkpoint for Model {
 
 fn packed(dtype: DType, rows: usize, cols: usize) -> NamedMatrix {
     let len = dtype.num_bytes(&[rows, cols]).unwrap();
-    let bytes: Vec<u8> = (0..len as u64).map(|i| mix(i) as u8).collect();
+    let mut bytes: Vec<u8> = (0..len as u64).map(|i| mix(i) as u8).collect();
+    if dtype == DType::I8_ROW {
+        for row in bytes.chunks_exact_mut(len / rows) {
+            let scale = [row[0], row[1], row[2], row[3]];
+            row.chunks_exact_mut(dtype.block_bytes()).for_each(|block| block[..4].copy_from_slice(&scale));
+        }
+    }
     let view = TensorView { name: "t", dtype, shape: vec![rows, cols], bytes: bytes.as_slice().into() };
     NamedMatrix { name: format!("{dtype} {rows}"), matrix: PackedMatrix::pack(&view, rows, &|row| row).unwrap() }
 }
@@ -96,8 +102,9 @@ fn the_layout_is_that_of_its_version() {
     let (plain, rest) = sums.split_at(place(DType::IQ4_NL));
     let (tables, rest) = rest.split_at(place(DType::I4G32) - plain.len());
     let (grouped, rest) = rest.split_at(place(DType::U8G32) - place(DType::I4G32));
-    let (bytes, floats) = rest.split_at(1);
-    let folds = [plain, grouped, tables, floats, bytes].map(fold);
+    let (bytes, rest) = rest.split_at(1);
+    let (rows, floats) = rest.split_at(1);
+    let folds = [plain, grouped, tables, floats, bytes, rows].map(fold);
     assert_eq!(
         (LAYOUT_VERSION, folds),
         (
@@ -108,6 +115,7 @@ fn the_layout_is_that_of_its_version() {
                 925_970_399_991_023_067,
                 10_549_251_092_942_688_739,
                 17_662_459_195_961_862_547,
+                904_697_261_034_206_603,
             ]
         ),
         "raise LAYOUT_VERSION if packing changed on purpose: {sums:?}"

@@ -2,16 +2,18 @@
 
 mod float32;
 mod int8;
+mod int8_rows;
 mod unpack;
 
 use std::arch::x86_64::*;
 
-use crate::kernels::matmul::{GROUP, Int8Kernels, Lanes, MatmulTier, RowMut, scale_of};
+use crate::kernels::matmul::{GROUP, Int8Kernels, Lanes, MatmulTier, RowMut, WIDE_GROUP, scale_of, start_of};
 
 pub static TIER: MatmulTier = MatmulTier {
     quantize,
+    quantize_wide,
     unpack: unpack::unpack,
-    int8: Int8Kernels::Unpacked { tile: int8::int8_tile, few_rows: Some(int8::int8_panels) },
+    int8: Int8Kernels::Unpacked { tile: int8::int8_tile, few_rows: Some(int8::int8_panels), by_row: int8_rows::panels },
     decode: float32::decode,
     widen: float32::widen,
     dense_panels: Some(float32::dense_panels),
@@ -20,22 +22,57 @@ pub static TIER: MatmulTier = MatmulTier {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn quantize(x: &[f32], out: RowMut) {
-    for group in 0..out.groups() {
-        let values = load_group(&x[(group * GROUP).min(x.len())..]);
-        // As integers, magnitudes compare as the numbers do, infinity and NaN highest.
-        let magnitude = |v| _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fff_ffff));
-        let max = values.map(magnitude).into_iter().reduce(|a, b| _mm256_max_epu32(a, b));
-        let max = f32::from_bits(greatest(max.unwrap_or(_mm256_setzero_si256())));
-        let (scale, inverse) = scale_of(max);
-        let keep = _mm256_set1_epi32(if max.is_finite() { !0 } else { 0 });
-        let inverse = _mm256_set1_ps(inverse);
-        let codes = values.map(|v| _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(v, inverse)), keep));
-        // SAFETY: the caller's promise; a group's codes are 32 bytes.
+    for (group, x) in x.chunks(GROUP).enumerate() {
+        let values = load_group(x);
+        let max = f32::from_bits(greatest(magnitudes(values)));
+        // SAFETY: the caller's promise.
+        unsafe { write_group(values, max, group, out) };
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn quantize_wide(x: &[f32], out: RowMut) {
+    for (wide, x) in x.chunks(WIDE_GROUP).enumerate() {
+        let (low, high) = (load_group(x), load_group(x.get(GROUP..).unwrap_or_default()));
+        let max = f32::from_bits(greatest(_mm256_max_epu32(magnitudes(low), magnitudes(high))));
+        // SAFETY: the caller's promise.
         unsafe {
-            _mm256_storeu_si256(out.codes(group).cast(), narrow(codes));
-            out.write_factors(group, scale, half_sums(codes));
+            let mut sum = write_group(low, max, 2 * wide, out);
+            if x.len() > GROUP {
+                sum += write_group(high, max, 2 * wide + 1, out);
+            }
+            *out.wide_starts.add(wide) = start_of(sum);
         }
     }
+}
+
+/// The greatest are those of the numbers: as integers, magnitudes compare as they do, infinity and NaN highest.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn magnitudes(values: [__m256; 4]) -> __m256i {
+    let magnitude = |v| _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fff_ffff));
+    let [a, b, c, d] = values.map(magnitude);
+    _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d))
+}
+
+/// A group whose scale is that of the largest magnitude `max`. Returns the sum of its codes.
+///
+/// # Safety
+/// `out` has the group, and it is the caller's alone.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn write_group(values: [__m256; 4], max: f32, group: usize, out: RowMut) -> i32 {
+    let (scale, inverse) = scale_of(max);
+    let keep = _mm256_set1_epi32(if max.is_finite() { !0 } else { 0 });
+    let inverse = _mm256_set1_ps(inverse);
+    let codes = values.map(|v| _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(v, inverse)), keep));
+    let sums = half_sums(codes);
+    // SAFETY: the caller's promise; a group's codes are 32 bytes.
+    unsafe {
+        _mm256_storeu_si256(out.codes(group).cast(), narrow(codes));
+        out.write_factors(group, scale, sums);
+    }
+    sums[0] + sums[1]
 }
 
 /// The first 32 of `x`; where there are fewer, zeros follow.

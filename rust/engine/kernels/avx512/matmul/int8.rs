@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::int8_rows;
 use super::unpack::{group_min, group_scale, step_codes, zeros};
 use crate::kernels::matmul::{GroupShape, Int8Rows, PackedPanels};
 use crate::kernels::simd::{opaque, prefetch};
@@ -37,10 +38,14 @@ impl<const P: usize> Panels<P> {
 }
 
 /// Panels of small matrices have fewer bytes. Their model lies in L3, which wants to be asked further ahead than DRAM.
-const SMALL_PANEL: usize = 16 << 10;
+pub const SMALL_PANEL: usize = 16 << 10;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn packed_int8(layout: Layout, matrices: &[PackedPanels], x: Int8Rows, rows: usize, stride: usize) {
+    if layout == Layout::I8Row {
+        // SAFETY: the caller's promise.
+        return unsafe { int8_rows::multiply(matrices, x, rows, stride) };
+    }
     // SAFETY: the caller's promise.
     with_format!(layout, F => unsafe { multiply::<F>(matrices, x, rows, stride) }).expect("dense panels have no codes");
 }
@@ -69,25 +74,25 @@ unsafe fn multiply<F: Format>(matrices: &[PackedPanels], x: Int8Rows, rows: usiz
 
 /// Two panels, and where their outputs begin.
 #[derive(Clone, Copy)]
-struct Pair {
-    panels: [*const u8; 2],
-    out: [*mut f32; 2],
+pub struct Pair {
+    pub panels: [*const u8; 2],
+    pub out: [*mut f32; 2],
 }
 
 /// Pairs of neighbours, or of the same panels of two matrices.
 #[derive(Clone, Copy)]
-struct Pairs {
+pub struct Pairs {
     first: Pair,
-    count: usize,
+    pub count: usize,
     /// Panels from a pair to the next.
-    step: usize,
-    panel_bytes: usize,
-    cols: usize,
+    pub step: usize,
+    pub panel_bytes: usize,
+    pub cols: usize,
 }
 
 impl Pairs {
     /// With what remains.
-    fn of(matrices: &[PackedPanels]) -> (Self, PackedPanels) {
+    pub fn of(matrices: &[PackedPanels]) -> (Self, PackedPanels) {
         let a = matrices[0];
         let (b, step) = match matrices {
             [_, b] => (*b, 1),
@@ -98,7 +103,7 @@ impl Pairs {
         (Self { first, count, step, panel_bytes: a.panel_bytes, cols: a.cols }, a.skip(count * step))
     }
 
-    fn at(&self, i: usize) -> Pair {
+    pub fn at(&self, i: usize) -> Pair {
         let Pair { panels, out } = self.first;
         Pair {
             panels: panels.map(|panel| panel.wrapping_add(i * self.step * self.panel_bytes)),
@@ -109,7 +114,7 @@ impl Pairs {
 
 impl PackedPanels {
     /// Those from panel `count` on.
-    fn skip(self, count: usize) -> Self {
+    pub fn skip(self, count: usize) -> Self {
         Self {
             first: self.first.wrapping_add(count * self.panel_bytes),
             count: self.count.saturating_sub(count),
@@ -130,7 +135,7 @@ fn rows_of<F: Format>(i: usize, num: usize, rows: usize) -> Range<usize> {
 }
 
 /// Part `i` of `len` things in `num` parts.
-fn part(i: usize, num: usize, len: usize) -> Range<usize> {
+pub fn part(i: usize, num: usize, len: usize) -> Range<usize> {
     i * len / num..(i + 1) * len / num
 }
 
@@ -267,7 +272,7 @@ unsafe fn unpack_codes<F: Format>(first: *const u8, cols: usize, to: *mut u8) {
 /// Each tile asks for its share of what comes next, so that a few tiles of rows ask no faster than memory gives. The first tile
 /// asks for all of it where codes have four bits: their products take longer than memory does, and the sums leave no
 /// registers for more addresses.
-struct Fetch<const P: usize> {
+pub struct Fetch<const P: usize> {
     next: [*const u8; P],
     bytes_per_group: usize,
     /// As many for every group: branches that go the same way each time cost nothing.
@@ -278,7 +283,7 @@ struct Fetch<const P: usize> {
 
 impl<const P: usize> Fetch<P> {
     /// For this share of what lies `ahead` of each panel.
-    fn new(panels: [*const u8; P], ahead: usize, share: Range<usize>, groups: usize) -> Self {
+    pub fn new(panels: [*const u8; P], ahead: usize, share: Range<usize>, groups: usize) -> Self {
         let bytes_per_group = share.len().div_ceil(groups);
         let lines_per_group = bytes_per_group.div_ceil(64);
         let next = panels.map(|panel| panel.wrapping_add(ahead + share.start));
@@ -288,11 +293,31 @@ impl<const P: usize> Fetch<P> {
     /// What comes with a group whose codes are these.
     #[inline(always)]
     fn group<F: Format>(&mut self, codes: &[*const u8; P]) {
+        if const { F::SPEC.bits != 4 } {
+            return self.lines();
+        }
         for p in 0..P {
-            if const { F::SPEC.bits == 4 } {
-                prefetch(codes[p].wrapping_add(self.ahead), const { F::SPEC.group_bytes() });
-                continue;
-            }
+            prefetch(codes[p].wrapping_add(self.ahead), const { F::SPEC.group_bytes() });
+        }
+    }
+
+    /// Whether a line of each panel is enough for every group: `line` then does what `lines` does, without a loop.
+    pub fn is_lean(&self) -> bool {
+        self.lines_per_group == 1
+    }
+
+    #[inline(always)]
+    pub fn line(&mut self) {
+        for p in 0..P {
+            prefetch(self.next[p], 64);
+            self.next[p] = self.next[p].wrapping_add(self.bytes_per_group);
+        }
+    }
+
+    /// The same for codes of more bits.
+    #[inline(always)]
+    pub fn lines(&mut self) {
+        for p in 0..P {
             for line in 0..self.lines_per_group {
                 prefetch(self.next[p].wrapping_add(64 * line), 64);
             }
@@ -417,7 +442,7 @@ unsafe fn add_products<F: Format, const P: usize, const T: usize, const UNPACKED
 /// Four activations in every lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn broadcast4(q: *const i8) -> __m512i {
+pub unsafe fn broadcast4(q: *const i8) -> __m512i {
     // SAFETY: the caller's four columns.
     _mm512_set1_epi32(unsafe { q.cast::<i32>().read_unaligned() })
 }

@@ -2,6 +2,7 @@
 
 mod float32;
 mod int8;
+mod int8_rows;
 mod quantize;
 mod unpack;
 
@@ -11,6 +12,7 @@ use crate::kernels::matmul::{Int8Kernels, Lanes, MatmulTier};
 
 pub static TIER: MatmulTier = MatmulTier {
     quantize: quantize::quantize,
+    quantize_wide: quantize::quantize_wide,
     unpack: unpack::unpack,
     int8: Int8Kernels::Packed(int8::packed_int8),
     decode: float32::decode,

@@ -2,19 +2,38 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::matmul::{GROUP, RowMut, scale_of};
+use crate::kernels::matmul::{GROUP, RowMut, WIDE_GROUP, scale_of, start_of};
+use crate::quant::ROW_OFFSET;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn quantize(x: &[f32], out: RowMut) {
+    // SAFETY: the caller's promise.
+    unsafe { groups::<false>(x, out) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub unsafe fn quantize_wide(x: &[f32], out: RowMut) {
+    // SAFETY: the caller's promise.
+    unsafe { groups::<true>(x, out) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn groups<const WIDE: bool>(x: &[f32], out: RowMut) {
     let whole = x.len() / GROUP;
     let mut group = 0;
     while group < out.groups() {
         // The last four whole groups again, where fewer are left: that is faster than each for itself.
-        let first = if (1..4).contains(&whole.saturating_sub(group)) { whole.saturating_sub(4) } else { group };
+        let are_four_better = (1..4).contains(&whole.saturating_sub(group)) && !(WIDE && whole % 2 == 1);
+        let first = if are_four_better { whole.saturating_sub(4) } else { group };
         // SAFETY: the caller's promise; a group's codes are 32 bytes.
         unsafe {
             match x.get(first * GROUP..(first + 4) * GROUP) {
-                Some(four) if four_groups(four.as_ptr(), first, out) => group = first + 4,
+                Some(four) if four_groups::<WIDE>(four.as_ptr(), first, out) => group = first + 4,
+                _ if WIDE => {
+                    wide_group(&x[group * GROUP..], group, out);
+                    group += 2;
+                }
                 _ => {
                     one_group(&x[group * GROUP..], group, out);
                     group += 1;
@@ -30,8 +49,46 @@ pub unsafe fn quantize(x: &[f32], out: RowMut) {
 /// `out` has the group, and it is the caller's alone.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn one_group(x: &[f32], group: usize, out: RowMut) {
+    // SAFETY: the caller's promise.
+    unsafe { write_one(x, largest(x.get(..GROUP).unwrap_or(x)), group, out) };
+}
+
+/// The same for two groups that share their scale; of the second there may be nothing.
+///
+/// # Safety
+/// As for `one_group`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn wide_group(x: &[f32], group: usize, out: RowMut) {
+    let x = x.get(..WIDE_GROUP).unwrap_or(x);
+    let max = largest(x);
+    let mut sum = 0;
+    for (i, x) in x.chunks(GROUP).enumerate() {
+        // SAFETY: the caller's promise.
+        sum += unsafe { write_one(x, max, group + i, out) };
+    }
+    // SAFETY: as above.
+    unsafe { *out.wide_starts.add(group / 2) = start_of(sum) };
+}
+
+/// The largest magnitude.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn largest(x: &[f32]) -> f32 {
+    let mut max = _mm512_setzero_si512();
+    for x in x.chunks(16) {
+        max = _mm512_max_epu32(max, magnitude(load_floats(x)));
+    }
+    f32::from_bits(_mm512_reduce_max_epu32(max))
+}
+
+/// A group whose scale is that of the largest magnitude `max`. Returns the sum of its codes.
+///
+/// # Safety
+/// As for `one_group`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn write_one(x: &[f32], max: f32, group: usize, out: RowMut) -> i32 {
     let (low, high) = (load_floats(x), load_floats(x.get(16..).unwrap_or_default()));
-    let max = f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(magnitude(low), magnitude(high))));
     let (scale, inverse) = scale_of(max);
     let keep = if max.is_finite() { !0 } else { 0 };
     let codes = |v| _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(v, _mm512_set1_ps(inverse)));
@@ -40,7 +97,9 @@ unsafe fn one_group(x: &[f32], group: usize, out: RowMut) {
     unsafe {
         _mm_storeu_si128(out.codes(group).cast(), _mm512_cvtepi32_epi8(low));
         _mm_storeu_si128(out.codes(group).add(16).cast(), _mm512_cvtepi32_epi8(high));
-        out.write_factors(group, scale, [_mm512_reduce_add_epi32(low), _mm512_reduce_add_epi32(high)]);
+        let sums = [_mm512_reduce_add_epi32(low), _mm512_reduce_add_epi32(high)];
+        out.write_factors(group, scale, sums);
+        sums[0] + sums[1]
     }
 }
 
@@ -50,7 +109,7 @@ unsafe fn one_group(x: &[f32], group: usize, out: RowMut) {
 /// # Safety
 /// `x` has 128 numbers, `out` the four groups, and they are the caller's alone.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn four_groups(x: *const f32, group: usize, out: RowMut) -> bool {
+unsafe fn four_groups<const WIDE: bool>(x: *const f32, group: usize, out: RowMut) -> bool {
     let mut halves = [[_mm512_setzero_ps(); 2]; 4];
     let mut max = [_mm512_setzero_si512(); 4];
     for g in 0..4 {
@@ -60,7 +119,10 @@ unsafe fn four_groups(x: *const f32, group: usize, out: RowMut) -> bool {
         }
         max[g] = _mm512_max_epu32(magnitude(halves[g][0]), magnitude(halves[g][1]));
     }
-    let max = greatest_of_each(max);
+    let mut max = greatest_of_each(max);
+    if WIDE {
+        max = _mm512_max_epu32(max, _mm512_shuffle_i32x4::<0xb1>(max, max));
+    }
     let max_floats = _mm512_castsi512_ps(max);
     if _mm512_cmpge_epu32_mask(max, _mm512_set1_epi32(f32::INFINITY.to_bits() as i32)) != 0 {
         return false;
@@ -99,7 +161,7 @@ unsafe fn four_groups(x: *const f32, group: usize, out: RowMut) -> bool {
     let half_sums = _mm512_castsi512_si256(_mm512_permutex2var_epi32(sums[0], first_of_quarters, sums[1]));
     let scales = _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_quarters, scales));
     // SAFETY: the caller's groups.
-    unsafe { write_factors(group, scales, half_sums, out) };
+    unsafe { write_factors::<WIDE>(group, scales, half_sums, out) };
     true
 }
 
@@ -109,7 +171,7 @@ unsafe fn four_groups(x: *const f32, group: usize, out: RowMut) -> bool {
 /// `out` has the groups, and they are the caller's alone.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn write_factors(group: usize, scales: __m128, half_sums: __m256i, out: RowMut) {
+unsafe fn write_factors<const WIDE: bool>(group: usize, scales: __m128, half_sums: __m256i, out: RowMut) {
     let zero = _mm256_setzero_si256();
     let half_scales =
         _mm256_permutevar8x32_ps(_mm256_castps128_ps256(scales), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
@@ -118,7 +180,12 @@ unsafe fn write_factors(group: usize, scales: __m128, half_sums: __m256i, out: R
     // SAFETY: `resize` made room for every group of the row.
     unsafe {
         _mm_storeu_ps(out.scales.add(group), scales);
-        _mm_storeu_si128(out.neg_sums[0].add(group).cast(), _mm_sub_epi32(_mm256_castsi256_si128(zero), sums));
+        let neg_sums = _mm_sub_epi32(_mm256_castsi256_si128(zero), sums);
+        _mm_storeu_si128(out.neg_sums[0].add(group).cast(), neg_sums);
+        if WIDE {
+            let starts = _mm_slli_epi32::<{ ROW_OFFSET.trailing_zeros() as i32 }>(_mm_hadd_epi32(neg_sums, neg_sums));
+            _mm_storel_epi64(out.wide_starts.add(group / 2).cast(), starts);
+        }
         _mm_storeu_ps(out.scaled_sums[0].add(group), _mm_mul_ps(scales, _mm_cvtepi32_ps(sums)));
         _mm256_storeu_si256(out.neg_sums[1].add(2 * group).cast(), _mm256_sub_epi32(zero, half_sums));
         _mm256_storeu_ps(out.scaled_sums[1].add(2 * group), _mm256_mul_ps(half_scales, _mm256_cvtepi32_ps(half_sums)));
