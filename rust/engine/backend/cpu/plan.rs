@@ -1,11 +1,13 @@
 //! A step, prepared for lanes: positions, and who attends to what.
 //!
+//! Chunks that several sequences share are read first, for all of them (`SharedPrefixes`).
 //! Attention is cut in one of two ways. Usually a lane takes whole tasks. Where a few sequences decode at long
 //! contexts there are too few tasks to keep the lanes equally busy: then lanes take chunks of tasks, and
 //! merge them in a second round. Both give the same bits.
 
 use std::ops::Range;
 
+use super::prefixes::SharedPrefixes;
 use crate::kernels::AttentionTask;
 use crate::kv::KvGeometry;
 use crate::model::RopeTable;
@@ -45,6 +47,8 @@ struct GroupWork {
     parts: Vec<AttentionPart>,
     /// (tasks + 1,) into `parts`.
     part_bounds: Vec<usize>,
+    /// What is read before.
+    shared: SharedPrefixes,
 }
 
 /// Derived from the step once, read by all lanes. Buffers are reused.
@@ -67,7 +71,8 @@ impl StepPlan {
     pub fn fill(&mut self, step: &SchedulerOutput, geometry: &KvGeometry, num_kv_heads: usize, num_lanes: usize) {
         self.fill_tokens(step);
         self.groups.resize_with(geometry.groups.len(), GroupWork::default);
-        for (work, group) in self.groups.iter_mut().zip(&geometry.groups) {
+        for (i, (work, group)) in self.groups.iter_mut().zip(&geometry.groups).enumerate() {
+            work.shared.fill(step, i, group.window, num_kv_heads, num_lanes);
             work.fill(step, group.window, num_kv_heads, num_lanes);
         }
     }
@@ -131,9 +136,14 @@ impl StepPlan {
         work.tasks.iter().zip(work.part_bounds.windows(2)).map(|(&task, bounds)| (task, bounds[0]..bounds[1]))
     }
 
+    /// What several sequences share in the layers of `group`.
+    pub fn shared(&self, group: usize) -> &SharedPrefixes {
+        &self.groups[group].shared
+    }
+
     /// Most partial results that a layer of this step has.
     pub fn max_parts(&self) -> usize {
-        self.groups.iter().map(|group| group.parts.len()).max().unwrap_or(0)
+        self.groups.iter().map(|group| group.parts.len().max(group.shared.num_rows())).max().unwrap_or(0)
     }
 
     /// The tokens whose keys and values `lane` stores. Two positions of a bf16 value share a word, so a
@@ -174,7 +184,11 @@ impl GroupWork {
         self.parts.clear();
         self.part_bounds.clear();
         let is_query = |task: &AttentionWork| task.num_queries == 1;
-        if num_lanes == 1 || self.tasks.len() >= TASKS_PER_LANE * num_lanes || !self.tasks.iter().all(is_query) {
+        if !self.shared.is_empty()
+            || num_lanes == 1
+            || self.tasks.len() >= TASKS_PER_LANE * num_lanes
+            || !self.tasks.iter().all(is_query)
+        {
             return;
         }
         self.part_bounds.push(0);
@@ -189,28 +203,35 @@ impl GroupWork {
         }
     }
 
-    /// Contiguous shares of nearly equal cost.
     fn cut(&mut self, step: &SchedulerOutput, window: Option<usize>, num_lanes: usize) {
-        let cost = |task: &AttentionWork| cost(task, &step.sequences[task.sequence], window);
-        let total: usize = self.tasks.iter().map(cost).sum();
-        self.bounds.clear();
-        self.bounds.push(0);
-        let mut done = 0;
-        for (i, task) in self.tasks.iter().enumerate() {
-            let middle = done + cost(task) / 2;
-            while self.bounds.len() < num_lanes && middle * num_lanes >= total * self.bounds.len() {
-                self.bounds.push(i);
-            }
-            done += cost(task);
-        }
-        self.bounds.resize(num_lanes + 1, self.tasks.len());
+        let shared = |task: &AttentionWork| self.shared.num_chunks(task.sequence);
+        let costs = self.tasks.iter().map(|task| cost(task, &step.sequences[task.sequence], window, shared(task)));
+        cut(costs, num_lanes, &mut self.bounds);
     }
 }
 
-/// Positions read, plus a share for starting a task.
-fn cost(task: &AttentionWork, sequence: &ScheduledSequence, window: Option<usize>) -> usize {
+/// Contiguous shares of nearly equal cost: (num_lanes + 1,) bounds.
+pub(super) fn cut(costs: impl Iterator<Item = usize> + Clone, num_lanes: usize, bounds: &mut Vec<usize>) {
+    let total: usize = costs.clone().sum();
+    bounds.clear();
+    bounds.push(0);
+    let (mut done, mut count) = (0, 0);
+    for cost in costs {
+        let middle = done + cost / 2;
+        while bounds.len() < num_lanes && middle * num_lanes >= total * bounds.len() {
+            bounds.push(count);
+        }
+        done += cost;
+        count += 1;
+    }
+    bounds.resize(num_lanes + 1, count);
+}
+
+/// Positions read, plus a share for starting a task and for each chunk that is read before.
+fn cost(task: &AttentionWork, sequence: &ScheduledSequence, window: Option<usize>, shared: usize) -> usize {
     let last = sequence.start + task.first + task.num_queries;
-    task.num_queries * last.min(window.unwrap_or(usize::MAX)) + 64
+    let read = task.num_queries * last.min(window.unwrap_or(usize::MAX)) - shared * AttentionTask::CHUNK_LEN;
+    read + 64 + 16 * shared
 }
 
 #[cfg(test)]
@@ -218,13 +239,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ids::SequenceId;
+    use crate::ids::{BlockId, SequenceId};
+    use crate::sched::TableSlice;
 
     fn step(lens: &[(usize, usize)]) -> SchedulerOutput {
         let mut step = SchedulerOutput::default();
         for (i, &(start, len)) in lens.iter().enumerate() {
-            let begin = step.tokens.len();
+            let (begin, first) = (step.tokens.len(), step.block_ids.len());
             step.tokens.extend(std::iter::repeat_n(0, len));
+            step.block_ids.extend((first..first + (start + len).div_ceil(16)).map(|id| BlockId(id as u32)));
+            step.tables.push(TableSlice { first_block: 0, blocks: first..step.block_ids.len() });
             step.sequences.push(ScheduledSequence {
                 id: SequenceId(i as u64),
                 start,
