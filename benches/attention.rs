@@ -228,6 +228,8 @@ impl Queries {
                     softcap: None,
                     q: self.q[first * stride..].as_ptr(),
                     q_stride: stride,
+                    q_rows: None,
+                    prefix: None,
                     out: self.out[first * stride..].as_mut_ptr(),
                     out_stride: stride,
                 };

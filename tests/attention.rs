@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use ferrule_engine::config::{Isa, KvDtype};
 use ferrule_engine::ids::BlockId;
 use ferrule_engine::kernels::threads::{Lane, Pool};
-use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, Kernels, KvLayer, KvShape};
+use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, Kernels, KvLayer, KvShape, Prefix};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -209,6 +209,8 @@ impl Cache {
             softcap,
             q: q.as_ptr(),
             q_stride: stride,
+            q_rows: None,
+            prefix: None,
             out: out.as_mut_ptr(),
             out_stride: stride,
         });
@@ -305,6 +307,48 @@ proptest! {
             let elsewhere = Cache::new(&world, &kernels, start, placements.1);
             prop_assert_eq!(&together, &bits(&elsewhere.attend(&kernels, start, world.len, cut)), "cut {}", cut);
             prop_assert_eq!(&together, &bits(&elsewhere.attend(&kernels, start, world.len, 1)), "one by one");
+        }
+    }
+
+    /// Queries far from each other have their first chunks computed together, as those of sequences with one prefix.
+    #[test]
+    fn bits_do_not_depend_on_who_shares_a_prefix(
+        world in world(), ends in proptest::collection::vec(256usize..600, 2..6), placement: u64, behind in 0usize..3,
+    ) {
+        let len = ends.iter().max().copied().unwrap_or(0);
+        let world = World { window: None, len, ..world };
+        let num_chunks = ends.iter().min().map_or(0, |end| end / 256);
+        for kernels in tiers() {
+            let cache = Cache::new(&world, &kernels, 0, placement);
+            let q: Vec<f32> = ends.iter().flat_map(|end| world.q(end - 1)).collect();
+            let mut out = vec![f32::NAN; q.len()];
+            let rows: Vec<usize> = (0..ends.len()).rev().collect();
+            for kv_head in 0..world.shape.num_kv_heads {
+                cache.with_task(kv_head, &q, &mut out, 256 * num_chunks - 1, |all| {
+                    let one = AttentionTask { num_queries: 1, ..*all };
+                    let mut partials = vec![f32::NAN; (num_chunks * ends.len() + behind) * one.partial_len()];
+                    let each = partials[behind * one.partial_len()..].chunks_mut(all.partial_len()).enumerate();
+                    let shared = AttentionTask { q_rows: Some(&rows), ..*all };
+                    for (chunk, partial) in each {
+                        // SAFETY: the task's pointers are to this cache and to vectors of its shape.
+                        unsafe { kernels.attention_partial(&shared, chunk, partial, &mut Vec::new()) };
+                    }
+                    for (member, &row) in rows.iter().enumerate() {
+                        let rows: Vec<usize> = (0..num_chunks).map(|chunk| chunk * ends.len() + member).collect();
+                        let task = AttentionTask {
+                            start: ends[row] - 1,
+                            q: one.q.wrapping_add(row * one.q_stride),
+                            out: one.out.wrapping_add(row * one.out_stride),
+                            prefix: Some(Prefix { partials: partials.as_ptr(), rows: &rows, behind }),
+                            ..one
+                        };
+                        // SAFETY: as above, and the partials are those of its first chunks.
+                        unsafe { kernels.attention(&task, &mut Vec::new()) };
+                    }
+                });
+            }
+            let alone: Vec<f32> = ends.iter().flat_map(|end| cache.attend(&kernels, end - 1, *end, 1)).collect();
+            prop_assert_eq!(bits(&alone), bits(&out), "{}", kernels.isa());
         }
     }
 

@@ -235,6 +235,28 @@ fn outputs_do_not_depend_on_where_cores_are() {
     }
 }
 
+/// Chunks of a prefix that several sequences share are computed for all of them at once, beside a sequence of its own.
+#[test]
+fn outputs_do_not_depend_on_who_shares_a_prefix() {
+    let model = golden("llama3");
+    let ids = expected(&model).input_ids;
+    let text: Vec<TokenId> = ids.iter().copied().cycle().take(600).collect();
+    let prompts: Vec<Vec<TokenId>> = [(600, 1), (600, 2), (550, 3), (300, 4), (300, 5), (1, 6)]
+        .map(|(prefix, rest)| text[..prefix].iter().chain(&ids[rest..2 * rest]).copied().collect())
+        .into();
+    for dtype in [KvDtype::F32, KvDtype::Bf16, KvDtype::Int8] {
+        let config =
+            EngineConfig { kv_cache_dtype: Some(dtype), max_model_len: Some(700), ..config(Activations::Int8) };
+        let alone = load(&model, EngineConfig { enable_prefix_caching: false, ..config.clone() });
+        let reference: Vec<_> = prompts.iter().map(|prompt| greedy(&alone, prompt, 24)).collect();
+        for threads in [1, 3] {
+            let engine = load(&model, EngineConfig { threads: Some(threads), ..config.clone() });
+            greedy(&engine, &text, 1);
+            assert_eq!(greedy_together(&engine, &prompts, 24), reference, "{dtype}, {threads} threads");
+        }
+    }
+}
+
 /// Prompts of many lengths, each alone in an engine without a prefix cache, against all of them at once in the
 /// engines of `variants`, and against these once more, when the cache has the prompts.
 fn agree_with_alone(model: &Path, config: &EngineConfig, variants: impl IntoIterator<Item = EngineConfig>) {

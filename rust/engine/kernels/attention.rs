@@ -45,6 +45,15 @@ pub struct NextRead<'a> {
     pub kv_head: usize,
 }
 
+/// Partials of a task's first chunks: those of chunk i are row `rows[i] + behind` of `partials`.
+#[derive(Debug, Clone, Copy)]
+pub struct Prefix<'a> {
+    /// (rows, task.partial_len())
+    pub partials: *const f32,
+    pub rows: &'a [usize],
+    pub behind: usize,
+}
+
 /// Consecutive queries of one sequence against one KV head: the query heads that share it.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionTask<'a> {
@@ -69,12 +78,19 @@ pub struct AttentionTask<'a> {
     /// (num_queries, stride): query i's heads `kv_head * group ..` lie at `i * q_stride + kv_head * group * head_dim`.
     pub q: *const f32,
     pub q_stride: usize,
+    /// Rows of `q` for queries that do not follow each other, of which each sees positions ..= start. None: 0, 1, ...
+    pub q_rows: Option<&'a [usize]>,
+    /// Where the first chunks have been computed.
+    pub prefix: Option<Prefix<'a>>,
     /// Laid out as `q`.
     pub out: *mut f32,
     pub out_stride: usize,
 }
 
 impl AttentionTask<'_> {
+    /// Positions per softmax chunk.
+    pub const CHUNK_LEN: usize = CHUNK_LEN;
+
     /// The chunks of 256 positions that the queries see.
     pub fn chunks(&self) -> Range<usize> {
         self.chunks_of(&(0..self.num_rows()))
@@ -111,7 +127,7 @@ impl AttentionTask<'_> {
 
     /// The positions that a row sees.
     fn seen(&self, row: usize) -> Range<usize> {
-        let position = self.start + row / self.group;
+        let position = self.start + if self.q_rows.is_some() { 0 } else { row / self.group };
         Self::first_seen(position, self.window)..position + 1
     }
 
@@ -123,7 +139,9 @@ impl AttentionTask<'_> {
     }
 
     fn row_offset(&self, row: usize, stride: usize) -> usize {
-        row / self.group * stride + (self.kv_head * self.group + row % self.group) * self.kv.shape.head_dim
+        let query = row / self.group;
+        self.q_rows.map_or(query, |rows| rows[query]) * stride
+            + (self.kv_head * self.group + row % self.group) * self.kv.shape.head_dim
     }
 
     fn row_tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -167,19 +185,40 @@ impl Kernels {
     pub unsafe fn attention(&self, task: &AttentionTask<'_>, scratch: &mut Vec<f32>) {
         for rows in task.row_tiles() {
             let work = Workspace::new(task, rows.len(), scratch);
-            let chunks = task.chunks_of(&rows);
-            for id in chunks.clone() {
+            // SAFETY: the caller's promises.
+            let begun = unsafe { self.begin_rows(task, &rows, work.state) };
+            let Range { start, end } = task.chunks_of(&rows);
+            for id in start.max(begun)..end {
                 let chunk = Chunk::new(task, rows.clone(), id);
-                let into = if id == chunks.start { &mut *work.state } else { &mut *work.partial };
+                let is_first = id == start;
+                let into = if is_first { &mut *work.state } else { &mut *work.partial };
                 // SAFETY: the caller's promises; the workspace was made for these rows.
                 unsafe { self.chunk_partial(&chunk, work.scores, into) };
-                if id > chunks.start {
+                if !is_first {
                     self.merge_rows(task, work.state, work.partial);
                 }
             }
             // SAFETY: the caller's promises.
             unsafe { self.write_rows(task, &rows, work.state) };
         }
+    }
+
+    /// Merges what has been computed of these rows; returns how many chunks that were.
+    ///
+    /// # Safety
+    /// The partials of the task's prefix are valid, and nobody writes them.
+    unsafe fn begin_rows(&self, task: &AttentionTask<'_>, rows: &Range<usize>, states: &mut [f32]) -> usize {
+        let Some(prefix) = &task.prefix else { return 0 };
+        for (i, row) in prefix.rows.iter().enumerate() {
+            let first = (row + prefix.behind) * task.partial_len() + rows.start * task.state_stride();
+            // SAFETY: the caller's promise.
+            let partials = unsafe { std::slice::from_raw_parts(prefix.partials.add(first), states.len()) };
+            match i {
+                0 => states.copy_from_slice(partials),
+                _ => self.merge_rows(task, states, partials),
+            }
+        }
+        prefix.rows.len()
     }
 
     /// The part of `attention` that chunk `chunk` of `task.chunks()` contributes. `partial` is (`task.partial_len()`,).

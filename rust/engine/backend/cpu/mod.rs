@@ -11,6 +11,7 @@ mod experts;
 mod kv_memory;
 mod linear;
 mod plan;
+mod prefixes;
 mod session;
 
 use std::ops::Range;
@@ -23,12 +24,13 @@ pub use kv_memory::KvMemory;
 pub use linear::{CpuLinear, Segment};
 use plan::Split;
 pub use plan::{AttentionWork, Lanes, StepPlan};
+use prefixes::SharedRead;
 pub use session::Session;
 
 use crate::backend::{Act, Backend, HeadTransform};
 use crate::kernels::threads::Lane;
 use crate::kernels::{
-    AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Kernels, MatMut, NextRead, QuantizedRows, blocks, cached_rows,
+    AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Kernels, MatMut, NextRead, Prefix, QuantizedRows, blocks, cached_rows,
 };
 use crate::model::{Activation, ExpertsConfig, ModelConfig};
 use crate::quant::PANEL_ROWS;
@@ -157,6 +159,7 @@ impl Backend for CpuLane<'_> {
     fn attend(&self, layer: usize) {
         let group = self.shared.kv.place(layer).group;
         if self.shared.plan.parts(group).is_empty() {
+            self.attend_to_shared(layer, group);
             self.attend_by_task(layer, group);
         } else {
             self.attend_by_chunk(layer, group);
@@ -539,15 +542,42 @@ impl CpuLane<'_> {
         unsafe { kernels.store_kv(kv.layer(layer), step.block_ids[entry], position % block_size, k, v) };
     }
 
-    fn attend_by_task(&self, layer: usize, group: usize) {
+    /// The chunks that several sequences share, for `attend_by_task` to go on from.
+    fn attend_to_shared(&self, layer: usize, group: usize) {
+        let CpuStep { plan, kernels, partials, acts, .. } = *self.shared;
+        let shared = plan.shared(group);
+        if shared.is_empty() {
+            return;
+        }
         let mut scratch = self.scratch();
-        let mut works = self.shared.plan.attention(group, self.lane.id).iter().copied().peekable();
+        let mut reads = shared.reads(self.lane.id).peekable();
+        while let Some(SharedRead { kv_head, chunk, tokens, rows }) = reads.next() {
+            let work = AttentionWork { sequence: chunk.sequence, kv_head, first: 0, num_queries: 1 };
+            let task = AttentionTask {
+                next: reads.peek().map(|next| self.next_shared(layer, group, next)),
+                q: acts.qkv.columns_from(0).ptr,
+                q_rows: Some(tokens),
+                num_queries: tokens.len(),
+                ..self.attention_task(layer, group, work)
+            };
+            // SAFETY: the rows are this lane's; as in `attend_by_task`.
+            unsafe { kernels.attention_partial(&task, chunk.chunk, rows_of(partials, rows), &mut scratch) };
+        }
+        self.lane.barrier();
+    }
+
+    fn attend_by_task(&self, layer: usize, group: usize) {
+        let CpuStep { plan, kernels, partials, .. } = *self.shared;
+        let mut scratch = self.scratch();
+        let mut works = plan.attention(group, self.lane.id).iter().copied().peekable();
         while let Some(work) = works.next() {
             let next = works.peek().map(|&next| self.next_read(layer, group, next));
-            let task = AttentionTask { next, ..self.attention_task(layer, group, work) };
-            // SAFETY: the queries lie behind a barrier, the outputs are this lane's work, and the keys and
-            // values of all positions up to the last query were stored in this step or before.
-            unsafe { self.shared.kernels.attention(&task, &mut scratch) };
+            let (rows, behind) = plan.shared(group).rows(work.sequence, work.kv_head);
+            let prefix = (!rows.is_empty()).then_some(Prefix { partials: partials.ptr, rows, behind });
+            let task = AttentionTask { next, prefix, ..self.attention_task(layer, group, work) };
+            // SAFETY: the queries and the partials lie behind a barrier, the outputs are this lane's work, and the keys
+            // and values of all positions up to the last query were stored in this step or before.
+            unsafe { kernels.attention(&task, &mut scratch) };
             self.quantize_heads(work);
         }
     }
@@ -577,11 +607,19 @@ impl CpuLane<'_> {
         self.shared.scratch[self.lane.id].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a task reads.
+    /// What a task reads itself.
     fn next_read(&self, layer: usize, group: usize, work: AttentionWork) -> NextRead<'_> {
         let AttentionTask { blocks, first_block, start, window, .. } = self.attention_task(layer, group, work);
-        let first = AttentionTask::first_seen(start, window) / BLOCK_SIZE;
+        let shared = self.shared.plan.shared(group).num_chunks(work.sequence) * AttentionTask::CHUNK_LEN;
+        let first = (AttentionTask::first_seen(start, window).max(shared) / BLOCK_SIZE).min(first_block + blocks.len());
         NextRead { blocks: &blocks[first - first_block..], first_block: first, kv_head: work.kv_head }
+    }
+
+    fn next_shared(&self, layer: usize, group: usize, read: &SharedRead<'_>) -> NextRead<'_> {
+        let SharedRead { kv_head, chunk, .. } = *read;
+        let work = AttentionWork { sequence: chunk.sequence, kv_head, first: 0, num_queries: 1 };
+        let first_block = chunk.chunk * AttentionTask::CHUNK_LEN / BLOCK_SIZE;
+        NextRead { blocks: &self.attention_task(layer, group, work).blocks[first_block..], first_block, kv_head }
     }
 
     fn attention_task(&self, layer: usize, group: usize, work: AttentionWork) -> AttentionTask<'_> {
@@ -604,6 +642,8 @@ impl CpuLane<'_> {
             softcap: config.attention_softcap,
             q: q.ptr.wrapping_add(first_row * q.stride),
             q_stride: q.stride,
+            q_rows: None,
+            prefix: None,
             out: out.ptr.wrapping_add(first_row * out.stride),
             out_stride: out.stride,
         }

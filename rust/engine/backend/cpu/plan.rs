@@ -1,5 +1,6 @@
 //! A step, prepared for lanes: positions, and who attends to what.
 //!
+//! Chunks that several sequences share are read first, for all of them (`SharedPrefixes`).
 //! Attention is cut in one of two ways. Usually a lane takes whole tasks. Where a few sequences decode at long
 //! contexts there are too few tasks to keep the lanes equally busy: then lanes take chunks of tasks, and
 //! merge them in a second round. Both give the same bits.
@@ -7,6 +8,7 @@
 use std::ops::Range;
 
 use super::activations::PRIVATE_TOKENS;
+use super::prefixes::SharedPrefixes;
 use crate::config::Cores;
 use crate::kernels::AttentionTask;
 use crate::kv::KvGeometry;
@@ -100,6 +102,8 @@ struct GroupWork {
     parts: Vec<AttentionPart>,
     /// (tasks + 1,) into `parts`.
     part_bounds: Vec<usize>,
+    /// What is read before.
+    shared: SharedPrefixes,
 }
 
 /// Derived from the step once, read by all lanes. Buffers are reused.
@@ -123,7 +127,8 @@ impl StepPlan {
     pub fn fill(&mut self, step: &SchedulerOutput, geometry: &KvGeometry, num_kv_heads: usize, lanes: Lanes) {
         self.fill_tokens(step);
         self.groups.resize_with(geometry.groups.len(), GroupWork::default);
-        for (work, group) in self.groups.iter_mut().zip(&geometry.groups) {
+        for (i, (work, group)) in self.groups.iter_mut().zip(&geometry.groups).enumerate() {
+            work.shared.fill(step, i, group.window, num_kv_heads, lanes.count);
             work.fill(step, group.window, num_kv_heads, lanes.count);
         }
         self.split = match self.num_tokens() {
@@ -136,12 +141,13 @@ impl StepPlan {
         }
     }
 
-    /// Lanes own sequences, if that leaves none with much more attention than others. Each sequence has one token.
+    /// Lanes own sequences, if these share nothing and that leaves none with much more attention than others. Each sequence has
+    /// one token.
     fn own_sequences(&mut self, step: &SchedulerOutput, geometry: &KvGeometry, num_kv_heads: usize, num_lanes: usize) {
         let num = step.sequences.len();
         let bounds: Vec<_> = (0..=num_lanes).map(|lane| lane * num / num_lanes * num_kv_heads).collect();
         let mut groups = self.groups.iter().zip(&geometry.groups);
-        if groups.all(|(work, group)| work.is_fair(step, group.window, &bounds)) {
+        if groups.all(|(work, group)| work.shared.is_empty() && work.is_fair(step, group.window, &bounds)) {
             self.split = Split::Sequences;
             for work in &mut self.groups {
                 work.parts.clear();
@@ -209,9 +215,14 @@ impl StepPlan {
         work.tasks.iter().zip(work.part_bounds.windows(2)).map(|(&task, bounds)| (task, bounds[0]..bounds[1]))
     }
 
+    /// What several sequences share in the layers of `group`.
+    pub fn shared(&self, group: usize) -> &SharedPrefixes {
+        &self.groups[group].shared
+    }
+
     /// Most partial results that a layer of this step has.
     pub fn max_parts(&self) -> usize {
-        self.groups.iter().map(|group| group.parts.len()).max().unwrap_or(0)
+        self.groups.iter().map(|group| group.parts.len().max(group.shared.num_rows())).max().unwrap_or(0)
     }
 
     /// The tokens whose keys and values `lane` stores. Two positions of a bf16 value share a word, so a
@@ -247,10 +258,10 @@ impl GroupWork {
         self.split(step, window, num_lanes);
     }
 
-    /// Whether such shares are nearly equal.
+    /// Whether such shares are nearly equal, if nothing is shared.
     fn is_fair(&self, step: &SchedulerOutput, window: Option<usize>, bounds: &[usize]) -> bool {
         let costs = |tasks: &[AttentionWork]| -> usize {
-            tasks.iter().map(|task| cost(task, &step.sequences[task.sequence], window)).sum()
+            tasks.iter().map(|task| cost(task, &step.sequences[task.sequence], window, 0)).sum()
         };
         let most = bounds.windows(2).map(|share| costs(&self.tasks[share[0]..share[1]])).max().unwrap_or(0);
         16 * most * (bounds.len() - 1) <= (16 + MOST_EXCESS) * costs(&self.tasks)
@@ -261,7 +272,11 @@ impl GroupWork {
         self.parts.clear();
         self.part_bounds.clear();
         let is_query = |task: &AttentionWork| task.num_queries == 1;
-        if num_lanes == 1 || self.tasks.len() >= TASKS_PER_LANE * num_lanes || !self.tasks.iter().all(is_query) {
+        if !self.shared.is_empty()
+            || num_lanes == 1
+            || self.tasks.len() >= TASKS_PER_LANE * num_lanes
+            || !self.tasks.iter().all(is_query)
+        {
             return;
         }
         self.part_bounds.push(0);
@@ -276,28 +291,35 @@ impl GroupWork {
         }
     }
 
-    /// Contiguous shares of nearly equal cost.
     fn cut(&mut self, step: &SchedulerOutput, window: Option<usize>, num_lanes: usize) {
-        let cost = |task: &AttentionWork| cost(task, &step.sequences[task.sequence], window);
-        let total: usize = self.tasks.iter().map(cost).sum();
-        self.bounds.clear();
-        self.bounds.push(0);
-        let mut done = 0;
-        for (i, task) in self.tasks.iter().enumerate() {
-            let middle = done + cost(task) / 2;
-            while self.bounds.len() < num_lanes && middle * num_lanes >= total * self.bounds.len() {
-                self.bounds.push(i);
-            }
-            done += cost(task);
-        }
-        self.bounds.resize(num_lanes + 1, self.tasks.len());
+        let shared = |task: &AttentionWork| self.shared.num_chunks(task.sequence);
+        let costs = self.tasks.iter().map(|task| cost(task, &step.sequences[task.sequence], window, shared(task)));
+        cut(costs, num_lanes, &mut self.bounds);
     }
 }
 
-/// Positions read, plus a share for starting a task.
-fn cost(task: &AttentionWork, sequence: &ScheduledSequence, window: Option<usize>) -> usize {
+/// Contiguous shares of nearly equal cost: (num_lanes + 1,) bounds.
+pub(super) fn cut(costs: impl Iterator<Item = usize> + Clone, num_lanes: usize, bounds: &mut Vec<usize>) {
+    let total: usize = costs.clone().sum();
+    bounds.clear();
+    bounds.push(0);
+    let (mut done, mut count) = (0, 0);
+    for cost in costs {
+        let middle = done + cost / 2;
+        while bounds.len() < num_lanes && middle * num_lanes >= total * bounds.len() {
+            bounds.push(count);
+        }
+        done += cost;
+        count += 1;
+    }
+    bounds.resize(num_lanes + 1, count);
+}
+
+/// Positions read, plus a share for starting a task and for each chunk that is read before.
+fn cost(task: &AttentionWork, sequence: &ScheduledSequence, window: Option<usize>, shared: usize) -> usize {
     let last = sequence.start + task.first + task.num_queries;
-    task.num_queries * last.min(window.unwrap_or(usize::MAX)) + 64
+    let read = task.num_queries * last.min(window.unwrap_or(usize::MAX)) - shared * AttentionTask::CHUNK_LEN;
+    read + 64 + 16 * shared
 }
 
 #[cfg(test)]
@@ -305,13 +327,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ids::SequenceId;
+    use crate::ids::{BlockId, SequenceId};
+    use crate::sched::TableSlice;
 
     fn step(lens: &[(usize, usize)]) -> SchedulerOutput {
         let mut step = SchedulerOutput::default();
         for (i, &(start, len)) in lens.iter().enumerate() {
-            let begin = step.tokens.len();
+            let (begin, first) = (step.tokens.len(), step.block_ids.len());
             step.tokens.extend(std::iter::repeat_n(0, len));
+            step.block_ids.extend((first..first + (start + len).div_ceil(16)).map(|id| BlockId(id as u32)));
+            step.tables.push(TableSlice { first_block: 0, blocks: first..step.block_ids.len() });
             step.sequences.push(ScheduledSequence {
                 id: SequenceId(i as u64),
                 start,
@@ -325,6 +350,21 @@ mod tests {
 
     fn near(count: usize) -> Lanes {
         Lanes { count, own_tokens: None }
+    }
+
+    /// What is read for several sequences at once is no lane's own.
+    #[test]
+    fn sequences_that_share_a_prefix_are_not_owned() {
+        let geometry = KvGeometry::new(1, 16, &[None]);
+        let lanes = Lanes { count: 2, own_tokens: Some(1) };
+        let mut step = step(&[(300, 1); 4]);
+        let mut plan = StepPlan::default();
+        plan.fill(&step, &geometry, 2, lanes);
+        assert_eq!(plan.split, Split::Sequences);
+        let table = step.tables[0].clone();
+        step.tables.fill(table);
+        plan.fill(&step, &geometry, 2, lanes);
+        assert_eq!(plan.split, Split::Tokens);
     }
 
     proptest! {
@@ -341,8 +381,10 @@ mod tests {
             let lens: Vec<_> = starts.iter().map(|&start| (start, 1)).collect();
             let mut step = step(&lens);
             let geometry = KvGeometry::new(1, 16, &windows);
-            for sequence in &mut step.sequences {
-                sequence.tables = 0..geometry.groups.len();
+            let num_groups = geometry.groups.len();
+            step.tables = step.tables.iter().flat_map(|table| std::iter::repeat_n(table.clone(), num_groups)).collect();
+            for (i, sequence) in step.sequences.iter_mut().enumerate() {
+                sequence.tables = i * num_groups..(i + 1) * num_groups;
             }
             let mut plan = StepPlan::default();
             plan.fill(&step, &geometry, kv_heads, Lanes { count: lanes, own_tokens: Some(1) });

@@ -99,7 +99,10 @@ impl<'a> Chunk<'a> {
     fn following(&self) -> impl Iterator<Item = *const u8> + use<'a> {
         let task = self.task;
         let behind = self.first_position / BLOCK_SIZE + BLOCKS;
-        let here = task.blocks.get(behind.saturating_sub(task.first_block)..task.num_blocks()).unwrap_or_default();
+        let here = match task.q_rows {
+            None => task.blocks.get(behind.saturating_sub(task.first_block)..task.num_blocks()).unwrap_or_default(),
+            Some(_) => &[],
+        };
         let next =
             task.next.into_iter().flat_map(move |next| pieces(task.kv, next.kv_head, next.blocks, next.first_block));
         pieces(task.kv, task.kv_head, here, behind).chain(next)

@@ -29,7 +29,7 @@ use crate::interrupt::Interrupt;
 use crate::machine::{Machine, peak_rss_bytes, restart_peak_rss};
 use crate::{print, progress};
 
-/// Prompts are random tokens from a fixed seed; the prefix cache is off and end-of-text is ignored. Prompt speed is
+/// Prompts are random tokens from a fixed seed; the prefix cache is off (but for `--shared-prefix`) and end-of-text is ignored. Prompt speed is
 /// all prompt tokens over the time until every request has its first token; generation speed is the tokens after
 /// that moment over the time they took. Figures are medians over the repetitions. GOPS count a product and its
 /// addition as two, attention included; GB/s count the weights once per step, and every sequence's keys and values.
@@ -41,6 +41,9 @@ pub struct Bench {
     /// Tokens per prompt: the context that generation starts from
     #[arg(long, visible_alias = "context", value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     prompt_len: u32,
+    /// Tokens that all prompts begin with: computed once, and found in the prefix cache. Prompt speed leaves them out
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    shared_prefix: u32,
     /// Tokens to generate per request
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     gen_len: u32,
@@ -95,7 +98,7 @@ impl Bench {
         let config = EngineConfig {
             max_num_seqs: largest,
             max_queue_len: largest.max(EngineConfig::default().max_queue_len),
-            enable_prefix_caching: false,
+            enable_prefix_caching: self.shared_prefix > 0,
             profile: self.profile.then(Arc::<Profile>::default),
             ..self.engine.config()
         };
@@ -149,12 +152,19 @@ impl Bench {
 
     /// Touches weights and buffers.
     fn warm_up(&self, engine: &EngineHandle) -> Result {
-        let short = Load { batch: self.batch[0], prompt_len: self.prompt_len.min(512), gen_len: self.gen_len.min(4) };
+        let prompt_len = self.prompt_len.min(self.shared_prefix.max(512));
+        let short = Load { batch: self.batch[0], prompt_len, gen_len: self.gen_len.min(4), ..self.load() };
         short.run(engine, u32::MAX).map(drop)
     }
 
     fn measure(&self, engine: &EngineHandle, batch: u32, repetition: u32) -> Result<Sample> {
-        Load { batch, prompt_len: self.prompt_len, gen_len: self.gen_len }.run(engine, repetition)
+        Load { batch, ..self.load() }.run(engine, repetition)
+    }
+
+    fn load(&self) -> Load {
+        // One token of a prompt is always computed.
+        let shared_prefix = self.shared_prefix.min(self.prompt_len - 1);
+        Load { batch: 1, prompt_len: self.prompt_len, shared_prefix, gen_len: self.gen_len }
     }
 
     fn print_profile(result: &BatchResult<'_>, ceilings: &Ceilings) -> Result {
@@ -193,16 +203,20 @@ impl Bench {
 struct Load {
     batch: u32,
     prompt_len: u32,
+    shared_prefix: u32,
     gen_len: u32,
 }
 
 impl Load {
     fn run(self, engine: &EngineHandle, repetition: u32) -> Result<Sample> {
+        let vocab_size = engine.model().vocab_size;
+        let prefix = random_tokens(u64::MAX, self.shared_prefix as usize, vocab_size);
         let (sender, events) = mpsc::channel();
         let start = Instant::now();
         for request in 0..self.batch {
             let seed = u64::from(repetition) << 32 | u64::from(request);
-            let prompt = random_tokens(seed, self.prompt_len as usize, engine.model().vocab_size);
+            let mut prompt = random_tokens(seed, self.prompt_len as usize, vocab_size);
+            prompt[..self.shared_prefix as usize].copy_from_slice(&prefix);
             let params = SamplingParams { ignore_eos: true, ..SamplingParams::greedy(self.gen_len as usize) };
             let sender = sender.clone();
             engine.submit(GenerateRequest::new(Prompt::Tokens(prompt), params), move |event| {
@@ -221,7 +235,7 @@ impl Load {
                 _ => {}
             }
         }
-        Sample::new(&arrivals, self.batch, self.prompt_len)
+        Sample::new(&arrivals, self.batch, self.prompt_len - self.shared_prefix)
     }
 }
 
