@@ -83,8 +83,8 @@ unsafe fn panel_pairs(pairs: Pairs, x: Int8Rows, rows: usize, stride: usize) {
     }
 }
 
-/// `T` rows against `P` panels, whose fetches are lean or not: sums of a wide group are whole numbers, which start from what codes have more than they stand
-/// for.
+/// `T` rows against `P` panels, whose fetches are lean or not: sums of a wide group are whole numbers, which start from what
+/// codes have more than they stand for.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn tile<const P: usize, const T: usize, const LEAN: bool>(
     panels: [*const u8; P],

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use super::element::{Bf16Element, Element, FloatElement, Fp8Element, float_sums};
 use super::{apply_unit, scores, softmax, values};
 use crate::kernels::attention::{Chunk, STATE_HEADER};
-use crate::kernels::simd::{Bf16x16, WIDTH, math};
+use crate::kernels::simd::{Bf16x16, WIDTH};
 
 /// Elements that bf16 holds, divided by their `UNIT`.
 pub(in crate::kernels) trait Bf16Elements: FloatElement {
@@ -51,11 +51,6 @@ impl<S: Bf16x16, E: Bf16Elements> Element<S> for Bf16Pairs<E> {
         // SAFETY: the caller's promise.
         let factors = unsafe { factors.cast::<u32>().read_unaligned() };
         sum.add_bf16_products(pair, S::splat_bf16_pair(factors))
-    }
-
-    #[inline(always)]
-    fn exp2(x: S) -> S {
-        math::exp2_coarse(x)
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 //! A *panel* is (depth, 16) elements, two rows of the depth interleaved: a block's keys (head_dim, 16 positions),
 //! or sixteen dimensions of its values (16 positions, 16).
 
-use crate::kernels::simd::{F32x16, I32x16, math};
+use crate::kernels::simd::{F32x16, I32x16};
 
 /// A type of key and value. See `KvShape` for the layouts.
 pub(super) trait Element<S: F32x16> {
@@ -38,12 +38,6 @@ pub(super) trait Element<S: F32x16> {
 
     /// sum + factor · one row of the pair: the first or the second.
     fn add_row(sum: Self::Sum, factor: Self::Factor, pair: Self::Pair, row: usize) -> Self::Sum;
-
-    /// 2^x, as precise as factors are.
-    #[inline(always)]
-    fn exp2(x: S) -> S {
-        math::exp2(x)
-    }
 
     /// Rounds to factors.
     ///

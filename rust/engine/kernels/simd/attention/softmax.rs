@@ -104,7 +104,7 @@ fn exponentiate<S: F32x16, E: Element<S>, const ROWS: usize>(
             let scores = scores[row].as_mut_ptr();
             // SAFETY: vectors of the row's scores, of which none is read after a factor was written there.
             unsafe {
-                let weight = E::exp2(S::load(scores.add(i * WIDTH)).mul_add(S::splat(scale), S::splat(-max[row])));
+                let weight = math::exp2(S::load(scores.add(i * WIDTH)).mul_add(S::splat(scale), S::splat(-max[row])));
                 sums[row] = sums[row].add(weight);
                 E::store_factors(weight, scores.cast::<E::Factor>().add(i * WIDTH));
             }
