@@ -90,6 +90,7 @@ fn wrong_usage_is_code_2() {
         &["run", "m", "p", "--raw", "--system", "s"],
         &["bench", "m", "--batch", "0"],
         &["bench", "m", "--gen-len", "0"],
+        &["bench", "null", "--prompt-len", "40", "--shared-prefix", "40"],
         &["perplexity", "m", "f", "--ctx", "1"],
     ] {
         let output = run(args);

@@ -29,10 +29,10 @@ use crate::interrupt::Interrupt;
 use crate::machine::{Machine, peak_rss_bytes, restart_peak_rss};
 use crate::{print, progress};
 
-/// Prompts are random tokens from a fixed seed; the prefix cache is off (but for `--shared-prefix`) and end-of-text is ignored. Prompt speed is
-/// all prompt tokens over the time until every request has its first token; generation speed is the tokens after
-/// that moment over the time they took. Figures are medians over the repetitions. GOPS count a product and its
-/// addition as two, attention included; GB/s count the weights once per step, and every sequence's keys and values.
+/// Prompts are random tokens from a fixed seed; the prefix cache is off (but for `--shared-prefix`) and end-of-text is
+/// ignored. Prompt speed is all prompt tokens over the time until every request has its first token; generation speed is
+/// the tokens after that moment over the time they took. Figures are medians over the repetitions. GOPS count a product
+/// and its addition as two, attention included; GB/s count the weights once per step, and every sequence's keys and values.
 /// Limits are measured before and after.
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -66,6 +66,12 @@ pub struct Bench {
 
 impl Bench {
     pub fn execute(self) -> Result {
+        let Self { shared_prefix, prompt_len, .. } = self;
+        if shared_prefix >= prompt_len {
+            return Err(Failure::usage(format!(
+                "--shared-prefix is {shared_prefix}: it must be less than --prompt-len, which is {prompt_len}"
+            )));
+        }
         let (engine, weight_bytes) = self.start()?;
         let bar = progress::steps("measuring", (self.batch.len() as u32 * self.repetitions) as u64);
         let interrupt = Interrupt::watch();
@@ -152,7 +158,7 @@ impl Bench {
 
     /// Touches weights and buffers.
     fn warm_up(&self, engine: &EngineHandle) -> Result {
-        let prompt_len = self.prompt_len.min(self.shared_prefix.max(512));
+        let prompt_len = self.prompt_len.min(self.shared_prefix.max(511) + 1);
         let short = Load { batch: self.batch[0], prompt_len, gen_len: self.gen_len.min(4), ..self.load() };
         short.run(engine, u32::MAX).map(drop)
     }
@@ -162,9 +168,8 @@ impl Bench {
     }
 
     fn load(&self) -> Load {
-        // One token of a prompt is always computed.
-        let shared_prefix = self.shared_prefix.min(self.prompt_len - 1);
-        Load { batch: 1, prompt_len: self.prompt_len, shared_prefix, gen_len: self.gen_len }
+        let Self { prompt_len, shared_prefix, gen_len, .. } = *self;
+        Load { batch: 1, prompt_len, shared_prefix, gen_len }
     }
 
     fn print_profile(result: &BatchResult<'_>, ceilings: &Ceilings) -> Result {
