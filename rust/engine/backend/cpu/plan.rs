@@ -327,23 +327,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ids::{BlockId, SequenceId};
-    use crate::sched::TableSlice;
+    use crate::kernels::BLOCK_SIZE;
 
     fn step(lens: &[(usize, usize)]) -> SchedulerOutput {
         let mut step = SchedulerOutput::default();
-        for (i, &(start, len)) in lens.iter().enumerate() {
-            let (begin, first) = (step.tokens.len(), step.block_ids.len());
-            step.tokens.extend(std::iter::repeat_n(0, len));
-            step.block_ids.extend((first..first + (start + len).div_ceil(16)).map(|id| BlockId(id as u32)));
-            step.tables.push(TableSlice { first_block: 0, blocks: first..step.block_ids.len() });
-            step.sequences.push(ScheduledSequence {
-                id: SequenceId(i as u64),
-                start,
-                tokens: begin..begin + len,
-                tables: i..i + 1,
-                rows: RowsWanted::Last,
-            });
+        for &(start, len) in lens {
+            step.push(start, &vec![0; len], RowsWanted::Last, 1, (start + len).div_ceil(BLOCK_SIZE));
         }
         step
     }

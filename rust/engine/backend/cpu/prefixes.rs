@@ -178,28 +178,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ids::SequenceId;
-    use crate::sched::{RowsWanted, TableSlice};
+    use crate::sched::RowsWanted;
 
     /// Sequences of some blocks, each of which has its first ones in common with an earlier one.
     fn step(shapes: &[(usize, usize, usize, usize)]) -> SchedulerOutput {
         let mut step = SchedulerOutput::default();
         for (i, &(num_tokens, start, like, num_like)) in shapes.iter().enumerate() {
-            let (first, begin) = (step.block_ids.len(), step.tokens.len());
-            for block in 0..(start + num_tokens).div_ceil(BLOCK_SIZE) {
-                let earlier = step.tables.get(like % (i + 1)).filter(|_| block < num_like).map(|table| &table.blocks);
-                let shared = earlier.and_then(|blocks| step.block_ids[blocks.clone()].get(block).copied());
-                step.block_ids.push(shared.unwrap_or(BlockId((1000 * i + block) as u32)));
+            step.push(start, &vec![0; num_tokens], RowsWanted::Last, 1, (start + num_tokens).div_ceil(BLOCK_SIZE));
+            let [earlier, own] = [like % (i + 1), i].map(|sequence| step.tables[sequence].blocks.clone());
+            for (from, to) in earlier.zip(own).take(num_like) {
+                step.block_ids[to] = step.block_ids[from];
             }
-            step.tokens.extend(std::iter::repeat_n(0, num_tokens));
-            step.tables.push(TableSlice { first_block: 0, blocks: first..step.block_ids.len() });
-            step.sequences.push(ScheduledSequence {
-                id: SequenceId(i as u64),
-                start,
-                tokens: begin..begin + num_tokens,
-                tables: i..i + 1,
-                rows: RowsWanted::Last,
-            });
         }
         step
     }

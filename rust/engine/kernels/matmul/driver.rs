@@ -56,18 +56,27 @@ pub unsafe fn int8(
     rows: Range<usize>,
     out: MatMut<'_>,
 ) {
-    let (kernel, few) = match tier.int8 {
+    let (kernel, few_rows, by_row) = match tier.int8 {
         // SAFETY: the caller's promise.
         Int8Kernels::Packed(kernel) => return unsafe { packed(kernel, [w], panels, x, rows, [out]) },
-        Int8Kernels::Unpacked { by_row, .. } if w.layout() == Layout::I8Row => {
-            // SAFETY: the caller's promise.
-            return unsafe { row_panels(by_row, w, panels, x, rows, out) };
-        }
-        Int8Kernels::Unpacked { tile, few_rows, .. } => (tile, few_rows),
+        Int8Kernels::Unpacked { tile, few_rows, by_row } => (tile, few_rows, by_row),
     };
-    if let (Some(kernel), true) = (few, rows.len() <= PANEL_KERNEL_ROWS) {
+    let is_by_row = w.layout() == Layout::I8Row;
+    let few_rows = if is_by_row { Some(by_row) } else { few_rows };
+    if let (Some(kernel), true) = (few_rows, rows.len() <= PANEL_KERNEL_ROWS) {
         // SAFETY: the caller's promise.
         return unsafe { few_int8_rows(kernel, w, panels, x, rows, out) };
+    }
+    if is_by_row {
+        for rows in blocks(rows, cached_rows(w.cols())) {
+            for panel in panels.clone() {
+                for rows in blocks(rows.clone(), PANEL_KERNEL_ROWS) {
+                    // SAFETY: the caller's promise.
+                    unsafe { few_int8_rows(by_row, w, panel..panel + 1, x, rows, out) };
+                }
+            }
+        }
+        return;
     }
     let mut tile = Int8Tile { unpack: tier.unpack, kernel, chunks: [PanelChunk::ZERO; INT8_PANELS], sums: Sums::ZERO };
     for rows in blocks(rows, cached_rows(w.cols())) {
@@ -75,32 +84,6 @@ pub unsafe fn int8(
             for rows in blocks(rows.clone(), BLOCK_ROWS) {
                 // SAFETY: the caller's promise.
                 unsafe { tile.multiply(w, panels.clone(), x, rows, out) };
-            }
-        }
-    }
-}
-
-/// `int8` of a matrix whose rows have one scale each.
-///
-/// # Safety
-/// As for `int8`.
-unsafe fn row_panels(
-    kernel: Int8Panels,
-    w: &PackedMatrix,
-    panels: Range<usize>,
-    x: &QuantizedRows,
-    rows: Range<usize>,
-    out: MatMut<'_>,
-) {
-    if rows.len() <= PANEL_KERNEL_ROWS {
-        // SAFETY: the caller's promise.
-        return unsafe { few_int8_rows(kernel, w, panels, x, rows, out) };
-    }
-    for rows in blocks(rows, cached_rows(w.cols())) {
-        for panel in panels.clone() {
-            for rows in blocks(rows.clone(), PANEL_KERNEL_ROWS) {
-                // SAFETY: the caller's promise.
-                unsafe { few_int8_rows(kernel, w, panel..panel + 1, x, rows, out) };
             }
         }
     }

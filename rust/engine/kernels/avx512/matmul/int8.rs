@@ -38,7 +38,16 @@ impl<const P: usize> Panels<P> {
 }
 
 /// Panels of small matrices have fewer bytes. Their model lies in L3, which wants to be asked further ahead than DRAM.
-pub const SMALL_PANEL: usize = 16 << 10;
+const SMALL_PANEL: usize = 16 << 10;
+
+/// From what a tile of a single panel reads to what it asks for, in bytes.
+pub fn single_ahead(num_tiles: usize, panel_bytes: usize) -> usize {
+    match num_tiles {
+        1 if panel_bytes < SMALL_PANEL => 12 << 10,
+        1 => 8 << 10,
+        _ => panel_bytes,
+    }
+}
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn packed_int8(layout: Layout, matrices: &[PackedPanels], x: Int8Rows, rows: usize, stride: usize) {
@@ -143,11 +152,7 @@ pub fn part(i: usize, num: usize, len: usize) -> Range<usize> {
 unsafe fn single_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usize, stride: usize) {
     let PackedPanels { count, panel_bytes, cols, .. } = panels;
     let num_tiles = rows.div_ceil(TILE_ROWS);
-    let ahead = match num_tiles {
-        1 if panel_bytes < SMALL_PANEL => 12 << 10,
-        1 => 8 << 10,
-        _ => panel_bytes,
-    };
+    let ahead = single_ahead(num_tiles, panel_bytes);
     for panel in 0..count {
         let PackedPanels { first, out, .. } = panels.skip(panel);
         for i in 0..num_tiles {

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::int8::{Fetch, Pair, Pairs, SMALL_PANEL, broadcast4, part};
+use super::int8::{Fetch, Pair, Pairs, broadcast4, part, single_ahead};
 use crate::kernels::matmul::{GROUP, Int8Rows, PackedPanels, WIDE_GROUP};
 use crate::kernels::simd::opaque;
 use crate::quant::{PANEL_ROWS, ROW_SCALES};
@@ -41,11 +41,7 @@ macro_rules! tile_of {
 unsafe fn single_panels(panels: PackedPanels, x: Int8Rows, rows: usize, stride: usize) {
     let PackedPanels { count, panel_bytes, cols, .. } = panels;
     let num_tiles = rows.div_ceil(TILE_ROWS);
-    let ahead = match num_tiles {
-        1 if panel_bytes < SMALL_PANEL => 12 << 10,
-        1 => 8 << 10,
-        _ => panel_bytes,
-    };
+    let ahead = single_ahead(num_tiles, panel_bytes);
     for panel in 0..count {
         let PackedPanels { first, out, .. } = panels.skip(panel);
         for i in 0..num_tiles {
