@@ -10,13 +10,24 @@ constexpr int X_BYTES = TILE * STAGE_K * 2;
 
 // Starts the copy of rows first .. first + 128, columns at .. at + 64 of a matrix (rows, k); zeros outside. The tile is
 // (2, 128, 32): a lane's 16 bytes, 8 neighbours in k, lie such that 8 lanes read 128 bytes in a line.
-DEVICE void fetch_tile(unsigned char* tile, const bf16* matrix, int first, int rows, int at, int k) {
+template <class Number>
+DEVICE void fetch_tile(unsigned char* tile, const Number* matrix, int first, int rows, int at, int k) {
 #pragma unroll
     for (int turn = 0; turn < TILE * 8 / THREADS; ++turn) {
         const int i = turn * THREADS + threadIdx.x;
         const int step = i / 4 / TILE, row = i / 4 % TILE, column = at + step * 32 + i % 4 * 8;
         const bool inside = first + row < rows && column < k;
         cp_async16(tile + i * 16, matrix + (inside ? (int64_t)(first + row) * k + column : 0), inside);
+    }
+}
+// Makes of x's tile what products take. Every thread does so with what it has fetched, before others read it.
+template <class Number>
+DEVICE void convert_tile(unsigned char* tile) {
+    if (!Factors<Number>::CONVERTED) return;
+#pragma unroll
+    for (int turn = 0; turn < TILE * 8 / THREADS; ++turn) {
+        unsigned char* own = tile + (turn * THREADS + threadIdx.x) * 16;
+        store16(own, Factors<Number>::of(load16(own)));
     }
 }
 // Of row `row`, the lane's 8 numbers of step `step`, as pairs.
@@ -33,14 +44,15 @@ struct Columns {
 template <class Weights>
 struct Stage;
 
-template <>
-struct Stage<Bf16Weights> {
+template <class Number>
+struct Stage<PlainWeights<Number>> {
+    using Weights = PlainWeights<Number>;
     static constexpr int BYTES = TILE * STAGE_K * 2;
 
-    DEVICE void fetch(const Bf16Weights& w, unsigned char* stage, int n0, int at) {
+    DEVICE void fetch(const Weights& w, unsigned char* stage, int n0, int at) {
         fetch_tile(stage, w.weight, n0, w.n, at, w.k);
     }
-    DEVICE Columns read(const Bf16Weights&, const unsigned char* stage, int column, int step) {
+    DEVICE Columns read(const Weights&, const unsigned char* stage, int column, int step) {
         Columns c;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -132,6 +144,7 @@ struct Stage<CodedWeights<Form>> {
 template <class Weights>
 DEVICE void multiply_stage(float (&acc)[4][4][4], const Weights& weights, const unsigned char* stage, int warp_row,
                            int warp_column) {
+    using Factor = Factors<typename Weights::Number>;
     const int g = threadIdx.x % 32 / 4;
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
@@ -143,8 +156,8 @@ DEVICE void multiply_stage(float (&acc)[4][4][4], const Weights& weights, const 
             const uint32_t a0[4] = {lo.x, hi.x, lo.y, hi.y}, a1[4] = {lo.z, hi.z, lo.w, hi.w};
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                mma_bf16(acc[i][j], a0, b.pairs[j][0], b.pairs[j][1]);
-                mma_bf16(acc[i][j], a1, b.pairs[j][2], b.pairs[j][3]);
+                Factor::mma(acc[i][j], a0, b.pairs[j][0], b.pairs[j][1]);
+                Factor::mma(acc[i][j], a1, b.pairs[j][2], b.pairs[j][3]);
             }
         }
     }
@@ -224,6 +237,7 @@ DEVICE void gemm(const bf16* x, const Weights& weights, Out* out, float* partial
         float acc[4][4][4] = {};
         for (const int end = min((part + 1) * stages_of_part, last); stage < end; ++stage) {
             cp_async_wait<STAGES - 2>();
+            convert_tile<typename Weights::Number>(stages + stage % STAGES * STAGE_BYTES);
             // This stage has come for all, and all are done with the one that is fetched over.
             __syncthreads();
             fetch(stage + STAGES - 1);

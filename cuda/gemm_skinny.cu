@@ -24,22 +24,24 @@ struct Fragments {
 template <class Weights>
 struct Panels;
 
-template <>
-struct Panels<Bf16Weights> {
+template <class Number>
+struct Panels<PlainWeights<Number>> {
+    using Weights = PlainWeights<Number>;
+
     struct Loaded {
         uint4 rows[STEPS][2];
     };
     struct Rows {};
-    DEVICE Bf16Weights at(const Bf16Weights& w, int panel) {
+    DEVICE Weights at(const Weights& w, int panel) {
         const int lane = threadIdx.x % 32, row = panel * 16 + lane / 4, column = lane % 4 * 8;
-        return Bf16Weights{w.weight + (int64_t)row * w.k + column, w.n - row, w.k};
+        return Weights{w.weight + (int64_t)row * w.k + column, w.n - row, w.k};
     }
-    DEVICE Loaded load(const Bf16Weights& w, int panel, int at) {
+    DEVICE Loaded load(const Weights& w, int panel, int at) {
         Loaded l;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int row = panel * 16 + half * 8;
-            const bf16* from = w.weight + (int64_t)row * w.k + at;
+            const Number* from = w.weight + (int64_t)row * w.k + at;
 #pragma unroll
             for (int step = 0; step < STEPS; ++step) {
                 const bool inside = row < w.n && at + step * 32 + (int)threadIdx.x % 4 * 8 < w.k;
@@ -48,7 +50,7 @@ struct Panels<Bf16Weights> {
         }
         return l;
     }
-    DEVICE Fragments fragments(const Bf16Weights&, const Loaded& l, int step, Rows&) {
+    DEVICE Fragments fragments(const Weights&, const Loaded& l, int step, Rows&) {
         Fragments f;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -123,6 +125,7 @@ struct Panels<CodedWeights<Form>> {
 template <int TILES, bool WIDE, class Weights, class Out>
 DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, int n, int k) {
     using Kind = Panels<Weights>;
+    using Factor = Factors<typename Weights::Number>;
     // So many that 8 rows of x are a fourth of what weights are, if registers hold the sums.
     constexpr int PANELS = !WIDE ? 1 : 32 / Weights::BITS < 16 / TILES ? 32 / Weights::BITS : 16 / TILES;
     // Panels that registers hold at a time: all but one are under way while it is multiplied.
@@ -142,7 +145,7 @@ DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, 
     for (int at = begin; at < end; at += BLOCK_K) {
         const auto load_x = [&](int step, int tile) {
             const bool inside = tile * 8 + g < m && at + step * 32 + t * 8 < k;
-            return inside ? load16(x + (int64_t)tile * 8 * k + at + step * 32) : uint4{0, 0, 0, 0};
+            return Factor::of(inside ? load16(x + (int64_t)tile * 8 * k + at + step * 32) : uint4{0, 0, 0, 0});
         };
         uint4 xs[STEPS][TILES];
 #pragma unroll
@@ -160,8 +163,8 @@ DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, 
 #pragma unroll
                 for (int tile = 0; tile < TILES; ++tile) {
                     const uint4 b = KEPT ? xs[step][tile] : load_x(step, tile);
-                    mma_bf16(acc[panel][tile], f.first, b.x, b.y);
-                    mma_bf16(acc[panel][tile], f.second, b.z, b.w);
+                    Factor::mma(acc[panel][tile], f.first, b.x, b.y);
+                    Factor::mma(acc[panel][tile], f.second, b.z, b.w);
                 }
             }
         }

@@ -30,6 +30,9 @@ typedef long long int64_t;
 struct bf16 {
     uint16_t bits;
 };
+struct f16 {
+    uint16_t bits;
+};
 
 DEVICE float to_float(bf16 x) { return __uint_as_float((uint32_t)x.bits << 16); }
 DEVICE bf16 to_bf16(float x) {
@@ -54,6 +57,12 @@ DEVICE uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
 DEVICE float f16_to_float(uint16_t bits) {
     float r;
     asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(bits));
+    return r;
+}
+// The nearest two f16 in one register; what is beyond the largest number, 65504, becomes that.
+DEVICE uint32_t pack_f16x2(float lo, float hi) {
+    uint32_t r;
+    asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
     return r;
 }
 
@@ -121,6 +130,13 @@ DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+// The same of f16.
+DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
 
 // Each rounded by itself: the compiler makes no fma of them.
 DEVICE float add_rounded(float a, float b) { return __fadd_rn(a, b); }
@@ -174,6 +190,12 @@ DEVICE void load4(float (&x)[4], const bf16* p) {
     const uint2 v = load8(p);
     x[0] = bf16_lo(v.x), x[1] = bf16_hi(v.x), x[2] = bf16_lo(v.y), x[3] = bf16_hi(v.y);
 }
+DEVICE void load4(float (&x)[4], const f16* p) {
+    const uint2 v = load8(p);
+    const uint32_t words[2] = {v.x, v.y};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[i] = f16_to_float((uint16_t)(words[i / 2] >> 16 * (i % 2)));
+}
 DEVICE void store4(bf16* p, const float (&x)[4]) {
     store8(p, uint2{pack_bf16x2(x[0], x[1]), pack_bf16x2(x[2], x[3])});
 }
@@ -199,8 +221,8 @@ DEVICE uint32_t twice(float x) { return pack_bf16x2(x, x); }
 struct SplitScale {
     uint32_t high, low;
 };
-DEVICE SplitScale split_scale(uint16_t f16) {
-    const float scale = f16_to_float(f16);
+DEVICE SplitScale split_scale(uint16_t bits) {
+    const float scale = f16_to_float(bits);
     const uint32_t high = twice(scale);
     return SplitScale{high, twice(scale - bf16_lo(high))};
 }
@@ -337,19 +359,43 @@ struct Line {
     }
 };
 
-// Weight matrices (n, k). Those of experts lie below each other.
-struct Bf16Weights {
+// What is multiplied, by the type of the weights that it becomes or is: 8 activations of a lane, which are bf16, and pairs.
+template <class Number>
+struct Factors;
+template <>
+struct Factors<bf16> {
+    static constexpr bool CONVERTED = false;
+    DEVICE uint4 of(uint4 x) { return x; }
+    DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_bf16(d, a, b0, b1); }
+};
+// An f16 is exact as two bf16, but that is twice the products. An activation of 8 bits is exact as f16 from 2^-17 to 65504;
+// below, it is off by 2^-25 at most, and above it counts as 65504.
+template <>
+struct Factors<f16> {
+    static constexpr bool CONVERTED = true;
+    DEVICE uint4 of(uint4 x) {
+        return uint4{pack_f16x2(bf16_lo(x.x), bf16_hi(x.x)), pack_f16x2(bf16_lo(x.y), bf16_hi(x.y)),
+                     pack_f16x2(bf16_lo(x.z), bf16_hi(x.z)), pack_f16x2(bf16_lo(x.w), bf16_hi(x.w))};
+    }
+    DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_f16(d, a, b0, b1); }
+};
+
+// Weight matrices (n, k), and the type that products with them are made of. Those of experts lie below each other.
+template <class Number_>
+struct PlainWeights {
+    using Number = Number_;
     static constexpr int BITS = 16;
-    const bf16* weight;  // (n, k)
+    const Number* weight;  // (n, k)
     int n, k;
 
-    DEVICE Bf16Weights of_expert(const Bf16Weights& w, int expert) {
-        return Bf16Weights{w.weight + (int64_t)expert * w.n * w.k, w.n, w.k};
+    DEVICE PlainWeights of_expert(const PlainWeights& w, int expert) {
+        return PlainWeights{w.weight + (int64_t)expert * w.n * w.k, w.n, w.k};
     }
 };
 
 template <class Form>
 struct CodedWeights {
+    using Number = bf16;
     // Columns of a lane's 16 bytes, of rows g and g + 8.
     static constexpr int BITS = Form::BITS, COLUMNS = 256 / BITS;
     const uint32_t* codes;  // (panels, blocks, 32 lanes, 4)
@@ -381,7 +427,8 @@ struct CodedWeights {
 // Kernels for every form of weights: GEMM(what its name says of the form, its parameters, those behind the sizes, what
 // becomes of them, and the arguments behind these).
 #define EACH_FORM(GEMM, ...)                                                                                          \
-    GEMM(, (const bf16* weight), (), (Bf16Weights{weight, n, k}), __VA_ARGS__)                                        \
+    GEMM(, (const bf16* weight), (), (PlainWeights<bf16>{weight, n, k}), __VA_ARGS__)                                 \
+    GEMM(_f16, (const f16* weight), (), (PlainWeights<f16>{weight, n, k}), __VA_ARGS__)                               \
     GEMM(_int4, (const uint32_t* codes, const uint32_t* scales, const uint16_t* zeros), (, int group_shift),          \
          (CodedWeights<Int4>::of(codes, Int4{scales, zeros}, n, k, group_shift)), __VA_ARGS__)                        \
     GEMM(_int8, (const uint32_t* codes, const uint32_t* scales), (, int group_shift),                                 \

@@ -45,19 +45,21 @@ static void load_matrices(bool transposed, Fiber* lanes) {
     }
 }
 
-static void multiply(Fiber* lanes) {
+// `widen` makes a float of an element's bits.
+template <class Widen>
+static void multiply(Fiber* lanes, const Widen& widen) {
     float a[16][16], b[16][8], d[16][8];  // (row, k), (k, column), (row, column)
     for (int lane = 0; lane < 32; ++lane) {
         const int g = lane / 4, t = lane % 4;
         const uint32_t* in = static_cast<const uint32_t*>(lanes[lane].in);
         for (int i = 0; i < 4; ++i) {
             float* row = a[g + i % 2 * 8] + 2 * t + i / 2 * 8;
-            row[0] = __uint_as_float(in[i] << 16);
-            row[1] = __uint_as_float(in[i] & 0xffff0000u);
+            row[0] = widen(in[i] & 0xffff);
+            row[1] = widen(in[i] >> 16);
         }
         for (int i = 0; i < 2; ++i) {
-            b[2 * t + i * 8][g] = __uint_as_float(in[4 + i] << 16);
-            b[2 * t + i * 8 + 1][g] = __uint_as_float(in[4 + i] & 0xffff0000u);
+            b[2 * t + i * 8][g] = widen(in[4 + i] & 0xffff);
+            b[2 * t + i * 8 + 1][g] = widen(in[4 + i] >> 16);
         }
     }
     for (int row = 0; row < 16; ++row) {
@@ -79,7 +81,8 @@ void execute(Op op, uint32_t mask, Fiber* lanes) {
         case Op::Ballot: return ballot(mask, lanes);
         case Op::LdMatrix: return load_matrices(false, lanes);
         case Op::LdMatrixTrans: return load_matrices(true, lanes);
-        case Op::Mma: return multiply(lanes);
+        case Op::MmaBf16: return multiply(lanes, [](uint32_t bits) { return __uint_as_float(bits << 16); });
+        case Op::MmaF16: return multiply(lanes, [](uint32_t bits) { return f16_to_float((uint16_t)bits); });
         default: return shuffle(op, mask, lanes);
     }
 }

@@ -27,6 +27,9 @@ struct alignas(8) uint2 {
 struct bf16 {
     uint16_t bits;
 };
+struct f16 {
+    uint16_t bits;
+};
 
 namespace emu {
 // Where in a kernel something was called, for reports.
@@ -48,7 +51,7 @@ struct Block {
 extern Thread* current;
 extern Block block;
 
-enum class Op { SyncWarp, ShuffleIdx, ShuffleXor, ShuffleUp, ShuffleDown, Ballot, LdMatrix, LdMatrixTrans, Mma };
+enum class Op { SyncWarp, ShuffleIdx, ShuffleXor, ShuffleUp, ShuffleDown, Ballot, LdMatrix, LdMatrixTrans, MmaBf16, MmaF16 };
 // Meets the lanes of `mask`; the last to arrive executes `op` for all of them.
 void collective(Op op, uint32_t mask, const void* in, void* out, int arg, Site site);
 void barrier(Site site);
@@ -146,12 +149,20 @@ DEVICE uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
     return emu_fma_bf16(a & 0xffff, b & 0xffff, c & 0xffff) | emu_fma_bf16(a >> 16, b >> 16, c >> 16) << 16;
 }
 DEVICE float f16_to_float(uint16_t bits) {
-    const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-    const float size = exponent == 31 ? (mantissa ? NAN : INFINITY)
-                     : exponent == 0  ? std::ldexp((float)mantissa, -24)
-                                      : std::ldexp((float)(mantissa + 1024), exponent - 25);
+    // Its bits in a float's places stand for the number times 2^-112, but for infinities and what is no number.
+    const float size = (bits >> 10 & 31) == 31 ? (bits & 1023 ? NAN : INFINITY) : __uint_as_float((bits & 0x7fffu) << 13) * 0x1p112f;
     return bits >> 15 ? -size : size;
 }
+DEVICE uint32_t emu_round_f16(float x) {
+    const uint32_t sign = __float_as_uint(x) >> 16 & 0x8000;
+    if (x != x) return 0x7fff;
+    const float size = std::fabs(x);
+    if (size >= 65504.f) return sign | 0x7bff;
+    if (size < 0x1p-14f) return sign | (uint32_t)std::nearbyint(size * 0x1p24f);
+    const uint32_t u = __float_as_uint(size);
+    return sign | (min(u + 0xfff + (u >> 13 & 1), 0x477fe000u) - 0x38000000u) >> 13;
+}
+DEVICE uint32_t pack_f16x2(float lo, float hi) { return emu_round_f16(lo) | emu_round_f16(hi) << 16; }
 DEVICE float fast_exp2(float x) { return emu::approximate(exp2f(x)); }
 DEVICE float fast_rcp(float x) { return emu::approximate(1.f / x); }
 DEVICE float rsqrtf(float x) { return emu::approximate(1.f / sqrtf(x)); }
@@ -218,7 +229,11 @@ DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, EMU_SITE) {
 }
 DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, EMU_SITE) {
     const uint32_t operands[6] = {a[0], a[1], a[2], a[3], b0, b1};
-    emu::collective(emu::Op::Mma, ~0u, operands, d, 0, site_);
+    emu::collective(emu::Op::MmaBf16, ~0u, operands, d, 0, site_);
+}
+DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, EMU_SITE) {
+    const uint32_t operands[6] = {a[0], a[1], a[2], a[3], b0, b1};
+    emu::collective(emu::Op::MmaF16, ~0u, operands, d, 0, site_);
 }
 
 DEVICE float add_rounded(float a, float b) { return a + b; }

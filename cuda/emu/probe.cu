@@ -2,17 +2,18 @@
 // One warp. Each input is (32, ...) or a shared tile that a lane fills.
 #include "simt.cuh"
 
-KERNEL(ferrule_probe_mma, (32),
-       const uint32_t* a,  // (32, 4)
-       const uint32_t* b,  // (32, 2)
-       float* d) {         // (32, 4), added to
+// a (32, 4), b (32, 2), d (32, 4): added to.
+template <class Number>
+DEVICE void probe_mma(const uint32_t* a, const uint32_t* b, float* d) {
     const int lane = threadIdx.x;
     uint32_t first[4];
     float sums[4];
     for (int i = 0; i < 4; ++i) first[i] = a[lane * 4 + i], sums[i] = d[lane * 4 + i];
-    mma_bf16(sums, first, b[lane * 2], b[lane * 2 + 1]);
+    Factors<Number>::mma(sums, first, b[lane * 2], b[lane * 2 + 1]);
     for (int i = 0; i < 4; ++i) d[lane * 4 + i] = sums[i];
 }
+KERNEL(ferrule_probe_mma_bf16, (32), const uint32_t* a, const uint32_t* b, float* d) { probe_mma<bf16>(a, b, d); }
+KERNEL(ferrule_probe_mma_f16, (32), const uint32_t* a, const uint32_t* b, float* d) { probe_mma<f16>(a, b, d); }
 
 KERNEL(ferrule_probe_ldmatrix, (32),
        const uint4* rows,     // (32,): lane l's row of 8 elements
@@ -48,10 +49,12 @@ KERNEL(ferrule_probe_lanes, (32),
 KERNEL(ferrule_probe_pairs, (32),
        const uint32_t* x,   // (32, 3): pairs of bf16
        uint32_t* products,  // (32,): x[0] * x[1] + x[2]
-       float* halves) {     // (32,): the low 16 bits of x[0] as an f16
+       float* halves,       // (32,): the low 16 bits of x[0] as an f16
+       uint32_t* narrowed) {  // (32,): x[0] as pairs of f16
     const int lane = threadIdx.x;
     products[lane] = fma_bf16x2(x[lane * 3], x[lane * 3 + 1], x[lane * 3 + 2]);
     halves[lane] = f16_to_float((uint16_t)x[lane * 3]);
+    narrowed[lane] = pack_f16x2(bf16_lo(x[lane * 3]), bf16_hi(x[lane * 3]));
 }
 
 KERNEL(ferrule_probe_approximate, (32),

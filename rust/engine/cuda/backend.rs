@@ -8,9 +8,9 @@ use super::cublaslt::{CublasLt, LEAST_ROWS, Product};
 use super::driver::{DeviceBuffer, DeviceSlice, Stream};
 use super::heads::HeadPadding;
 use super::launch::{
-    AddRmsNorm, AdvanceBatch, Batch, Call, CombineEntries, CopyBlocks, DecodeAttention, Embed, GatedActivation,
-    GatherEntries, Gemm, GemmOutput, GroupedGemm, Kernels, MergeSplits, OrderColumns, PrefillAttention, RmsNorm,
-    RopeAndStore, RouteTokens, Softcap, SortEntries, SumParts,
+    AddRmsNorm, AdvanceBatch, Batch, Call, CombineEntries, CopyBlocks, DecodeAttention, Embed, EmbedTable,
+    GatedActivation, GatherEntries, Gemm, GemmOutput, GroupedGemm, Kernels, MergeSplits, OrderColumns,
+    PrefillAttention, RmsNorm, RopeAndStore, RouteTokens, Softcap, SortEntries, SumParts,
 };
 use super::matrix::CudaMatrix;
 use super::memory::{Activations, ExpertActivations, KvCache, Rotations};
@@ -227,12 +227,16 @@ impl Backend for CudaStep<'_> {
     type Vector = DeviceBuffer<f32>;
 
     fn embed(&self, table: &CudaLinear, scale: Option<f32>) {
-        let CudaMatrix::Bf16(table) = &table.matrix else { panic!("the embedding is bf16") };
+        let table = match &table.matrix {
+            CudaMatrix::Bf16(table) => EmbedTable::Bf16(table.all()),
+            CudaMatrix::F16(table) => EmbedTable::F16(table.all()),
+            _ => panic!("the embedding has no codes"),
+        };
         self.launch(&Embed {
             tokens: self.array(Section::Tokens),
             sources: self.array(Section::Sources),
             chosen: self.chosen,
-            table: table.all(),
+            table,
             residual: self.residual(),
             scale: scale.unwrap_or(1.0),
             hidden_size: self.config.hidden_size,

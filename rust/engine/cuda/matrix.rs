@@ -1,4 +1,4 @@
-//! A weight matrix as kernels read it: bf16, or codes of 4 or 8 bits in the order in which a warp's lanes take them.
+//! A weight matrix as kernels read it: bf16, f16, or codes of 4 or 8 bits in the order in which a warp's lanes take them.
 //!
 //! Codes stand in panels of 16 rows (the last one padded with rows of scale 0) and blocks of 64 columns (of 32 for 8 bits).
 //! Lane 4 g + t has the columns 8 t .. 8 t + 8 of each 32, of the rows g and g + 8:
@@ -27,6 +27,7 @@ use crate::quant::{BlockParts, BlockSpec, DType, Format, Layout, PANEL_ROWS, for
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
     Bf16,
+    F16,
     /// Four bits; the zero point is 8, or each group's own.
     Int4 {
         group: usize,
@@ -62,15 +63,16 @@ impl Storage {
             Q5_1 | Q5_K | U8G32 => Self::Int8Min { group: 32 },
             Q6_K => Self::Int8Min { group: 16 },
             MXFP4 => Self::Mxfp4,
-            F32 | F16 | BF16 | F8_E4M3 => Self::Bf16,
+            F16 => Self::F16,
+            F32 | BF16 | F8_E4M3 => Self::Bf16,
         }
     }
 
-    /// What keeps matrices of two kinds below each other. The scales of MXFP4 are beyond f16.
+    /// What keeps matrices of two kinds below each other. The scales of MXFP4 and numbers of bf16 are beyond f16.
     pub fn common(self, other: Self) -> Self {
         match (self, other) {
             _ if self == other => self,
-            (Self::Bf16 | Self::Mxfp4, _) | (_, Self::Bf16 | Self::Mxfp4) => Self::Bf16,
+            (Self::Bf16 | Self::F16 | Self::Mxfp4, _) | (_, Self::Bf16 | Self::F16 | Self::Mxfp4) => Self::Bf16,
             _ => Self::Int8Min { group: self.group().min(other.group()) },
         }
     }
@@ -78,7 +80,7 @@ impl Storage {
     /// Columns that a scale serves, and that lie together in a block.
     pub fn group(self) -> usize {
         match self {
-            Self::Bf16 => 1,
+            Self::Bf16 | Self::F16 => 1,
             Self::Int4 { group, .. } | Self::Int8 { group } | Self::Int4Min { group } | Self::Int8Min { group } => {
                 group
             }
@@ -89,7 +91,7 @@ impl Storage {
     pub fn num_bytes(self, rows: usize, cols: usize) -> usize {
         let (rows_up, factors) = (rows.next_multiple_of(PANEL_ROWS), cols / self.group());
         match self {
-            Self::Bf16 => 2 * rows * cols,
+            Self::Bf16 | Self::F16 => 2 * rows * cols,
             Self::Int4 { zeros, .. } => rows_up * (cols.next_multiple_of(64) / 2 + (2 + usize::from(zeros)) * factors),
             Self::Int8 { .. } => rows_up * (cols.next_multiple_of(32) + 2 * factors),
             Self::Int4Min { .. } => rows_up * (cols.next_multiple_of(64) / 2 + 4 * factors),
@@ -104,6 +106,8 @@ impl Storage {
 pub enum CudaMatrix {
     /// (rows, cols)
     Bf16(DeviceBuffer<bf16>),
+    /// (rows, cols)
+    F16(DeviceBuffer<f16>),
     Int4 {
         codes: DeviceBuffer<u32>,
         scales: DeviceBuffer<f16>,
@@ -131,6 +135,7 @@ impl CudaMatrix {
     pub fn num_bytes(&self) -> usize {
         match self {
             Self::Bf16(weight) => weight.num_bytes(),
+            Self::F16(weight) => weight.num_bytes(),
             Self::Int4 { codes, scales, zeros, .. } => {
                 codes.num_bytes() + scales.num_bytes() + zeros.as_ref().map_or(0, DeviceBuffer::num_bytes)
             }
@@ -143,6 +148,7 @@ impl CudaMatrix {
     pub fn as_weight(&self) -> GemmWeight<'_> {
         match self {
             Self::Bf16(weight) => GemmWeight::Bf16(weight.all()),
+            Self::F16(weight) => GemmWeight::F16(weight.all()),
             Self::Int4 { codes, scales, zeros, group } => GemmWeight::Int4 {
                 codes: codes.all(),
                 scales: scales.all(),
@@ -187,7 +193,7 @@ impl HostCodes {
         let rows = num_panels * PANEL_ROWS;
         let factors = rows * cols / storage.group();
         let (words, zeros) = match storage {
-            Storage::Bf16 => unreachable!("bf16 has no codes"),
+            Storage::Bf16 | Storage::F16 => unreachable!("{storage:?} has no codes"),
             Storage::Int4 { zeros, .. } => (rows * cols.next_multiple_of(64) / 8, zeros),
             Storage::Int4Min { .. } => (rows * cols.next_multiple_of(64) / 8, false),
             Storage::Mxfp4 => (rows * cols.next_multiple_of(64) / 8, true),
@@ -228,7 +234,7 @@ impl HostCodes {
         let scales = DeviceBuffer::from_slice(context, &self.scales)?;
         let zeros = (!self.zeros.is_empty()).then(|| DeviceBuffer::from_slice(context, &self.zeros)).transpose()?;
         Ok(match self.storage {
-            Storage::Bf16 => unreachable!("bf16 has no codes"),
+            Storage::Bf16 | Storage::F16 => unreachable!("{:?} has no codes", self.storage),
             Storage::Int4 { group, .. } => CudaMatrix::Int4 { codes, scales, zeros, group },
             Storage::Int8 { group } => CudaMatrix::Int8 { codes, scales, group },
             Storage::Int4Min { group } => CudaMatrix::Min { bits: 4, codes, factors: scales, group },
@@ -341,7 +347,7 @@ mod tests {
         let line = factor / 16 * 32 + factor % 16 / 2 * 4 + factor % 2;
         let scale = |place: usize| codes.scales[place].to_f32();
         match codes.storage {
-            Storage::Bf16 => unreachable!("bf16 has no codes"),
+            Storage::Bf16 | Storage::F16 => unreachable!("{:?} has no codes", codes.storage),
             Storage::Int4 { zeros, .. } => {
                 let zero = if zeros { codes.zeros[factor] } else { 8 };
                 scale(factor) * ((word & 15) as f32 - f32::from(zero))

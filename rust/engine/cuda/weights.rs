@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use half::bf16;
+use half::{bf16, f16};
 
-use super::driver::{Context, DeviceBuffer};
+use super::driver::{Context, DeviceBuffer, DeviceNumber};
 use super::heads::HeadPadding;
 use super::launch::{MAX_EXPERTS, MAX_ORDERED, MAX_PER_TOKEN};
 use super::matrix::{CodesPanel, CudaMatrix, HostCodes, Storage};
@@ -90,27 +90,27 @@ struct Form<'a> {
 impl<'a> Form<'a> {
     const BF16: Self = Self { storage: Storage::Bf16, order: None };
 
-    /// Codes where all of the matrices have codes and whole panels, and where their blocks of columns stay together;
-    /// else bf16. So is the embedding, whose rows are looked up.
+    /// f16 where all of the matrices are; codes where all of them have codes and whole panels, and where their blocks of columns
+    /// stay together; else bf16. No codes are the embedding, whose rows are looked up.
     fn of(source: &'a Source, padding: HeadPadding, parts: &[MatrixPlace]) -> Result<Self> {
         let order_of = |role| Ok::<_, Error>(source.checkpoint.column_order(&source.part(role)?.name));
         let order = order_of(parts[0].0)?;
-        let mut common: Option<Storage> = None;
+        let (mut common, mut stays_in_codes) = (None, true);
         for &(role, ..) in parts {
             let dtype = source.checkpoint.info(&source.part(role)?.name)?.dtype;
             let (rows, cols) = Self { order, ..Self::BF16 }.shape(source, padding, role)?;
             let whole_panels = parts.len() == 1 || rows.is_multiple_of(PANEL_ROWS);
             let whole_groups = order.is_some() || !has_head_columns(role) || padding.keeps_groups(dtype.block_len());
             let orderable = order.is_none() || (takes_order(role) && (made_in_order(role) || cols <= MAX_ORDERED));
-            if role == Role::Embedding || !(whole_panels && whole_groups && orderable) || order_of(role)? != order {
-                return Ok(Self::BF16);
-            }
+            stays_in_codes &= role != Role::Embedding && whole_panels && whole_groups && orderable;
+            stays_in_codes &= order_of(role)? == order;
             let storage = Storage::of(dtype);
-            common = Some(common.map_or(storage, |common| common.common(storage)));
+            common = Some(common.map_or(storage, |common: Storage| common.common(storage)));
         }
         Ok(match common {
-            None | Some(Storage::Bf16) => Self::BF16,
-            Some(storage) => Self { storage, order },
+            Some(Storage::F16) => Self { storage: Storage::F16, order: None },
+            Some(storage) if storage != Storage::Bf16 && stays_in_codes => Self { storage, order },
+            _ => Self::BF16,
         })
     }
 
@@ -202,7 +202,8 @@ impl Loader<'_> {
             (rows, cols) = (rows + shape.0, shape.1);
         }
         let matrix = match form.storage {
-            Storage::Bf16 => CudaMatrix::Bf16(self.bf16(parts, rows * cols)?),
+            Storage::Bf16 => CudaMatrix::Bf16(self.plain(parts, rows * cols, bf16::from_f32)?),
+            Storage::F16 => CudaMatrix::F16(self.plain(parts, rows * cols, f16::from_f32)?),
             codes => self.codes(parts, &form, HostCodes::new(codes, rows, cols))?,
         };
         let order = form.gathered(parts).map(|order| {
@@ -220,9 +221,14 @@ impl Loader<'_> {
         }
     }
 
-    /// The matrices as bf16, whatever they are in the checkpoint.
-    fn bf16(&self, parts: &[MatrixPlace], len: usize) -> Result<DeviceBuffer<bf16>> {
-        let mut weight = vec![bf16::ZERO; len];
+    /// The matrices without codes, whatever they are in the checkpoint.
+    fn plain<T: DeviceNumber + Send>(
+        &self,
+        parts: &[MatrixPlace],
+        len: usize,
+        round: fn(f32) -> T,
+    ) -> Result<DeviceBuffer<T>> {
+        let mut weight = vec![T::default(); len];
         let mut rest = &mut weight[..];
         for &(role, ..) in parts {
             let (rows, cols) = Form::BF16.shape(self.source, self.padding, role)?;
@@ -231,7 +237,7 @@ impl Loader<'_> {
             let panels = out.chunks_mut(PANEL_ROWS * cols).enumerate().collect();
             let in_order = self.source.checkpoint.column_order(&self.source.part(role)?.name);
             let columns = |col: usize| self.padded_column(role, in_order.map_or(col, |order| order[col] as usize));
-            self.read(role, &columns, panels, |reader, panel, out: &mut [bf16]| reader.read_bf16(panel, cols, out))?;
+            self.read(role, &columns, panels, |reader, panel, out| reader.read_plain(panel, cols, round, out))?;
         }
         DeviceBuffer::from_slice(self.context, &weight)
     }
@@ -327,7 +333,7 @@ impl MatrixReader<'_> {
     }
 
     /// To `out`, (rows, cols), which is zeros.
-    fn read_bf16(&self, panel: usize, cols: usize, out: &mut [bf16]) {
+    fn read_plain<T>(&self, panel: usize, cols: usize, round: fn(f32) -> T, out: &mut [T]) {
         let (mut buffer, mut values) = (Vec::new(), vec![0.0; self.source.cols()]);
         let (places, rows) = self.rows(panel, out.len() / cols);
         let bytes = self.source.read(&rows, &mut buffer);
@@ -335,7 +341,7 @@ impl MatrixReader<'_> {
             dequantize(self.source.dtype(), bytes, &mut values);
             let row = &mut out[place * cols..][..cols];
             for (&col, &value) in self.columns.iter().zip(&values) {
-                row[col] = bf16::from_f32(value);
+                row[col] = round(value);
             }
         }
     }

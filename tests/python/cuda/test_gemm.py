@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from emulator import bf16, floats
 from reference import normal
-from weights import QUANTIZED, WEIGHTS, Bf16Weights, Mxfp4Weights, check_product, product, skinny_product, some_k
+from weights import (
+    QUANTIZED,
+    WEIGHTS,
+    Bf16Weights,
+    F16Weights,
+    Mxfp4Weights,
+    check_product,
+    product,
+    skinny_product,
+    some_k,
+)
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)
@@ -42,18 +52,33 @@ def test_a_products_bits_do_not_depend_on_the_kernel(gpu, rng, kind):
             assert (skinny_product(gpu, weights, x[some], n, np.float32, rows, wide) == whole[some]).all()
     for splits in (1, 2):
         assert (product(gpu, weights, x, n, np.float32, splits) == whole).all()
-    plain = Bf16Weights(rng, n, k)
-    plain.bits = weights.bits
-    assert (product(gpu, plain, x, n, np.float32) == whole).all()
+    if kind is not F16Weights:
+        plain = Bf16Weights(rng, n, k)
+        plain.bits = weights.bits
+        assert (product(gpu, plain, x, n, np.float32) == whole).all()
 
 
-@pytest.mark.parametrize("kind", QUANTIZED)
-def test_codes_become_the_nearest_bf16(gpu, rng, kind):
+@pytest.mark.parametrize("kind", [F16Weights, *QUANTIZED])
+def test_f16_stay_as_they_are_and_codes_become_the_nearest_bf16(gpu, rng, kind):
     weights = kind(rng, 20, 256)
     for at in range(0, 256, 32):
         one_hot = bf16(np.eye(32, 256, at))
         found = skinny_product(gpu, weights, one_hot, 20, np.float32, 32)
-        assert (floats(weights.bits[:, at : at + 32]) == found.T).all()
+        assert (weights.values()[:, at : at + 32] == found.T).all()
+
+
+def test_activations_beside_f16_become_the_nearest_f16_that_is_finite(gpu, rng):
+    """Exact from 2^-17 up to the largest one."""
+    x = bf16(rng.standard_normal((32, 64)) * 2.0 ** rng.integers(-30, 30, (32, 64)))
+    x[:, :4] = bf16(np.array([65280, 65536, -3e38, 2.0**-17 * 1.9921875], np.float32))
+    weights = F16Weights(rng, 64, 64)
+    weights.numbers[:] = np.eye(64)
+    largest = np.finfo(np.float16).max
+    expected = np.clip(floats(x), -largest, largest).astype(np.float16).astype(np.float32)
+    in_range = (np.abs(floats(x)) >= 2.0**-17) & (np.abs(floats(x)) <= largest)
+    assert (expected == floats(x))[in_range].all()
+    assert (skinny_product(gpu, weights, x, 64, np.float32, 32) == expected).all()
+    assert (product(gpu, weights, x, 64, np.float32) == expected).all()
 
 
 def test_the_smallest_and_largest_powers_of_mxfp4(gpu, rng):

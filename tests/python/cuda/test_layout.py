@@ -1,6 +1,7 @@
 """The warp's instructions on a GPU and in the emulator, against what the PTX manual says of their fragments."""
 
 import numpy as np
+import pytest
 from emulator import bf16, floats
 from reference import i32
 
@@ -13,15 +14,20 @@ def pairs(matrix, rows, columns):
     return matrix[rows, columns].astype(np.uint32) | matrix[rows, columns + 1].astype(np.uint32) << 16
 
 
-def test_mma(gpu, rng):
+def f16(x):
+    return x.astype(np.float16).view(np.uint16)
+
+
+@pytest.mark.parametrize("name, bits", [("bf16", bf16), ("f16", f16)])
+def test_mma(gpu, rng, name, bits):
     # Small whole numbers: their sums are exact, whatever the order.
     a, b, c = (rng.integers(-9, 10, shape).astype(np.float32) for shape in ((16, 16), (8, 16), (16, 8)))
-    first = [pairs(bf16(a), G + row, 2 * T + k) for k in (0, 8) for row in (0, 8)]
-    second = [pairs(bf16(b), G, 2 * T + k) for k in (0, 8)]
+    first = [pairs(bits(a), G + row, 2 * T + k) for k in (0, 8) for row in (0, 8)]
+    second = [pairs(bits(b), G, 2 * T + k) for k in (0, 8)]
     places = [(G + row, 2 * T + column) for row in (0, 8) for column in (0, 1)]
     d = gpu.upload(np.stack([c[place] for place in places], 1))
     args = gpu.upload(np.stack(first, 1)), gpu.upload(np.stack(second, 1)), d
-    gpu.launch("ferrule_probe_mma", (1,), 32, *args)
+    gpu.launch(f"ferrule_probe_mma_{name}", (1,), 32, *args)
     found, product = gpu.download(d, (32, 4), np.float32), a @ b.T + c
     assert (found == np.stack([product[place] for place in places], 1)).all()
 
@@ -54,8 +60,10 @@ def test_lanes(gpu, rng):
 
 def test_pairs(gpu, rng):
     x = bf16(rng.standard_normal((32, 3, 2)) * 2.0 ** rng.integers(-6, 7, (32, 3, 2)))
-    products, halves = gpu.allocate(128), gpu.allocate(128)
-    gpu.launch("ferrule_probe_pairs", (1,), 32, gpu.upload(x), products, halves)
+    # Far beyond what an f16 holds, on both sides.
+    x[:4, 0] = bf16(np.array([[1e30, -1e30], [65504, 65280], [1e-6, -1e-7], [1e-9, 0]]))
+    products, halves, narrowed = (gpu.allocate(128) for _ in range(3))
+    gpu.launch("ferrule_probe_pairs", (1,), 32, gpu.upload(x), products, halves, narrowed)
     a, b, c = floats(x).astype(np.float64).transpose(1, 0, 2)
     exact, found = a * b + c, floats(gpu.download(products, (32, 2), np.uint16))
     # Half of the last of 8 bits: one rounding, and to the nearest.
@@ -64,6 +72,9 @@ def test_pairs(gpu, rng):
     expected = x[:, 0, 0].copy().view(np.float16).astype(np.float32)
     same = gpu.download(halves, 32, np.float32)
     assert ((same == expected) | (np.isnan(same) & np.isnan(expected))).all()
+    largest = np.finfo(np.float16).max
+    nearest = np.clip(floats(x[:, 0]), -largest, largest).astype(np.float16)
+    assert (gpu.download(narrowed, (32, 2), np.float16) == nearest).all()
 
 
 def test_approximations(gpu, rng):

@@ -63,7 +63,7 @@ def test_moe_products_of_experts_with_their_tokens(gpu, rng, kind):
     out = gpu.allocate(tokens * n * 2)
     args = products[0], places_on_gpu, gpu.upload(shares), out, i32(n), i32(top_k)
     gpu.launch("ferrule_moe_combine", (-(-n // 512), tokens), 128, *args)
-    matrices = floats(all_weights.bits).reshape(num_experts, n, k)
+    matrices = all_weights.values().reshape(num_experts, n, k)
     each = floats(bf16(np.einsum("tkni,ti->tkn", matrices[experts], floats(x))))
     expected = np.einsum("tk,tkn->tn", shares, each)
     assert_close(floats(gpu.download(out, (tokens, n), np.uint16)), expected, 0.01)

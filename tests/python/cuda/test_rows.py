@@ -11,17 +11,22 @@ def rms_norm(x, weight):
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + EPS) * weight
 
 
-def test_embed(gpu, rng):
+@pytest.mark.parametrize("form", ["", "_f16"])
+def test_embed(gpu, rng, form):
     hidden = 8 * int(rng.integers(1, 200))
     table, tokens = normal(rng, 50, hidden), rng.integers(0, 50, 7).astype(i32)
+    numbers = floats(table)
+    if form == "_f16":
+        table = (rng.standard_normal((50, hidden)) * 2.0 ** -rng.integers(0, 22, (50, hidden))).astype(np.float16)
+        numbers = table.astype(np.float32)
     # Some are known, others were chosen a step before; where none could be, any token will do.
     chosen, sources = rng.permutation(50)[:5].astype(i32), np.array([-1, 4, 0, -1, 2, 3, 1], i32)
     chosen[3] = -1
     out = gpu.allocate(7 * hidden * 4)
     args = gpu.upload(tokens), gpu.upload(sources), gpu.upload(chosen), gpu.upload(table), out, 1.5, i32(hidden)
-    gpu.launch("ferrule_embed", (7,), 128, *args)
+    gpu.launch(f"ferrule_embed{form}", (7,), 128, *args)
     expected = np.where(sources < 0, tokens, np.maximum(chosen[sources], 0))
-    assert (gpu.download(out, (7, hidden), np.float32) == floats(table)[expected] * np.float32(1.5)).all()
+    assert (gpu.download(out, (7, hidden), np.float32) == numbers[expected] * np.float32(1.5)).all()
 
 
 @pytest.mark.parametrize("num_groups", [1, 3])

@@ -30,7 +30,14 @@ def int8_words(codes):
     return codes.transpose(0, 3, 2, 4, 1, 5, 6)
 
 
-class Bf16Weights:
+class Weights:
+    """Those that are bf16, or become it."""
+
+    def values(self):
+        return floats(self.bits)
+
+
+class Bf16Weights(Weights):
     name, shared, bit_count = "", 98304, 16
 
     def __init__(self, rng, n, k):
@@ -46,7 +53,27 @@ class Bf16Weights:
         return ()
 
 
-class Int4Weights:
+class F16Weights:
+    name, shared, bit_count = "_f16", 98304, 16
+
+    def __init__(self, rng, n, k):
+        # Down to the smallest, which have fewer bits.
+        self.numbers = (rng.standard_normal((n, k)) * 2.0 ** -rng.integers(0, 22, (n, k))).astype(np.float16)
+
+    def values(self):
+        return self.numbers.astype(np.float32)
+
+    def num_bytes(self):
+        return self.numbers.nbytes
+
+    def args(self, gpu):
+        return (gpu.upload(self.numbers),)
+
+    def sizes(self):
+        return ()
+
+
+class Int4Weights(Weights):
     name, shared, bit_count = "_int4", 63744, 4
 
     def __init__(self, rng, n, k, group=None):
@@ -69,7 +96,7 @@ class Int4Weights:
         return (i32(int(self.group).bit_length() - 1),)
 
 
-class Int8Weights:
+class Int8Weights(Weights):
     name, shared, bit_count = "_int8", 75264, 8
 
     def __init__(self, rng, n, k):
@@ -95,7 +122,7 @@ class Int8Weights:
         return (i32(5),)
 
 
-class LineWeights:
+class LineWeights(Weights):
     """Codes with a scale and a minimum for each group of columns."""
 
     def __init__(self, rng, n, k, group=None):
@@ -134,7 +161,7 @@ class Int8LineWeights(LineWeights):
         return gpu.upload(int8_words(self.codes)), gpu.upload(self.factors())
 
 
-class Mxfp4Weights:
+class Mxfp4Weights(Weights):
     """Numbers of E2M1, with a power of two for each 32."""
 
     name, shared, bit_count = "_mxfp4", 62208, 4
@@ -207,7 +234,7 @@ def grouped_product(gpu, weights, rows, starts, num_rows, n, k, skinny=None, wid
 
 
 def check_product(weights, x, found):
-    expected = floats(x) @ floats(weights.bits).T
+    expected = floats(x) @ weights.values().T
     if found.dtype == np.float32:
         assert_close(found, expected, 1e-5)
     else:
@@ -215,10 +242,11 @@ def check_product(weights, x, found):
 
 
 QUANTIZED = [Int4Weights, Int8Weights, Int4LineWeights, Int8LineWeights, Mxfp4Weights]
-WEIGHTS = [Bf16Weights, *QUANTIZED]
+PLAIN = [Bf16Weights, F16Weights]
+WEIGHTS = [*PLAIN, *QUANTIZED]
 
 
 def some_k(rng, weights, most):
     """k in multiples of 8, or for quantized weights of 32."""
-    unit = 8 if weights is Bf16Weights else 32
+    unit = 8 if weights in PLAIN else 32
     return unit * int(rng.integers(1, most // unit))

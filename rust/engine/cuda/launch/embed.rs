@@ -1,9 +1,34 @@
 //! Tokens to rows of the residual stream.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{Args, Call, KernelId, blocks, halves, words};
-use crate::cuda::driver::{DeviceSlice, LaunchShape};
+use crate::cuda::driver::{Arg, DeviceSlice, LaunchShape};
+
+/// Rows that tokens stand for: (vocab_size, hidden_size).
+#[derive(Clone, Copy)]
+pub enum EmbedTable<'a> {
+    Bf16(DeviceSlice<'a, bf16>),
+    F16(DeviceSlice<'a, f16>),
+}
+
+impl EmbedTable<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bf16(table) => table.len(),
+            Self::F16(table) => table.len(),
+        }
+    }
+}
+
+impl From<EmbedTable<'_>> for Arg {
+    fn from(table: EmbedTable<'_>) -> Self {
+        match table {
+            EmbedTable::Bf16(table) => table.into(),
+            EmbedTable::F16(table) => table.into(),
+        }
+    }
+}
 
 /// residual[t] = table[chosen[sources[t]]] * scale; where the source is negative, of tokens[t].
 pub struct Embed<'a> {
@@ -12,8 +37,7 @@ pub struct Embed<'a> {
     /// (num_tokens,)
     pub sources: DeviceSlice<'a, i32>,
     pub chosen: DeviceSlice<'a, i32>,
-    /// (vocab_size, hidden_size)
-    pub table: DeviceSlice<'a, bf16>,
+    pub table: EmbedTable<'a>,
     /// (num_tokens, hidden_size)
     pub residual: DeviceSlice<'a, f32>,
     pub scale: f32,
@@ -22,7 +46,10 @@ pub struct Embed<'a> {
 
 impl Call for Embed<'_> {
     fn kernel(&self) -> KernelId {
-        KernelId::Embed
+        match self.table {
+            EmbedTable::Bf16(_) => KernelId::Embed,
+            EmbedTable::F16(_) => KernelId::EmbedF16,
+        }
     }
 
     fn shape(&self) -> LaunchShape {

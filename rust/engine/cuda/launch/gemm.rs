@@ -62,6 +62,8 @@ impl From<GemmOutput<'_>> for Arg {
 pub enum GemmWeight<'a> {
     /// (n, k)
     Bf16(DeviceSlice<'a, bf16>),
+    /// (n, k)
+    F16(DeviceSlice<'a, f16>),
     Int4 {
         /// (panels, ceil(k / 64), 32, 4)
         codes: DeviceSlice<'a, u32>,
@@ -111,6 +113,7 @@ impl GemmWeight<'_> {
         };
         match *self {
             Self::Bf16(weight) => assert_eq!(weight.len(), n * k),
+            Self::F16(weight) => assert_eq!(weight.len(), n * k),
             Self::Int4 { codes, scales, zeros, group } => {
                 check(codes.len(), 64, scales.len(), group, 32);
                 assert!(zeros.is_none_or(|zeros| zeros.len() == scales.len()));
@@ -124,7 +127,7 @@ impl GemmWeight<'_> {
     /// Columns of out that a block makes whose panels share what is read of x: as cuda/gemm_skinny.cu has them.
     pub(super) fn wide_columns(&self, rows: usize) -> usize {
         let bits = match self {
-            Self::Bf16(_) => 16,
+            Self::Bf16(_) | Self::F16(_) => 16,
             Self::Int8 { .. } => 8,
             Self::Min { bits, .. } => *bits,
             Self::Int4 { .. } | Self::Mxfp4 { .. } => 4,
@@ -135,6 +138,7 @@ impl GemmWeight<'_> {
     pub(super) fn num_bytes(&self) -> u64 {
         match self {
             Self::Bf16(weight) => halves(weight.len()),
+            Self::F16(weight) => halves(weight.len()),
             Self::Int4 { codes, scales, zeros, .. } => {
                 words(codes.len()) + halves(scales.len()) + zeros.map_or(0, |zeros| zeros.len() as u64)
             }
@@ -150,6 +154,7 @@ impl GemmWeight<'_> {
         let mut args = Args::from([x.into()]);
         match *self {
             Self::Bf16(weight) => args.extend(&[weight.into()]).extend(between),
+            Self::F16(weight) => args.extend(&[weight.into()]).extend(between),
             Self::Int4 { codes, scales, zeros, group } => {
                 args.extend(&[codes.into(), scales.into(), zeros.into()]).extend(between).extend(&[group_shift(group)])
             }
@@ -227,6 +232,16 @@ impl Call for Gemm<'_> {
                 [SkinnyGemmF32M8, SkinnyGemmF32M16, SkinnyGemmF32M32],
                 [SkinnyGemmF32WideM8, SkinnyGemmF32WideM16, SkinnyGemmF32WideM32],
                 GemmF32,
+            ),
+            (GemmWeight::F16(_), GemmOutput::Bf16(_)) => (
+                [SkinnyF16M8, SkinnyF16M16, SkinnyF16M32],
+                [SkinnyF16WideM8, SkinnyF16WideM16, SkinnyF16WideM32],
+                GemmF16,
+            ),
+            (GemmWeight::F16(_), GemmOutput::F32(_)) => (
+                [SkinnyF16F32M8, SkinnyF16F32M16, SkinnyF16F32M32],
+                [SkinnyF16F32WideM8, SkinnyF16F32WideM16, SkinnyF16F32WideM32],
+                GemmF16F32,
             ),
             (GemmWeight::Int4 { .. }, GemmOutput::Bf16(_)) => (
                 [SkinnyInt4M8, SkinnyInt4M16, SkinnyInt4M32],

@@ -20,7 +20,7 @@ pub use activation::GatedActivation;
 pub use attention::{AttentionShape, Batch, DecodeAttention, MergeSplits, PrefillAttention};
 pub use batch::AdvanceBatch;
 pub use columns::{MAX_ORDERED, OrderColumns};
-pub use embed::Embed;
+pub use embed::{Embed, EmbedTable};
 pub use gemm::{Gemm, GemmOutput, GemmWeight, SumParts};
 pub use kv::CopyBlocks;
 pub use logits::{EditLogits, Sample, Softcap};

@@ -164,6 +164,11 @@ impl Call for GroupedGemm<'_> {
             GemmWeight::Bf16(_) => {
                 ([GroupedSkinnyM8, GroupedSkinnyM32], [GroupedSkinnyWideM8, GroupedSkinnyWideM32], GroupedGemm)
             }
+            GemmWeight::F16(_) => (
+                [GroupedSkinnyF16M8, GroupedSkinnyF16M32],
+                [GroupedSkinnyF16WideM8, GroupedSkinnyF16WideM32],
+                GroupedGemmF16,
+            ),
             GemmWeight::Int4 { .. } => (
                 [GroupedSkinnyInt4M8, GroupedSkinnyInt4M32],
                 [GroupedSkinnyInt4WideM8, GroupedSkinnyInt4WideM32],
@@ -208,7 +213,10 @@ impl Call for GroupedGemm<'_> {
         assert!(k.is_multiple_of(8), "rows of {k} numbers are not aligned");
         assert_eq!((x.len() / k * k, x.len() / k * n), (x.len(), out.len()));
         weight.check(self.count() * n, k);
-        assert!(matches!(weight, GemmWeight::Bf16(_)) || n.is_multiple_of(16), "{n} rows are no whole panels");
+        assert!(
+            matches!(weight, GemmWeight::Bf16(_) | GemmWeight::F16(_)) || n.is_multiple_of(16),
+            "{n} rows are no whole panels"
+        );
         weight.args(x, &[starts.into(), out.into(), n.into(), k.into()])
     }
 

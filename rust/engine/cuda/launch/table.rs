@@ -25,7 +25,7 @@ macro_rules! kernels {
 
 kernels! {
     "batch" { AdvanceBatch: "ferrule_advance_batch" }
-    "embed" { Embed: "ferrule_embed" }
+    "embed" { Embed: "ferrule_embed", EmbedF16: "ferrule_embed_f16" }
     "norm" { RmsNorm: "ferrule_rms_norm", AddRmsNorm: "ferrule_add_rms_norm" }
     "rope" {
         RopeAndStore: "ferrule_rope_and_store",
@@ -58,6 +58,8 @@ kernels! {
     "gemm" {
         Gemm: "ferrule_gemm" (98304),
         GemmF32: "ferrule_gemm_f32" (98304),
+        GemmF16: "ferrule_gemm_f16" (98304),
+        GemmF16F32: "ferrule_gemm_f16_f32" (98304),
         GemmInt4: "ferrule_gemm_int4" (63744),
         GemmInt4F32: "ferrule_gemm_int4_f32" (63744),
         GemmInt8: "ferrule_gemm_int8" (75264),
@@ -69,6 +71,7 @@ kernels! {
         GemmMxfp4: "ferrule_gemm_mxfp4" (62208),
         GemmMxfp4F32: "ferrule_gemm_mxfp4_f32" (62208),
         GroupedGemm: "ferrule_grouped_gemm" (98304),
+        GroupedGemmF16: "ferrule_grouped_gemm_f16" (98304),
         GroupedGemmInt4: "ferrule_grouped_gemm_int4" (63744),
         GroupedGemmInt8: "ferrule_grouped_gemm_int8" (75264),
         GroupedGemmInt4Min: "ferrule_grouped_gemm_int4_min" (67584),
@@ -90,6 +93,18 @@ kernels! {
         SkinnyGemmF32WideM8: "ferrule_skinny_gemm_f32_wide_m8",
         SkinnyGemmF32WideM16: "ferrule_skinny_gemm_f32_wide_m16",
         SkinnyGemmF32WideM32: "ferrule_skinny_gemm_f32_wide_m32",
+        SkinnyF16M8: "ferrule_skinny_gemm_f16_m8",
+        SkinnyF16M16: "ferrule_skinny_gemm_f16_m16",
+        SkinnyF16M32: "ferrule_skinny_gemm_f16_m32",
+        SkinnyF16WideM8: "ferrule_skinny_gemm_f16_wide_m8",
+        SkinnyF16WideM16: "ferrule_skinny_gemm_f16_wide_m16",
+        SkinnyF16WideM32: "ferrule_skinny_gemm_f16_wide_m32",
+        SkinnyF16F32M8: "ferrule_skinny_gemm_f16_f32_m8",
+        SkinnyF16F32M16: "ferrule_skinny_gemm_f16_f32_m16",
+        SkinnyF16F32M32: "ferrule_skinny_gemm_f16_f32_m32",
+        SkinnyF16F32WideM8: "ferrule_skinny_gemm_f16_f32_wide_m8",
+        SkinnyF16F32WideM16: "ferrule_skinny_gemm_f16_f32_wide_m16",
+        SkinnyF16F32WideM32: "ferrule_skinny_gemm_f16_f32_wide_m32",
         SkinnyInt4M8: "ferrule_skinny_gemm_int4_m8",
         SkinnyInt4M16: "ferrule_skinny_gemm_int4_m16",
         SkinnyInt4M32: "ferrule_skinny_gemm_int4_m32",
@@ -154,6 +169,10 @@ kernels! {
         GroupedSkinnyM32: "ferrule_grouped_skinny_gemm_m32",
         GroupedSkinnyWideM8: "ferrule_grouped_skinny_gemm_wide_m8",
         GroupedSkinnyWideM32: "ferrule_grouped_skinny_gemm_wide_m32",
+        GroupedSkinnyF16M8: "ferrule_grouped_skinny_gemm_f16_m8",
+        GroupedSkinnyF16M32: "ferrule_grouped_skinny_gemm_f16_m32",
+        GroupedSkinnyF16WideM8: "ferrule_grouped_skinny_gemm_f16_wide_m8",
+        GroupedSkinnyF16WideM32: "ferrule_grouped_skinny_gemm_f16_wide_m32",
         GroupedSkinnyInt4M8: "ferrule_grouped_skinny_gemm_int4_m8",
         GroupedSkinnyInt4M32: "ferrule_grouped_skinny_gemm_int4_m32",
         GroupedSkinnyInt4WideM8: "ferrule_grouped_skinny_gemm_int4_wide_m8",
