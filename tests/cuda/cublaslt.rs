@@ -13,6 +13,7 @@ use ferrule_engine::cuda::launch::{Gemm, GemmOutput, GemmWeight, Kernels};
 use half::bf16;
 
 use crate::emulated_device;
+use crate::float16::model_in_eighths;
 use crate::models::{exact, expected, generate_together, generated_as_exact, golden, lengthened, load, on_device};
 
 pub fn context() -> Arc<Context> {
@@ -90,6 +91,18 @@ fn models_agree_with_the_exact_mode() {
         generate_together(&load(folder.path(), config), &prompts, 4);
         assert_eq!(products(), before, "{name}");
     }
+}
+
+/// The library would take them for bf16.
+#[test]
+fn products_with_weights_of_float16_are_the_kernels_own() {
+    let Some(_device) = emulated_device() else { return };
+    let folder = model_in_eighths("llama-sharded");
+    let ids: Vec<_> = expected(&golden("llama-sharded")).input_ids.into_iter().cycle().take(LEAST_ROWS + 20).collect();
+    let before = products();
+    let engine = load(folder.path(), EngineConfig { cublaslt: true, max_num_batched_tokens: 256, ..on_device() });
+    generate_together(&engine, &[ids], 2);
+    assert_eq!(products(), before);
 }
 
 /// The library is missing, is none, or has nothing to run on: one sentence says so.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ferrule_engine::config::Device;
 use ferrule_engine::cuda;
 use ferrule_engine::cuda::driver::{Context, DeviceBuffer, Driver, Event, PinnedBuffer, Stream};
-use ferrule_engine::cuda::launch::{Embed, Kernels};
+use ferrule_engine::cuda::launch::{Embed, EmbedTable, Kernels};
 use half::bf16;
 
 use crate::emulated_device;
@@ -112,7 +112,7 @@ fn break_the_device() {
     let (scale, hidden_size) = (1.0, 8);
     let sources = DeviceBuffer::from_slice(&context, &[-1]).unwrap();
     let (sources, chosen) = (sources.all(), sources.all());
-    let (tokens, table, residual) = (tokens.all(), table.all(), residual.all());
+    let (tokens, table, residual) = (tokens.all(), EmbedTable::Bf16(table.all()), residual.all());
     let call = Embed { tokens, sources, chosen, table, residual, scale, hidden_size };
     // A launch that comes back has only been put in the stream.
     let failed = kernels.launch(&call, &stream).and_then(|()| stream.synchronize()).unwrap_err().to_string();

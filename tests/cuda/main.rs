@@ -5,6 +5,7 @@
 mod containers;
 mod cublaslt;
 mod driver;
+mod float16;
 mod models;
 mod nvrtc;
 mod products;

@@ -9,12 +9,14 @@ use std::sync::mpsc::channel;
 use ferrule_engine::config::{Activations, KvDtype, Quantization};
 use ferrule_engine::output::TokenLogprob;
 use ferrule_engine::{EngineConfig, EngineHandle, GenerateOutput, GenerateRequest, Prompt, SamplingParams, TokenId};
+use half::f16;
 
-use crate::{device, tested_device, twin};
+use crate::twin::{self, Encoded};
+use crate::{device, tested_device};
 
 /// What bf16 activations, of 8 bits each, may do to log-probabilities, as a share of the logits' spread: at most, and as
 /// the root of the mean square over many tokens.
-const BF16_NOISE: Bound = Bound { usual: 0.025, most: 0.1 };
+pub const BF16_NOISE: Bound = Bound { usual: 0.025, most: 0.1 };
 /// An E4M3 number is one of 8 between two powers of two: where that noise makes another one of it, it grows. Seen: 0.033 and 0.12.
 const FP8_NOISE: Bound = Bound { usual: 0.05, most: 0.2 };
 
@@ -23,14 +25,14 @@ const FP8_NOISE: Bound = Bound { usual: 0.05, most: 0.2 };
 const ROUTED_NOISE: Bound = Bound { usual: 0.04, most: 0.3 };
 
 #[derive(Clone, Copy)]
-struct Bound {
+pub struct Bound {
     usual: f32,
     most: f32,
 }
 
 impl Bound {
     /// For what `model` computes.
-    fn of(self, model: &Path) -> Self {
+    pub fn of(self, model: &Path) -> Self {
         let other = if has_experts(model) { ROUTED_NOISE } else { self };
         Self { usual: self.usual.max(other.usual), most: self.most.max(other.most) }
     }
@@ -103,7 +105,7 @@ pub fn load(model: &Path, config: EngineConfig) -> EngineHandle {
 }
 
 /// Log-probabilities of the prompt's tokens from the second on.
-fn score(engine: &EngineHandle, tokens: &[TokenId]) -> Vec<f32> {
+pub fn score(engine: &EngineHandle, tokens: &[TokenId]) -> Vec<f32> {
     let params = SamplingParams { prompt_logprobs: Some(0), ..SamplingParams::greedy(1) };
     let request = GenerateRequest::new(Prompt::Tokens(tokens.to_vec()), params);
     logprobs(&engine.generate(request).expect("the request runs").prompt_logprobs)
@@ -114,7 +116,7 @@ fn logprobs(tokens: &[TokenLogprob]) -> Vec<f32> {
 }
 
 /// `found` is `reference` but for the noise of bf16.
-fn agree(bound: Bound, found: &[f32], reference: &[f32], spread: f32, what: &str) {
+pub fn agree(bound: Bound, found: &[f32], reference: &[f32], spread: f32, what: &str) {
     assert_eq!(found.len(), reference.len());
     let differences: Vec<f32> = found.iter().zip(reference).map(|(a, b)| (a - b) / spread).collect();
     let usual = root_mean_square(&differences);
@@ -151,20 +153,23 @@ fn quantized_matrices_agree_with_the_exact_mode() {
     }
 }
 
-/// A folder's model as a GGUF file, with matrices in MXFP4 if they are to be.
-fn as_gguf(model: &Path, mxfp4: bool) -> (tempfile::TempDir, PathBuf) {
+/// A folder's model as a GGUF file: how its matrices are encoded. None: as float32.
+fn as_gguf(model: &Path, encode: Option<fn(&[f32]) -> Encoded>) -> (tempfile::TempDir, PathBuf) {
     let source = ferrule_engine::model::open(model).expect("the model opens");
-    let is_quantized =
-        |name: &str| mxfp4 && name.starts_with("blk.") && !name.contains("norm") && !name.contains("inp");
-    let encode = |name: &str, numbers: &[f32]| is_quantized(name).then(|| (39, to_mxfp4(numbers)));
+    let is_matrix = |name: &str| name.starts_with("blk.") && !name.contains("norm") && !name.contains("inp");
+    let encode = |name: &str, numbers: &[f32]| encode.filter(|_| is_matrix(name)).map(|encode| encode(numbers));
     let dir = tempfile::tempdir().expect("a folder can be made");
     let path = dir.path().join("model.gguf");
     std::fs::write(&path, twin::gguf_with(&source, &encode).bytes(3)).expect("there is room");
     (dir, path)
 }
 
+fn to_f16(numbers: &[f32]) -> Encoded {
+    (1, numbers.iter().flat_map(|&number| f16::from_f32(number).to_le_bytes()).collect())
+}
+
 /// Blocks of 32: a power of two, and the nearest numbers of E2M1.
-fn to_mxfp4(numbers: &[f32]) -> Vec<u8> {
+fn to_mxfp4(numbers: &[f32]) -> Encoded {
     const VALUES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
     let block = |block: &[f32]| {
         let largest = block.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
@@ -177,25 +182,26 @@ fn to_mxfp4(numbers: &[f32]) -> Vec<u8> {
         let pairs = (0..16).map(|i| code(block[i]) | code(block[16 + i]) << 4);
         std::iter::once((exponent + 127.0) as u8).chain(pairs).collect::<Vec<_>>()
     };
-    numbers.chunks_exact(32).flat_map(block).collect()
+    (39, numbers.chunks_exact(32).flat_map(block).collect())
 }
 
-/// Mixtures whose experts lie in one tensor, and numbers of E2M1 that stay so.
+/// Mixtures whose experts lie in one tensor, and numbers of f16 and of E2M1 that stay so.
 #[test]
 fn gguf_files_agree_with_the_exact_mode() {
     let Some(_device) = tested_device() else { return };
     for name in ["mixtral", "qwen3-moe", "llama3"] {
         let (model, mut sizes) = (golden(name), Vec::new());
-        for mxfp4 in [false, true] {
-            let (_dir, path) = as_gguf(&model, mxfp4);
+        for (kind, encode) in [("F32", None), ("F16", Some(to_f16 as fn(&[f32]) -> Encoded)), ("MXFP4", Some(to_mxfp4))]
+        {
+            let (_dir, path) = as_gguf(&model, encode);
             let ids = expected(&model).input_ids;
             let reference = score(&load(&path, exact()), &ids);
             let device = load(&path, on_device());
-            let what = format!("{name}, MXFP4: {mxfp4}");
+            let what = format!("{name} in {kind}");
             agree(BF16_NOISE.of(&model), &score(&device, &ids), &reference, spread(&model), &what);
             sizes.push(device.model().weight_bytes);
         }
-        assert!(sizes[1] < sizes[0] / 2, "{name} takes {sizes:?} bytes");
+        assert!(sizes[0] == sizes[1] && sizes[2] < sizes[0] / 2, "{name} takes {sizes:?} bytes");
     }
 }
 
@@ -221,7 +227,7 @@ pub fn generate_together(engine: &EngineHandle, prompts: &[Vec<TokenId>], n: usi
     streams.into_iter().map(|stream| stream.collect_output().expect("the request runs")).collect()
 }
 
-fn prompts(model: &Path) -> Vec<Vec<TokenId>> {
+pub fn prompts(model: &Path) -> Vec<Vec<TokenId>> {
     let ids = expected(model).input_ids;
     (1..8).map(|i| ids[..ids.len() * i / 8 + 1].to_vec()).collect()
 }
@@ -239,6 +245,19 @@ fn generated_as(
     outputs: &[GenerateOutput],
     what: &str,
 ) {
+    generated_with_spread(exact, bound.of(model), model, spread(model), prompts, outputs, what);
+}
+
+/// The same of a model whose logits have this spread.
+pub fn generated_with_spread(
+    exact: EngineConfig,
+    bound: Bound,
+    model: &Path,
+    spread: f32,
+    prompts: &[Vec<TokenId>],
+    outputs: &[GenerateOutput],
+    what: &str,
+) {
     let exact = load(model, exact);
     let (mut found, mut reference) = (Vec::new(), Vec::new());
     for (prompt, output) in prompts.iter().zip(outputs) {
@@ -248,7 +267,7 @@ fn generated_as(
             reference.extend_from_slice(&score(&exact, &tokens)[prompt.len() - 1..]);
         }
     }
-    agree(bound.of(model), &found, &reference, spread(model), what);
+    agree(bound, &found, &reference, spread, what);
 }
 
 /// Chunked prompts beside decoding sequences, prefix hits, and batches that graphs pad.

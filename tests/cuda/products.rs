@@ -28,6 +28,7 @@ fn wide_blocks_make_the_same_bits() {
     let (n, experts) = (13 * 16, 2);
     let panels = experts * n / 16;
     let plain = DeviceBuffer::from_slice(&context, &numbers(experts * n * K, 1)).unwrap();
+    let halves = DeviceBuffer::from_slice(&context, &factors(experts * n * K, 4)).unwrap();
     let [four, eight] = [4, 8].map(|bits| codes(panels * K * bits / 2, bits));
     let [four, eight] = [four, eight].map(|codes| DeviceBuffer::from_slice(&context, &codes).unwrap());
     let scales = DeviceBuffer::from_slice(&context, &factors(panels * 16 * K / 32, 2)).unwrap();
@@ -41,6 +42,7 @@ fn wide_blocks_make_the_same_bits() {
         let lines = lines.slice(0..lines.len() / share);
         [
             GemmWeight::Bf16(plain.slice(0..plain.len() / share)),
+            GemmWeight::F16(halves.slice(0..halves.len() / share)),
             GemmWeight::Int4 { codes: four, scales, zeros: Some(zeros.slice(0..zeros.len() / share)), group: 32 },
             GemmWeight::Int8 { codes: eight, scales, group: 32 },
             GemmWeight::Min { bits: 4, codes: four, factors: lines, group: 16 },

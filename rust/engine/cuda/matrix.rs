@@ -445,6 +445,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn f16_stays_below_f16_alone() {
+        assert_eq!(Storage::of(F16).common(Storage::of(F16)), Storage::F16);
+        for other in [F32, BF16, Q4_0, U4G128, Q6_K, MXFP4].map(Storage::of) {
+            assert_eq!(Storage::of(F16).common(other), Storage::Bf16);
+            assert_eq!(other.common(Storage::of(F16)), Storage::Bf16);
+        }
+    }
+
     /// Matrices of different types that read one input.
     #[test]
     fn all_types_of_codes_fit_one() {

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import traffic
 from gpu import Gpu, NoGpu
-from weights import Bf16Weights, Int4Weights, Int8Weights
+from weights import Bf16Weights, F16Weights, Int4Weights, Int8Weights
 
 MEMORY_CLOCK_KHZ, BUS_BITS = 36, 37
 # Shares of the memory's bandwidth to reach: FlashInfer's and Marlin's class of kernels.
@@ -27,10 +27,12 @@ CASES = {
     "product of 8 rows with 4 bits, 28672 x 4096": (traffic.skinny, Int4Weights, 8, 28672, 4096, True, PRODUCT_TARGET),
     "product of 1 row with 8 bits, 28672 x 4096": (traffic.skinny, Int8Weights, 1, 28672, 4096, True, PRODUCT_TARGET),
     "product of 1 row with bf16, 28672 x 4096": (traffic.skinny, Bf16Weights, 1, 28672, 4096, True, PRODUCT_TARGET),
+    "product of 1 row with f16, 28672 x 4096": (traffic.skinny, F16Weights, 1, 28672, 4096, True, PRODUCT_TARGET),
     "add and norm, 8192 rows of 4096": (traffic.norm, 4096, 8192, NORM_TARGET),
 }
 PRODUCTS = {
     "product of 4096 rows with bf16, 4096 x 4096": (traffic.gemm, Bf16Weights, 4096, 4096, 4096),
+    "product of 4096 rows with f16, 4096 x 4096": (traffic.gemm, F16Weights, 4096, 4096, 4096),
     "product of 4096 rows with 4 bits, 4096 x 4096": (traffic.gemm, Int4Weights, 4096, 4096, 4096),
 }
 

@@ -97,6 +97,27 @@ MUTANTS = [
     ("gemm", "test_gemm", "a stage too early", "cp_async_wait<STAGES - 2>", "cp_async_wait<STAGES - 1>"),
     ("gemm", "test_gemm", "no barrier", "            __syncthreads();\n", ""),
     ("gemm", "test_gemm", "row guard", "if (row >= m) continue;", ""),
+    (
+        "gemm",
+        "test_gemm",
+        "half of x stays bf16",
+        "turn * THREADS + threadIdx.x) * 16;\n        store16",
+        "turn / 2 * 2 * THREADS + threadIdx.x) * 16;\n        store16",
+    ),
+    (
+        "gemm",
+        "test_gemm",
+        "x of another stage becomes f16",
+        "Number>(stages + stage % STAGES * STAGE_BYTES)",
+        "Number>(stages + (stage + 1) % STAGES * STAGE_BYTES)",
+    ),
+    (
+        "gemm",
+        "test_gemm",
+        "x becomes f16 after the barrier",
+        "            convert_tile<typename Weights::Number>(stages + stage % STAGES * STAGE_BYTES);\n            // This stage has come for all, and all are done with the one that is fetched over.\n            __syncthreads();\n",
+        "            __syncthreads();\n            convert_tile<typename Weights::Number>(stages + stage % STAGES * STAGE_BYTES);\n",
+    ),
     ("gemm", "test_gemm", "a part twice", "total[i][j][c] += acc[i][j][c];", "total[i][j][c] += 2 * acc[i][j][c];"),
     (
         "gemm",
@@ -230,6 +251,7 @@ MUTANTS = [
         "row[from.x].bits | (uint32_t)row[from.y].bits",
         "row[from.y].bits | (uint32_t)row[from.x].bits",
     ),
+    ("gemm_skinny", "skinny", "bf16 beside f16", "return Factor::of(inside ?", "return Factors<bf16>::of(inside ?"),
     ("embed", "embed", "no scale", "x[c] *= scale;", "x[c] *= 1.f;"),
     ("embed", "embed", "chosen tokens are not read", "source < 0 ? tokens", "true ? tokens"),
     ("embed", "embed", "no token is chosen", "max(chosen[source], 0)", "chosen[source]"),
@@ -296,6 +318,15 @@ MUTANTS = [
 
 # The same in simt.cuh, as the kernels of a file see it.
 HEADER_MUTANTS = [
+    (
+        "gemm_skinny",
+        "activations",
+        "the halves of a pair of f16 swapped",
+        "pack_f16x2(bf16_lo(x.z), bf16_hi(x.z))",
+        "pack_f16x2(bf16_hi(x.z), bf16_lo(x.z))",
+    ),
+    ("gemm", "test_gemm", "f16 as if they were bf16", "{ mma_f16(d, a, b0, b1); }", "{ mma_bf16(d, a, b0, b1); }"),
+    ("embed", "embed", "pairs of f16 swapped", "words[i / 2] >> 16 * (i % 2)", "words[i / 2] >> 16 * (1 - i % 2)"),
     ("gemm_skinny", "skinny", "scale of the other row", "group.scales >> 16 * half", "group.scales >> 16 * (1 - half)"),
     ("gemm_skinny", "skinny", "a group too early", "f.zeros[place] : 0x0808u", "f.zeros[place & ~8] : 0x0808u"),
     ("gemm_skinny", "skinny", "steps swapped", "step % 2 ? second : first", "step % 2 ? first : second"),
