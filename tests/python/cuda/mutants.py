@@ -114,9 +114,9 @@ MUTANTS = [
     (
         "gemm",
         "test_gemm",
-        "x becomes f16 after the barrier",
-        "            convert_tile<typename Weights::Number>(stages + stage % STAGES * STAGE_BYTES);\n            // This stage has come for all, and all are done with the one that is fetched over.\n            __syncthreads();\n",
-        "            __syncthreads();\n            convert_tile<typename Weights::Number>(stages + stage % STAGES * STAGE_BYTES);\n",
+        "x becomes f16 by whom it has not come for",
+        "turn * THREADS + threadIdx.x) * 16;\n        store16",
+        "turn * THREADS + (threadIdx.x ^ 1)) * 16;\n        store16",
     ),
     ("gemm", "test_gemm", "a part twice", "total[i][j][c] += acc[i][j][c];", "total[i][j][c] += 2 * acc[i][j][c];"),
     (
@@ -347,7 +347,7 @@ HEADER_MUTANTS = [
     ),
     ("gemm", "test_gemm", "the power of two of another row", "group >> 8 * half & 255", "group & 255"),
     ("gemm", "moe", "codes of another expert", "w.codes + panel * w.blocks * 128", "w.codes"),
-    ("gemm_skinny", "moe", "bf16 of another expert", "w.weight + (int64_t)expert * w.n * w.k", "w.weight"),
+    ("gemm_skinny", "moe", "numbers of another expert", "w.weight + (int64_t)expert * w.n * w.k", "w.weight"),
     (
         "gemm_skinny",
         "skinny",

@@ -18,7 +18,7 @@ def f16(x):
     return x.astype(np.float16).view(np.uint16)
 
 
-@pytest.mark.parametrize("name, bits", [("bf16", bf16), ("f16", f16)])
+@pytest.mark.parametrize(("name", "bits"), [("bf16", bf16), ("f16", f16)])
 def test_mma(gpu, rng, name, bits):
     # Small whole numbers: their sums are exact, whatever the order.
     a, b, c = (rng.integers(-9, 10, shape).astype(np.float32) for shape in ((16, 16), (8, 16), (16, 8)))
