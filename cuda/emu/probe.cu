@@ -47,10 +47,10 @@ KERNEL(ferrule_probe_lanes, (32),
 }
 
 KERNEL(ferrule_probe_pairs, (32),
-       const uint32_t* x,   // (32, 3): pairs of bf16
-       uint32_t* products,  // (32,): x[0] * x[1] + x[2]
-       float* halves,       // (32,): the low 16 bits of x[0] as an f16
-       uint32_t* narrowed) {  // (32,): x[0] as pairs of f16
+       const uint32_t* x,     // (32, 3): pairs of bf16
+       uint32_t* products,    // (32,): x[0] * x[1] + x[2]
+       float* halves,         // (32,): the low 16 bits of x[0] as an f16
+       uint32_t* narrowed) {  // (32,): x[0] as a pair of f16
     const int lane = threadIdx.x;
     products[lane] = fma_bf16x2(x[lane * 3], x[lane * 3 + 1], x[lane * 3 + 2]);
     halves[lane] = f16_to_float((uint16_t)x[lane * 3]);
