@@ -245,19 +245,17 @@ fn generated_as(
     outputs: &[GenerateOutput],
     what: &str,
 ) {
-    generated_with_spread(exact, bound.of(model), model, spread(model), prompts, outputs, what);
+    let (found, reference) = generated_and_scored(exact, model, prompts, outputs);
+    agree(bound.of(model), &found, &reference, spread(model), what);
 }
 
-/// The same of a model whose logits have this spread.
-pub fn generated_with_spread(
+/// Log-probabilities of generated tokens: the device's, and the exact mode's.
+pub fn generated_and_scored(
     exact: EngineConfig,
-    bound: Bound,
     model: &Path,
-    spread: f32,
     prompts: &[Vec<TokenId>],
     outputs: &[GenerateOutput],
-    what: &str,
-) {
+) -> (Vec<f32>, Vec<f32>) {
     let exact = load(model, exact);
     let (mut found, mut reference) = (Vec::new(), Vec::new());
     for (prompt, output) in prompts.iter().zip(outputs) {
@@ -267,7 +265,7 @@ pub fn generated_with_spread(
             reference.extend_from_slice(&score(&exact, &tokens)[prompt.len() - 1..]);
         }
     }
-    agree(bound, &found, &reference, spread, what);
+    (found, reference)
 }
 
 /// Chunked prompts beside decoding sequences, prefix hits, and batches that graphs pad.
