@@ -1,4 +1,5 @@
-// Copies whole blocks within the cache, for all layer slots: copy on write.
+// Copies whole blocks within the cache, for all layer slots: copy on write. The places behind the last token come along,
+// though nobody has written them.
 #include "simt.cuh"
 
 KERNEL(ferrule_copy_blocks, (256),
@@ -8,5 +9,5 @@ KERNEL(ferrule_copy_blocks, (256),
     uint8_t* layer = cache + (int64_t)blockIdx.y * num_blocks * block_bytes;
     const uint8_t* from = layer + (int64_t)pairs[2 * blockIdx.x] * block_bytes;
     uint8_t* to = layer + (int64_t)pairs[2 * blockIdx.x + 1] * block_bytes;
-    for (int64_t i = threadIdx.x * 16; i < block_bytes; i += blockDim.x * 16) store16(to + i, load16_streamed(from + i));
+    for (int64_t i = threadIdx.x * 16; i < block_bytes; i += blockDim.x * 16) copy16(to + i, from + i);
 }

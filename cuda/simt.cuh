@@ -88,6 +88,8 @@ DEVICE uint4 load16_streamed(const void* p) {
     return v;
 }
 DEVICE void store16(void* p, uint4 v) { *reinterpret_cast<uint4*>(p) = v; }
+// From one place of global memory to another. Nobody looks at the value, so that nobody needs to have written it.
+DEVICE void copy16(void* to, const void* from) { store16(to, load16_streamed(from)); }
 DEVICE uint2 load8(const void* p) { return *reinterpret_cast<const uint2*>(p); }
 DEVICE void store8(void* p, uint2 v) { *reinterpret_cast<uint2*>(p) = v; }
 

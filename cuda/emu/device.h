@@ -61,6 +61,7 @@ void* static_shared(const void* key, size_t bytes);
 // 8 or 16 bytes.
 void load(void* value, const void* p, size_t bytes, Site site);
 void store(void* p, const void* value, size_t bytes, Site site);
+void copy16(void* to, const void* from, Site site);
 // Before a read and write at once, which such others do not race with.
 void atomic_access(void* p, size_t bytes, Site site);
 void cp_async(void* dst, const void* src, size_t bytes, bool pred, Site site);
@@ -174,6 +175,7 @@ DEVICE uint4 load16(const void* p, EMU_SITE) {
 }
 DEVICE uint4 load16_streamed(const void* p, EMU_SITE) { return load16(p, site_); }
 DEVICE void store16(void* p, uint4 v, EMU_SITE) { emu::store(p, &v, 16, site_); }
+DEVICE void copy16(void* to, const void* from, EMU_SITE) { emu::copy16(to, from, site_); }
 DEVICE uint2 load8(const void* p, EMU_SITE) {
     uint2 v;
     emu::load(&v, p, 8, site_);

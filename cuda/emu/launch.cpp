@@ -103,7 +103,7 @@ Result run(const Launch& launch, void** values) {
 }
 
 void copy(void* dst, const void* src, size_t bytes) {
-    mark_written(dst, bytes);
+    carry_written(dst, src, bytes);
     memmove(dst, src, bytes);
 }
 }  // namespace emu

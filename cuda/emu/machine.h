@@ -127,12 +127,18 @@ constexpr bool CHECKED = false;
 void init_shadow();
 void forget(uint64_t offset, uint64_t bytes);
 void mark_written(const void* p, size_t bytes);
+// Copied bytes are as written or unwritten as the ones that they are copied from, also by way of pinned host memory.
+void carry_written(void* dst, const void* src, size_t bytes);
+void pin(const void* p, size_t bytes);
+void unpin(const void* p);
 // A place in a kernel: a site, or the address of an instruction.
 struct Where {
     Site site;
     const void* pc;
 };
-enum class Kind { Read, Write, Atomic };
+// Copied: read without a look at the value, which nobody may have written.
+enum class Kind { Read, Copied, Write, Atomic };
+inline bool is_read(Kind kind) { return kind == Kind::Read || kind == Kind::Copied; }
 void check_access(const void* p, size_t bytes, Kind kind, Where where);
 void check_site(const void* p, size_t bytes, Kind kind, Site site);
 void invalidate_shared(const void* p, size_t bytes);

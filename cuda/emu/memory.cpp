@@ -3,7 +3,7 @@
 
 #include <map>
 
-#include "machine.h"
+#include "launch.h"
 
 namespace emu {
 uint8_t* heap;
@@ -128,6 +128,13 @@ void load(void* value, const void* p, size_t bytes, Site site) {
 void store(void* p, const void* value, size_t bytes, Site site) {
     check_site(p, bytes, Kind::Write, site);
     memcpy(p, value, bytes);
+}
+
+void copy16(void* to, const void* from, Site site) {
+    if (!on_heap(to) || !on_heap(from)) fail("copy16 outside of global memory: %s:%d", site.file, site.line);
+    check_site(from, 16, Kind::Copied, site);
+    check_site(to, 16, Kind::Write, site);
+    copy(to, from, 16);
 }
 
 void atomic_access(void* p, size_t bytes, Site site) { check_site(p, bytes, Kind::Atomic, site); }

@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 
 #include "machine.h"
 
@@ -16,6 +17,9 @@ namespace emu {
 void init_shadow() {}
 void forget(uint64_t, uint64_t) {}
 void mark_written(const void*, size_t) {}
+void carry_written(void*, const void*, size_t) {}
+void pin(const void*, size_t) {}
+void unpin(const void*) {}
 void check_access(const void*, size_t, Kind, Where) {}
 void check_site(const void*, size_t, Kind, Site) {}
 void invalidate_shared(const void*, size_t) {}
@@ -72,6 +76,45 @@ void mark_written(const void* p, size_t bytes) {
     if (on_heap(p)) memset(written + (static_cast<const uint8_t*>(p) - heap), 1, bytes);
 }
 
+// Of pinned host memory, per byte: it came from the device, where nobody had written it. What the host writes is not seen:
+// nothing that it writes, it also copies from the device.
+struct Pinned {
+    uint8_t* unwritten;
+    size_t bytes;
+};
+static std::map<const uint8_t*, Pinned> pinned;
+
+void pin(const void* p, size_t bytes) {
+    if (uint8_t* unwritten = reserve<uint8_t>(bytes)) pinned[static_cast<const uint8_t*>(p)] = {unwritten, bytes};
+}
+
+void unpin(const void* p) {
+    const auto found = pinned.find(static_cast<const uint8_t*>(p));
+    if (found == pinned.end()) return;
+    munmap(found->second.unwritten, found->second.bytes);
+    pinned.erase(found);
+}
+
+// Null: the host's own memory, all of which counts as written.
+static uint8_t* unwritten_on_host(const void* p) {
+    auto after = pinned.upper_bound(static_cast<const uint8_t*>(p));
+    if (after == pinned.begin()) return nullptr;
+    --after;
+    const size_t offset = static_cast<const uint8_t*>(p) - after->first;
+    return offset < after->second.bytes ? after->second.unwritten + offset : nullptr;
+}
+
+void carry_written(void* dst, const void* src, size_t bytes) {
+    const uint8_t* device = on_heap(src) ? written + (static_cast<const uint8_t*>(src) - heap) : nullptr;
+    const uint8_t* host = unwritten_on_host(src);
+    uint8_t* to_device = on_heap(dst) ? written + (static_cast<uint8_t*>(dst) - heap) : nullptr;
+    uint8_t* to_host = unwritten_on_host(dst);
+    for (size_t i = 0; i < bytes && (to_device || to_host); ++i) {
+        const bool is_written = device ? device[i] : !host || !host[i];
+        (to_device ? to_device : to_host)[i] = to_device ? is_written : !is_written;
+    }
+}
+
 // A line of a kernel, or an address for addr2line, relative to the library.
 static std::string describe(Where where) {
     if (!where.pc) return std::string(where.site.file) + ":" + std::to_string(where.site.line);
@@ -112,8 +155,8 @@ static void record(Cell& cell, uint32_t stamp, Kind kind, const char* memory, Wh
     if (cell.stamp != stamp) cell = Cell{stamp, {}, {}, ONE};
     const bool together = kind == Kind::Atomic && cell.write.atomic;
     if (!together && conflicts(cell.write))
-        fail_race(memory, cell.write, "written", kind == Kind::Read ? "read" : "write", where);
-    if (kind == Kind::Read) {
+        fail_race(memory, cell.write, "written", is_read(kind) ? "read" : "write", where);
+    if (is_read(kind)) {
         const Readers apart = cell.read.made && conflicts(cell.read) ? distance(cell.read) : ONE;
         const bool keep = cell.readers == OTHER_BLOCKS || (cell.read.made && cell.read.epoch == block_epoch);
         cell.readers = max(apart, keep ? cell.readers : ONE);
@@ -131,7 +174,7 @@ static void record(Cell& cell, uint32_t stamp, Kind kind, const char* memory, Wh
     cell.readers = ONE;
 }
 
-static const char* name_of(Kind kind) { return kind == Kind::Read ? "read" : "write"; }
+static const char* name_of(Kind kind) { return is_read(kind) ? "read" : "write"; }
 
 static void check_shared(size_t offset, size_t bytes, Kind kind, Where where) {
     if (!shared_valid(offset, bytes))
@@ -154,6 +197,7 @@ static void check_heap(uint64_t offset, size_t bytes, Kind kind, Where where) {
     for (uint64_t i = offset / CELL_BYTES; i <= (offset + bytes - 1) / CELL_BYTES; ++i)
         record(heap_cells[i], launch_serial, kind, "global", where);
     if (kind == Kind::Write) return (void)memset(written + offset, 1, bytes);
+    if (kind == Kind::Copied) return;
     for (size_t i = 0; i < bytes; ++i)
         if (!written[offset + i])
             fail("NEVER WRITTEN: read of global memory: %s at %s", whereabouts().c_str(), describe(where).c_str());

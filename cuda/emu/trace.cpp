@@ -14,7 +14,7 @@ static std::vector<Access> accesses;
 void trace_access(const void* p, size_t bytes, Kind kind, Where where) {
     const uint64_t site = reinterpret_cast<uint64_t>(where.site.file) * 31 + where.site.line;
     const uint64_t place = where.pc ? reinterpret_cast<uint64_t>(where.pc) : site << 8;
-    const bool write = kind != Kind::Read, in_block = in_shared(p);
+    const bool write = !is_read(kind), in_block = in_shared(p);
     const uint64_t address = in_block ? static_cast<const uint8_t*>(p) - shared : static_cast<const uint8_t*>(p) - heap;
     // A place that reads one memory and writes the other, as cp.async does, makes two requests.
     const uint32_t visit = current_fiber()->visits[place * 4 + write * 2 + in_block]++;

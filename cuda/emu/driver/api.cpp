@@ -121,12 +121,14 @@ int cuMemHostAlloc(void** p, size_t bytes, unsigned) {
     LOCK;
     *p = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     pinned[static_cast<uint8_t*>(*p)] = bytes;
+    pin(*p, bytes);
     return SUCCESS;
 }
 int cuMemFreeHost(void* p) {
     LOCK;
     const int code = finish_all();
     pinned.erase(static_cast<uint8_t*>(p));
+    unpin(p);
     return free(p), code;
 }
 int cuMemcpyHtoD_v2(uint64_t to, const void* from, size_t bytes) {

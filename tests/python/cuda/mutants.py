@@ -369,7 +369,6 @@ def without(kernel):
 
 
 LONG, DRIVER = "long_contexts", "driver::an_event"
-# Copies blocks whole, with places that nobody has written yet: accesses are not checked there.
 COPIES, SWAPS = "choices_that_copy", "swapped_sequences"
 HOST_MUTANTS = [
     (
@@ -509,7 +508,7 @@ def kernel_is_caught(file, tests, old, new, header=None):
 def host_is_caught(tests, old, new, file="api"):
     source = ROOT / "cuda" / "emu" / "driver" / f"{file}.cpp"
     with tempfile.TemporaryDirectory() as name:
-        form, flags = ("plain", []) if tests in (COPIES, PROMPTS, SWAPS) else ("check", ["-DEMU_CHECK"])
+        form, flags = ("plain", []) if tests == PROMPTS else ("check", ["-DEMU_CHECK"])
         library = build(Path(name), source, replaced(source, old, new), flags, form)
         cargo = ["cargo", "test", "--release", "--quiet", "-p", "ferrule-engine", "--test", "cuda", "--", tests]
         done = run(cargo, {"FERRULE_CUDA_EMU": str(library)})

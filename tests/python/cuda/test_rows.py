@@ -1,5 +1,7 @@
 """Kernels that take rows or tokens one by one, against NumPy on random shapes, tails included."""
 
+from ctypes import byref, c_size_t, c_uint64, c_void_p
+
 import numpy as np
 import pytest
 from emulator import KernelFailure, bf16, floats
@@ -208,6 +210,51 @@ def test_copy_blocks(gpu, rng):
     gpu.launch("ferrule_copy_blocks", (2, 3), 256, address, gpu.upload(pairs), np.int64(6), np.int64(528))
     cache[:, [0, 3]] = cache[:, [5, 2]]
     assert (gpu.download(address, cache.shape, np.uint8) == cache).all()
+
+
+def by_kernel(library, to, cache, num_bytes):
+    pairs = library.upload(np.array([0, (to - cache) // num_bytes], i32))
+    library.launch("ferrule_copy_blocks", (1, 1), 256, cache, pairs, np.int64(2), np.int64(num_bytes))
+
+
+def by_driver(library, to, cache, num_bytes):
+    driver = library.library
+    driver.cuMemcpyDtoDAsync_v2(c_uint64(to), c_uint64(cache), c_size_t(num_bytes), None)
+    assert driver.cuCtxSynchronize() == 0
+
+
+def by_way_of_the_host(library, to, cache, num_bytes):
+    driver, host = library.library, c_void_p()
+    driver.cuMemHostAlloc(byref(host), c_size_t(num_bytes), 0)
+    driver.cuMemcpyDtoHAsync_v2(host, c_uint64(cache), c_size_t(num_bytes), None)
+    driver.cuMemcpyHtoDAsync_v2(c_uint64(to), host, c_size_t(num_bytes), None)
+    assert driver.cuCtxSynchronize() == 0
+    assert driver.cuMemFreeHost(host) == 0
+
+
+@pytest.mark.parametrize("copy", [by_kernel, by_driver, by_way_of_the_host])
+def test_a_copy_of_what_nobody_wrote_may_be_made_but_not_used(library, copy):
+    library.reset()
+    if not library.checked:
+        pytest.skip("only the checked build sees it")
+    # Two blocks of two rows, of which the first one's first row is written.
+    width, cache = 64, library.allocate(4 * 64 * 2)
+    copied = cache + 2 * width * 2
+    library.upload(np.ones(width, np.uint16), cache)
+    copy(library, copied, cache, 2 * width * 2)
+    out, known = library.allocate(width * 4), library.upload(np.array([-1], i32))
+
+    def use(row):
+        token = library.upload(np.array([row], i32))
+        library.launch("ferrule_embed", (1,), 128, token, known, known, copied, out, 1.0, i32(width))
+        return library.download(out, width, np.float32)
+
+    assert (use(0) == floats(np.ones(width, np.uint16))).all()
+    with pytest.raises(KernelFailure, match="NEVER WRITTEN: read of global memory"):
+        use(1)
+    library.upload(np.ones(width, np.uint16), cache + width * 2)
+    copy(library, copied, cache, 2 * width * 2)
+    assert (use(1) == use(0)).all()
 
 
 def test_what_lies_outside_is_reported(library):
