@@ -1,6 +1,6 @@
-// Attention of one query per sequence over the paged cache, on tensor cores (Flash-Decoding, Dao et al. 2023).
+// Attention of generated tokens, one query at a time, over the paged cache, on tensor cores (Flash-Decoding, Dao et al. 2023).
 //
-// A block serves one sequence, one piece of its positions and up to 8 heads of one KV head: these are rows of the mma's
+// A block serves one query, one piece of the positions that it sees and up to 8 heads of one KV head: these are rows of the mma's
 // first operand (its other 8 rows are zero). Nothing is staged in shared memory: dimensions, and columns of the output,
 // are permuted such that each 16-byte load of K or V is a fragment. With g = lane / 4, t = lane % 4:
 //   q . K: the dimensions 32 i + 8 t .. + 8 of key g stand for the k-pairs of two products;
@@ -13,7 +13,7 @@
 
 constexpr int WARPS = 4, ROWS = 8, MIN_PIECE = 256;
 
-// What a sequence's query sees, and how it is cut. All of it follows from the sequence alone.
+// What a query sees, and how it is cut. All of it follows from the query's position alone.
 struct Span {
     int begin, end;      // positions that are visible
     int first, piece;    // the first piece begins at `first`, a multiple of 16
@@ -68,21 +68,22 @@ DEVICE int place(int row, int d) {
 }
 
 template <class Kv, int D>
-DEVICE void decode(const bf16* qkv, const uint8_t* cache, const int* block_tables, const int* query_starts,
-                   const int* context_lens, bf16* attended, float* partial_out, float* partial_stats, int num_heads,
-                   int num_kv_heads, int max_blocks, int window, float scale, float softcap) {
+DEVICE void decode(const bf16* qkv, const uint8_t* cache, const int* block_tables, const Queries* queries,
+                   bf16* attended, float* partial_out, float* partial_stats, int num_heads, int num_kv_heads,
+                   int max_blocks, int window, float scale, float softcap) {
     constexpr bool NARROW = Kv::BYTES == 1;
     // Dimensions of V that a lane has in one load, and the loads.
     constexpr int V_DIMS = NARROW && D >= 128 ? 16 : 8, V_LOADS = D / 8 / V_DIMS, CHUNKS = D / 32;
     SHARED(float, outputs, [WARPS][ROWS][D]);
     SHARED(float, stats, [WARPS][ROWS][2]);  // the largest score (base 2), the sum of weights
     const int group = num_heads / num_kv_heads, groups_per_head = (group + ROWS - 1) / ROWS;
-    const int split = blockIdx.x, kv_head = blockIdx.y / groups_per_head, s = blockIdx.z;
+    const int split = blockIdx.x, kv_head = blockIdx.y / groups_per_head;
     const int head0 = kv_head * group + blockIdx.y % groups_per_head * ROWS;
     const int heads = min(ROWS, (kv_head + 1) * group - head0);
-    const int query = query_starts[s];
-    if (query_starts[s + 1] - query != 1) return;
-    const Span span = cut(context_lens[s], window, gridDim.x);
+    const Queries own = load_queries(queries + blockIdx.z);
+    if (own.count == 0) return;
+    const int query = own.row, s = own.sequence;
+    const Span span = cut(own.context_len, window, gridDim.x);
     if (split >= span.num_pieces) return;
     const int lo = span.first + split * span.piece, hi = min(lo + span.piece, span.end);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -226,7 +227,7 @@ DEVICE void decode(const bf16* qkv, const uint8_t* cache, const int* block_table
             attended[((int64_t)query * num_heads + head0 + row) * D + d] = to_bf16(out * fast_rcp(total));
             continue;
         }
-        const int64_t part = ((int64_t)s * num_heads + head0 + row) * gridDim.x + split;
+        const int64_t part = ((int64_t)blockIdx.z * num_heads + head0 + row) * gridDim.x + split;
         partial_out[part * D + d] = out;
         if (d == 0) partial_stats[part * 2] = largest, partial_stats[part * 2 + 1] = total;
     }
@@ -237,14 +238,13 @@ DEVICE void decode(const bf16* qkv, const uint8_t* cache, const int* block_table
            const bf16* qkv,         /* (num_tokens, (num_heads + 2 * num_kv_heads) * D) */                       \
            const uint8_t* cache,    /* (num_blocks,) blocks of Kv */                                             \
            const int* block_tables, /* (num_seqs, max_blocks) */                                                 \
-           const int* query_starts, /* (num_seqs + 1,) */                                                        \
-           const int* context_lens, /* (num_seqs,) */                                                            \
+           const Queries* queries,  /* (num_runs,), of one query each, or padding */                             \
            bf16* attended,          /* (num_tokens, num_heads * D) */                                            \
-           float* partial_out,      /* (num_seqs, num_heads, num_splits, D) */                                   \
-           float* partial_stats,    /* (num_seqs, num_heads, num_splits, 2) */                                   \
+           float* partial_out,      /* (num_runs, num_heads, num_splits, D) */                                   \
+           float* partial_stats,    /* (num_runs, num_heads, num_splits, 2) */                                   \
            int num_heads, int num_kv_heads, int max_blocks, int window, float scale, float softcap) {            \
-        decode<Kv, D>(qkv, cache, block_tables, query_starts, context_lens, attended, partial_out, partial_stats, \
-                      num_heads, num_kv_heads, max_blocks, window, scale, softcap);                              \
+        decode<Kv, D>(qkv, cache, block_tables, queries, attended, partial_out, partial_stats, num_heads,        \
+                      num_kv_heads, max_blocks, window, scale, softcap);                                         \
     }
 #define DECODE_ATTENTIONS(kind, Kv) \
     DECODE_ATTENTION(kind, Kv, 64)  \
@@ -255,17 +255,17 @@ DECODE_ATTENTIONS(_int8, KvInt8)
 DECODE_ATTENTIONS(_fp8, KvFp8)
 
 KERNEL(ferrule_merge_splits, (64),
-       const float* partial_out,    // (num_seqs, num_heads, num_splits, head_dim)
-       const float* partial_stats,  // (num_seqs, num_heads, num_splits, 2)
-       const int* query_starts,     // (num_seqs + 1,)
-       const int* context_lens,     // (num_seqs,)
+       const float* partial_out,    // (num_runs, num_heads, num_splits, head_dim)
+       const float* partial_stats,  // (num_runs, num_heads, num_splits, 2)
+       const Queries* queries,      // (num_runs,)
        bf16* attended,              // (num_tokens, num_heads * head_dim)
        int num_heads, int head_dim, int num_splits, int window) {
-    const int head = blockIdx.x, s = blockIdx.y, query = query_starts[s];
-    if (query_starts[s + 1] - query != 1) return;
-    const int num_pieces = cut(context_lens[s], window, num_splits).num_pieces;
+    const int head = blockIdx.x;
+    const Queries own = load_queries(queries + blockIdx.y);
+    if (own.count == 0) return;
+    const int query = own.row, num_pieces = cut(own.context_len, window, num_splits).num_pieces;
     if (num_pieces <= 1) return;
-    const int64_t part = ((int64_t)s * num_heads + head) * num_splits;
+    const int64_t part = ((int64_t)blockIdx.y * num_heads + head) * num_splits;
     float largest = NEG_INF;
     for (int i = 0; i < num_pieces; ++i) largest = fmaxf(largest, partial_stats[(part + i) * 2]);
     for (int d = threadIdx.x; d < head_dim; d += blockDim.x) {

@@ -1,7 +1,8 @@
-// Attention of many queries per sequence over the paged cache (FlashAttention-2, Dao 2023).
+// Attention of prompts, or parts of them, over the paged cache (FlashAttention-2, Dao 2023).
 //
 // A block serves one head and 64 queries of one sequence, 16 per warp. K and V tiles of KEYS positions are fetched one
-// step ahead. Scores and outputs stay in registers: the accumulators of q . K are, packed, the first operand of p . V.
+// step ahead. Tiles begin at multiples of KEYS, and one without a key that a query sees changes nothing of the query's sums:
+// these do not depend on which other queries a step has. Scores and outputs stay in registers: the accumulators of q . K are, packed, the first operand of p . V.
 // Numbers of one byte are fetched as they are, and become tiles of bf16 when their step has come.
 #include "simt.cuh"
 
@@ -31,9 +32,9 @@ DEVICE void widen(const uint8_t* codes, bf16* tiles) {
 }
 
 template <class Kv, int D>
-DEVICE void prefill(const bf16* qkv, const uint8_t* cache, const int* block_tables, const int* query_starts,
-                    const int* context_lens, bf16* attended, int num_heads, int num_kv_heads, int max_blocks,
-                    int window, float scale, float softcap) {
+DEVICE void prefill(const bf16* qkv, const uint8_t* cache, const int* block_tables, const Queries* queries,
+                    bf16* attended, int num_heads, int num_kv_heads, int max_blocks, int window, float scale,
+                    float softcap) {
     constexpr bool NARROW = Kv::BYTES == 1;
     constexpr int KEYS = Shape<D>::KEYS, STRIDE = Shape<D>::STRIDE, CHUNKS = D / 8, TILES = NARROW ? 1 : 2;
     SHARED_DYNAMIC(bf16, q_tile);                      // (QUERIES, STRIDE)
@@ -41,10 +42,11 @@ DEVICE void prefill(const bf16* qkv, const uint8_t* cache, const int* block_tabl
     bf16* v_tiles = k_tiles + TILES * KEYS * STRIDE;   // (TILES, KEYS, STRIDE)
     uint8_t* codes = reinterpret_cast<uint8_t*>(v_tiles + TILES * KEYS * STRIDE);  // NARROW: (2 stages, K and V, KEYS, D)
     float* scales = reinterpret_cast<float*>(codes + 4 * KEYS * D);                // SCALED: (2 stages, K and V, KEYS)
-    const int head = blockIdx.y, s = blockIdx.z, kv_head = head / (num_heads / num_kv_heads);
-    const int start = query_starts[s], num_queries = query_starts[s + 1] - start, context_len = context_lens[s];
-    const int first = blockIdx.x * QUERIES;        // of this block's queries, within the sequence's
-    if (num_queries < 2 || first >= num_queries) return;
+    const int head = blockIdx.y, kv_head = head / (num_heads / num_kv_heads);
+    const Queries own = load_queries(queries + blockIdx.z);
+    const int start = own.row, num_queries = own.count, context_len = own.context_len, s = own.sequence;
+    const int first = blockIdx.x * QUERIES;        // of this block's queries, within the run
+    if (first >= num_queries) return;
     const int position = context_len - num_queries + first;  // of this block's first query
     const int end = min(context_len, position + QUERIES);
     const int begin = window > 0 ? max(0, position - window + 1) : 0;
@@ -91,7 +93,7 @@ DEVICE void prefill(const bf16* qkv, const uint8_t* cache, const int* block_tabl
         const int64_t at = (int64_t)(start + first + query) * width + head * D + column;
         cp_async16(q_tile + query * STRIDE + column, qkv + (inside ? at : 0), inside);
     }
-    const int from0 = begin / 16 * 16;
+    const int from0 = begin / KEYS * KEYS;
     fetch(from0, 0);
     cp_async_commit();
 
@@ -199,12 +201,11 @@ DEVICE void prefill(const bf16* qkv, const uint8_t* cache, const int* block_tabl
            const bf16* qkv,         /* (num_tokens, (num_heads + 2 * num_kv_heads) * D) */               \
            const uint8_t* cache,    /* (num_blocks,) blocks of Kv */                                     \
            const int* block_tables, /* (num_seqs, max_blocks) */                                         \
-           const int* query_starts, /* (num_seqs + 1,) */                                                \
-           const int* context_lens, /* (num_seqs,) */                                                    \
+           const Queries* queries,  /* (num_runs,) */                                                    \
            bf16* attended,          /* (num_tokens, num_heads * D) */                                    \
            int num_heads, int num_kv_heads, int max_blocks, int window, float scale, float softcap) {    \
-        prefill<Kv, D>(qkv, cache, block_tables, query_starts, context_lens, attended, num_heads,        \
-                       num_kv_heads, max_blocks, window, scale, softcap);                                \
+        prefill<Kv, D>(qkv, cache, block_tables, queries, attended, num_heads, num_kv_heads, max_blocks, \
+                       window, scale, softcap);                                                          \
     }
 #define PREFILL_ATTENTIONS(kind, Kv) \
     PREFILL_ATTENTION(kind, Kv, 64)  \

@@ -7,7 +7,7 @@ KERNEL(ferrule_advance_batch, (256),
        int* arrays,         // of the step before: those below are parts of it
        const int* changes,  // how many, then pairs: a place in arrays, and what it becomes
        int* positions,      // (num_seqs,)
-       int* context_lens,   // (num_seqs,); 0: padding, which stays
+       Queries* queries,    // (num_seqs,), of one each; none: padding, which stays
        int* slots,          // (num_seqs,), of the first KV group
        int* tables,         // (num_seqs, max_blocks), of the first KV group
        int num_seqs, int max_blocks, int num_groups,
@@ -17,10 +17,10 @@ KERNEL(ferrule_advance_batch, (256),
     // Slots are in tables that have changed.
     __syncthreads();
     for (int seq = threadIdx.x; seq < num_seqs; seq += blockDim.x) {
-        if (context_lens[seq] == 0) continue;
+        if (queries[seq].count == 0) continue;
         const int position = positions[seq] + 1;
         positions[seq] = position;
-        context_lens[seq] += 1;
+        queries[seq].context_len += 1;
         for (int group = 0; group < num_groups; ++group) {
             const int64_t at = (int64_t)group * stride;
             const int block = tables[at + (int64_t)seq * max_blocks + position / BLOCK_SIZE];

@@ -443,6 +443,17 @@ struct CodedWeights {
          (CodedWeights<Mxfp4>::of(codes, Mxfp4{exponents}, n, k, 5)), __VA_ARGS__)
 #define UNPACKED(...) __VA_ARGS__
 
+// Neighbouring queries of a sequence; without any: padding.
+struct Queries {
+    int row, count;   // the first one's row, and how many rows there are
+    int context_len;  // positions up to that of the last one
+    int sequence;     // row of the block table
+};
+DEVICE Queries load_queries(const Queries* p) {
+    const uint4 v = load16(p);
+    return Queries{(int)v.x, (int)v.y, (int)v.z, (int)v.w};
+}
+
 // Types of the KV cache. A block of a layer is (2, num_kv_heads, 16, head_dim) numbers, K then V; behind them, where they
 // are SCALED, (2, num_kv_heads, 16) float32 scales of a position's head. Numbers of one byte stand in the order 0 2 1 3
 // within every four: `widen` makes neighbours of the bytes 0 and 2, and of 1 and 3. Eights of K change places besides: see

@@ -52,6 +52,7 @@ fn one_token(position: usize, token: TokenId, num_blocks: usize, num_groups: usi
         sequences: vec![ScheduledSequence {
             id: SequenceId(0),
             start: position,
+            num_prompt_tokens: position + 1,
             tokens: 0..1,
             tables: 0..num_groups,
             rows: RowsWanted::Last,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::driver::{Context, DeviceBuffer, DeviceSlice, Event, PinnedBuffer, Stream};
+use super::launch::Queries;
 use super::step::{Section, StepSize};
 use crate::error::Result;
 use crate::kv::KvGeometry;
@@ -148,16 +149,16 @@ impl StepArrays {
 /// beside what the device advances by itself. False: the next one is not of the same sequences with one token more.
 fn advance(size: &StepSize, before: &[i32], wanted: &[i32], changes: &mut Vec<i32>) -> bool {
     let part = |of, section| -> &[i32] { part(size, of, section) };
-    let lens = part(before, Section::ContextLens);
-    let grows = |section| {
-        let pairs = part(before, section).iter().zip(part(wanted, section));
-        pairs.zip(lens).all(|((&before, &wanted), &len)| wanted == before + i32::from(len > 0))
+    type Token<'a> = (&'a i32, &'a [i32; Queries::WORDS]);
+    let tokens = |of| part(of, Section::Positions).iter().zip(queries(size, of));
+    let is_next = |((position, &[row, count, context_len, sequence]), (next, wanted)): (Token<'_>, Token<'_>)| {
+        *next == position + count && *wanted == [row, count, context_len + count, sequence]
     };
-    if !grows(Section::Positions) || !grows(Section::ContextLens) {
+    if !tokens(before).zip(tokens(wanted)).all(is_next) {
         return false;
     }
     changes.clear();
-    let stays = [Section::Tokens, Section::Sources, Section::QueryStarts, Section::LogitRows];
+    let stays = [Section::Tokens, Section::Sources, Section::LogitRows];
     let tables = (0..size.num_groups).map(Section::Tables);
     for place in stays.into_iter().chain(tables).flat_map(|section| size.range(section)) {
         if before[place] != wanted[place] {
@@ -171,6 +172,11 @@ fn part<'a>(size: &StepSize, arrays: &'a [i32], section: Section) -> &'a [i32] {
     &arrays[size.range(section)]
 }
 
+/// Of a decode step: one per token, or none where the place is padding.
+fn queries<'a>(size: &StepSize, arrays: &'a [i32]) -> &'a [[i32; Queries::WORDS]] {
+    part(size, arrays, Section::Decodes).as_chunks().0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +188,7 @@ mod tests {
         let mut step = SchedulerOutput::default();
         for (sequence, num_tokens) in num_tokens.into_iter().enumerate() {
             step.push(num_tokens, &[0], RowsWanted::Last, geometry.groups.len(), num_tokens / geometry.block_size + 1);
+            step.sequences[sequence].num_prompt_tokens = num_tokens;
             step.chosen.push(ChosenToken { token: sequence, choice: sequence });
         }
         for (sequence, tables) in step.sequences.iter().zip(step.tables.chunks(geometry.groups.len())) {
@@ -201,11 +208,12 @@ mod tests {
         }
         for row in 0..size.num_seqs {
             let place = |section| size.range(section).start + row;
-            if arrays[place(Section::ContextLens)] == 0 {
+            let queries = size.range(Section::Decodes).start + row * Queries::WORDS;
+            if arrays[queries + 1] == 0 {
                 continue;
             }
             arrays[place(Section::Positions)] += 1;
-            arrays[place(Section::ContextLens)] += 1;
+            arrays[queries + 2] += 1;
             let position = arrays[place(Section::Positions)] as usize;
             for group in 0..size.num_groups {
                 let table = size.range(Section::Tables(group)).start + row * size.max_blocks;
@@ -217,7 +225,7 @@ mod tests {
 
     /// The last of four places is padding.
     fn size_of(step: &SchedulerOutput, geometry: &KvGeometry) -> StepSize {
-        StepSize { num_tokens: 4, num_seqs: 4, num_logit_rows: 4, ..StepSize::of(step, geometry) }
+        StepSize { num_tokens: 4, num_seqs: 4, num_decodes: 4, num_logit_rows: 4, ..StepSize::of(step, geometry) }
     }
 
     fn written(size: &StepSize, step: &SchedulerOutput, geometry: &KvGeometry) -> Vec<i32> {

@@ -1,6 +1,7 @@
 //! The decoder's operations as launches in one stream.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -10,7 +11,7 @@ use super::heads::HeadPadding;
 use super::launch::{
     AddRmsNorm, AdvanceBatch, Batch, Call, CombineEntries, CopyBlocks, DecodeAttention, Embed, EmbedTable,
     GatedActivation, GatherEntries, Gemm, GemmOutput, GroupedGemm, Kernels, MergeSplits, OrderColumns,
-    PrefillAttention, RmsNorm, RopeAndStore, RouteTokens, Softcap, SortEntries, SumParts,
+    PrefillAttention, Queries, RmsNorm, RopeAndStore, RouteTokens, Softcap, SortEntries, SumParts,
 };
 use super::matrix::CudaMatrix;
 use super::memory::{Activations, ExpertActivations, KvCache, Rotations};
@@ -20,12 +21,10 @@ use crate::backend::{Act, Backend, HeadTransform};
 use crate::error::Result;
 use crate::model::{Activation, ExpertsConfig, ModelConfig};
 
-/// Which attention kernels a step needs.
+/// What a step's attention is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AttentionWork {
-    /// Some sequence has one query.
-    pub decodes: bool,
-    /// Most queries of a sequence.
+    /// Most queries of a prompt.
     pub max_queries: usize,
     /// By KV group: positions of the cache that the step reads in a layer.
     pub kv_positions: Vec<u64>,
@@ -126,7 +125,7 @@ impl CudaStep<'_> {
     fn library_multiplies(&self, product: &Product<'_>) -> bool {
         let Some(library) = self.cublaslt else { return false };
         let mut outcome = self.outcome.borrow_mut();
-        if self.work.max_queries <= 1 || product.x.len() / product.k < LEAST_ROWS || outcome.is_err() {
+        if self.size.num_prompts == 0 || product.x.len() / product.k < LEAST_ROWS || outcome.is_err() {
             return false;
         }
         let multiplied = library.multiply(product, self.stream);
@@ -155,15 +154,15 @@ impl CudaStep<'_> {
         self.launch(&GroupedGemm { x, weight, starts, out, n, k, most_rows, num_multiprocessors });
     }
 
-    fn batch(&self, layer: usize) -> Batch<'_> {
+    fn batch<'a>(&'a self, layer: usize, queries: DeviceSlice<'a, i32>) -> Batch<'a> {
         let group = self.kv.group(layer);
         Batch {
             shape: self.kv.shape,
             qkv: self.activations(Act::Qkv).0,
             cache: self.kv.layer(layer),
             block_tables: self.array(Section::Tables(group)),
-            query_starts: self.array(Section::QueryStarts),
-            context_lens: self.array(Section::ContextLens),
+            num_seqs: self.size.num_seqs,
+            queries,
             attended: self.activations(Act::Attended).0,
             window: self.config.layers[layer].window,
             scale: self.config.attention_scale,
@@ -172,9 +171,12 @@ impl CudaStep<'_> {
         }
     }
 
-    fn decode(&self, batch: Batch<'_>) {
-        let num_splits = self.num_splits;
-        let pieces = self.size.num_seqs * self.config.num_heads * num_splits;
+    /// `runs` of the generated tokens.
+    fn decode(&self, layer: usize, runs: Range<usize>) {
+        let (start, num_splits) = (self.size.range(Section::Decodes).start, self.num_splits);
+        let words = start + runs.start * Queries::WORDS..start + runs.end * Queries::WORDS;
+        let batch = self.batch(layer, self.arrays.slice(words));
+        let pieces = runs.len() * self.config.num_heads * num_splits;
         let partial_out = self.acts.partial_out.slice(0..pieces * self.config.head_dim);
         let partial_stats = self.acts.partial_stats.slice(0..pieces * 2);
         self.launch(&DecodeAttention { batch, num_splits, partial_out, partial_stats });
@@ -204,7 +206,7 @@ impl CudaStep<'_> {
             arrays: self.arrays.slice(0..self.size.num_words()),
             changes,
             positions: self.array(Section::Positions),
-            context_lens: self.array(Section::ContextLens),
+            queries: self.array(Section::Decodes),
             slots: self.array(Section::Slots(0)),
             tables: self.array(Section::Tables(0)),
             num_groups: self.size.num_groups,
@@ -273,11 +275,13 @@ impl Backend for CudaStep<'_> {
     }
 
     fn attend(&self, layer: usize) {
-        let batch = self.batch(layer);
-        if self.work.decodes {
-            self.decode(batch);
+        // As many at once as there is room for pieces of: all, but where sequences are computed again.
+        let (num_decodes, most) = (self.size.num_decodes, self.acts.num_decodes);
+        for first in (0..num_decodes).step_by(most) {
+            self.decode(layer, first..num_decodes.min(first + most));
         }
-        if self.work.max_queries > 1 {
+        if self.size.num_prompts > 0 {
+            let batch = self.batch(layer, self.array(Section::Prompts));
             self.launch(&PrefillAttention { batch, max_queries: self.work.max_queries });
         }
     }

@@ -31,10 +31,12 @@ impl Graphs {
     }
 }
 
-/// A step in which every sequence computes one token and wants its logits.
+/// A step in which every sequence computes one generated token and wants its logits.
 pub fn only_decodes(step: &SchedulerOutput) -> bool {
-    step.num_tokens() == step.sequences.len()
-        && step.sequences.iter().all(|sequence| matches!(sequence.rows, RowsWanted::Last | RowsWanted::All))
+    step.sequences.iter().all(|sequence| {
+        let is_generated = sequence.num_tokens() == 1 && sequence.num_prompt_queries() == 0;
+        is_generated && matches!(sequence.rows, RowsWanted::Last | RowsWanted::All)
+    })
 }
 
 /// A decode step with its number of sequences rounded up to one of few, at most `max_seqs`.
@@ -44,7 +46,7 @@ pub fn padded(size: StepSize, max_seqs: usize) -> StepSize {
         many => many.next_multiple_of(SIZE_STEP),
     };
     let num_seqs = num_seqs.min(max_seqs);
-    StepSize { num_tokens: num_seqs, num_seqs, num_logit_rows: num_seqs, ..size }
+    StepSize { num_tokens: num_seqs, num_seqs, num_decodes: num_seqs, num_logit_rows: num_seqs, ..size }
 }
 
 #[cfg(test)]
@@ -58,13 +60,18 @@ mod tests {
         let sizes: Vec<usize> = (1..=20)
             .map(|_| {
                 step.push(3, &[1], RowsWanted::Last, 1, 1);
+                assert!(!only_decodes(&step), "the end of a prompt");
+                step.sequences.last_mut().expect("just pushed").num_prompt_tokens = 3;
                 assert!(only_decodes(&step));
-                padded(StepSize::of(&step, &KvGeometry::new(20, 16, &[None])), 18).num_tokens
+                let size = padded(StepSize::of(&step, &KvGeometry::new(20, 16, &[None])), 18);
+                assert_eq!((size.num_decodes, size.num_prompts), (size.num_tokens, 0));
+                size.num_tokens
             })
             .take(18)
             .collect();
         assert_eq!(sizes, [1, 2, 4, 4, 8, 8, 8, 8, 16, 16, 16, 16, 16, 16, 16, 16, 18, 18]);
-        step.push(0, &[1, 2], RowsWanted::Last, 1, 1);
+        step.push(3, &[1, 2], RowsWanted::Last, 1, 1);
+        step.sequences.last_mut().expect("just pushed").num_prompt_tokens = 3;
         assert!(!only_decodes(&step));
     }
 }

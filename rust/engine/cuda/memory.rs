@@ -117,9 +117,11 @@ pub struct Activations {
     pub projected: DeviceBuffer<bf16>,
     /// Of products whose tiles several blocks share.
     pub partials: DeviceBuffer<f32>,
-    /// (num_seqs, num_heads, num_splits, head_dim)
+    /// Generated tokens that there is room for pieces of.
+    pub num_decodes: usize,
+    /// (num_decodes, num_heads, num_splits, head_dim)
     pub partial_out: DeviceBuffer<f32>,
-    /// (num_seqs, num_heads, num_splits, 2)
+    /// (num_decodes, num_heads, num_splits, 2)
     pub partial_stats: DeviceBuffer<f32>,
     /// (num_logit_rows, vocab_size)
     pub logits: DeviceBuffer<f32>,
@@ -182,6 +184,7 @@ impl Activations {
             experts: experts.transpose()?,
             projected: DeviceBuffer::new(context, tokens * hidden)?,
             partials: DeviceBuffer::new(context, most_partials(config, capacity))?,
+            num_decodes: capacity.num_seqs,
             partial_out: DeviceBuffer::new(context, pieces * config.head_dim)?,
             partial_stats: DeviceBuffer::new(context, pieces * 2)?,
             logits: DeviceBuffer::new(context, capacity.num_logit_rows * config.vocab_size)?,

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::launch::Queries;
 use crate::kv::KvGeometry;
 use crate::sched::{RowsWanted, ScheduledSequence, SchedulerOutput};
 
@@ -19,6 +20,9 @@ const LEAST_BLOCKS: usize = 8;
 pub struct StepSize {
     pub num_tokens: usize,
     pub num_seqs: usize,
+    /// Queries of generated tokens, and parts of prompts.
+    pub num_decodes: usize,
+    pub num_prompts: usize,
     pub num_logit_rows: usize,
     pub num_hidden_rows: usize,
     /// Entries of a sequence's row of a block table.
@@ -36,10 +40,10 @@ pub enum Section {
     Sources,
     /// (num_tokens,)
     Positions,
-    /// (num_seqs + 1,)
-    QueryStarts,
-    /// (num_seqs,)
-    ContextLens,
+    /// (num_decodes,) `Queries`, of one query each, or none: padding.
+    Decodes,
+    /// (num_prompts,) `Queries`
+    Prompts,
     /// (num_logit_rows,): tokens whose logits are wanted.
     LogitRows,
     /// (num_hidden_rows,): tokens whose hidden states are wanted.
@@ -59,6 +63,8 @@ impl StepSize {
         Self {
             num_tokens: step.num_tokens(),
             num_seqs: step.sequences.len(),
+            num_decodes: decodes(step).count(),
+            num_prompts: prompts(step).count(),
             num_logit_rows: step.sequences.iter().map(ScheduledSequence::num_logit_rows).sum(),
             num_hidden_rows: step.sequences.iter().filter(is_hidden).count(),
             max_blocks: table_row(blocks.max().unwrap_or(0)),
@@ -72,6 +78,8 @@ impl StepSize {
         Self {
             num_tokens: max_tokens,
             num_seqs: max_seqs,
+            num_decodes: max_tokens,
+            num_prompts: max_seqs,
             num_logit_rows: max_tokens,
             num_hidden_rows: max_seqs,
             max_blocks: table_row(max_len.div_ceil(geometry.block_size)),
@@ -86,8 +94,8 @@ impl StepSize {
     }
 
     pub fn range(&self, section: Section) -> Range<usize> {
-        let first = [Section::Tokens, Section::Sources, Section::Positions, Section::QueryStarts];
-        let ends = [Section::ContextLens, Section::LogitRows, Section::HiddenRows];
+        let first = [Section::Tokens, Section::Sources, Section::Positions, Section::Decodes];
+        let ends = [Section::Prompts, Section::LogitRows, Section::HiddenRows];
         let groups = (0..self.num_groups).flat_map(|group| [Section::Slots(group), Section::Tables(group)]);
         let before = first.into_iter().chain(ends).chain(groups).take_while(|&other| other != section);
         let start = before.map(|section| self.section_len(section).next_multiple_of(ALIGNMENT)).sum();
@@ -97,8 +105,8 @@ impl StepSize {
     fn section_len(&self, section: Section) -> usize {
         match section {
             Section::Tokens | Section::Sources | Section::Positions | Section::Slots(_) => self.num_tokens,
-            Section::QueryStarts => self.num_seqs + 1,
-            Section::ContextLens => self.num_seqs,
+            Section::Decodes => self.num_decodes * Queries::WORDS,
+            Section::Prompts => self.num_prompts * Queries::WORDS,
             Section::LogitRows => self.num_logit_rows,
             Section::HiddenRows => self.num_hidden_rows,
             Section::Tables(_) => self.num_seqs * self.max_blocks,
@@ -120,8 +128,8 @@ impl StepSize {
         fill(Section::Tokens, &mut step.tokens.iter().map(|&token| token as i32), 0);
         fill(Section::Sources, &mut sources(step), -1);
         fill(Section::Positions, &mut sequences().flat_map(positions).map(token), 0);
-        fill(Section::QueryStarts, &mut sequences().map(|s| token(s.tokens.start)), token(step.num_tokens()));
-        fill(Section::ContextLens, &mut sequences().map(|s| token(s.context_len())), 0);
+        fill(Section::Decodes, &mut decodes(step).flat_map(Queries::words), 0);
+        fill(Section::Prompts, &mut prompts(step).flat_map(Queries::words), 0);
         fill(Section::LogitRows, &mut sequences().flat_map(logit_rows).map(token), 0);
         fill(Section::HiddenRows, &mut sequences().filter_map(hidden_row).map(token), 0);
         for group in 0..self.num_groups {
@@ -133,6 +141,31 @@ impl StepSize {
         let copies = step.copies.iter().flat_map(|copy| [copy.src, copy.dst]);
         fill(Section::Copies, &mut copies.map(|block| token(block.index())), 0);
     }
+}
+
+/// The queries of generated tokens, each by itself: whether it is computed alone, or with others after a preemption, the same
+/// kernel makes the same of it.
+pub fn decodes(step: &SchedulerOutput) -> impl Iterator<Item = Queries> {
+    step.sequences.iter().enumerate().flat_map(|(sequence, scheduled)| {
+        (scheduled.num_prompt_queries()..scheduled.num_tokens()).map(move |query| Queries {
+            row: scheduled.tokens.start + query,
+            count: 1,
+            context_len: scheduled.start + query + 1,
+            sequence,
+        })
+    })
+}
+
+/// The parts of prompts.
+pub fn prompts(step: &SchedulerOutput) -> impl Iterator<Item = Queries> {
+    let sequences = step.sequences.iter().enumerate();
+    let parts = sequences.map(|(sequence, scheduled)| Queries {
+        row: scheduled.tokens.start,
+        count: scheduled.num_prompt_queries(),
+        context_len: scheduled.start + scheduled.num_prompt_queries(),
+        sequence,
+    });
+    parts.filter(|part| part.count > 0)
 }
 
 /// For each token: which of the last choices it is, or -1.
@@ -194,11 +227,12 @@ mod tests {
         &out[size.range(section)]
     }
 
-    /// A sequence of 3 tokens that begins, and one at position 17 that has left the first block behind in group 1.
+    /// A prompt of 3 tokens that begins, and a token at position 17 that was generated and has left the first block behind in group 1.
     fn step() -> SchedulerOutput {
         let mut step = SchedulerOutput::default();
         step.push(0, &[5, 6, 7], RowsWanted::All, 2, 1);
         step.push(17, &[8], RowsWanted::Last, 2, 2);
+        step.sequences[1].num_prompt_tokens = 17;
         step.tables[3] = TableSlice { first_block: 1, blocks: 4..5 };
         step.chosen.push(ChosenToken { token: 3, choice: 4 });
         step.copies.push(BlockCopy { src: BlockId(9), dst: BlockId(3) });
@@ -208,15 +242,15 @@ mod tests {
     #[test]
     fn arrays_say_what_the_step_says_and_the_rest_is_padding() {
         let geometry = KvGeometry::new(10, 16, &[None, Some(8)]);
-        let size = StepSize { num_tokens: 6, num_seqs: 4, ..StepSize::of(&step(), &geometry) };
+        let size = StepSize { num_tokens: 6, num_seqs: 4, num_decodes: 2, ..StepSize::of(&step(), &geometry) };
         let mut out = vec![99; size.num_words()];
         size.write(&step(), &geometry, &mut out);
         let read = |section| read(&size, &out, section);
         assert_eq!(read(Section::Tokens), [5, 6, 7, 8, 0, 0]);
         assert_eq!(read(Section::Sources), [-1, -1, -1, 4, -1, -1]);
         assert_eq!(read(Section::Positions), [0, 1, 2, 17, 0, 0]);
-        assert_eq!(read(Section::QueryStarts), [0, 3, 4, 4, 4]);
-        assert_eq!(read(Section::ContextLens), [3, 18, 0, 0]);
+        assert_eq!(read(Section::Decodes), [3, 1, 18, 1, 0, 0, 0, 0]);
+        assert_eq!(read(Section::Prompts), [0, 3, 3, 0]);
         assert_eq!(read(Section::LogitRows), [0, 1, 2, 3]);
         assert!(read(Section::HiddenRows).is_empty());
         assert_eq!(read(Section::Slots(0)), [0, 1, 2, 3 * 16 + 1, -1, -1]);
@@ -226,11 +260,31 @@ mod tests {
         assert_eq!(read(Section::Copies), [9, 3]);
     }
 
+    /// After a preemption a step may hold the end of a prompt, and what was generated behind it.
+    #[test]
+    fn generated_tokens_are_queries_of_their_own() {
+        let mut step = SchedulerOutput::default();
+        step.push(0, &[1], RowsWanted::Last, 1, 1);
+        step.push(5, &[2, 3, 4, 5], RowsWanted::Last, 1, 1);
+        let found = |step: &SchedulerOutput| {
+            let words = |queries: &mut dyn Iterator<Item = Queries>| queries.map(Queries::words).collect::<Vec<_>>();
+            (words(&mut prompts(step)), words(&mut decodes(step)))
+        };
+        assert_eq!(found(&step), (vec![[0, 1, 1, 0], [1, 4, 9, 1]], vec![]));
+        step.sequences[1].num_prompt_tokens = 7;
+        assert_eq!(found(&step), (vec![[0, 1, 1, 0], [1, 2, 7, 1]], vec![[3, 1, 8, 1], [4, 1, 9, 1]]));
+        step.sequences[1].num_prompt_tokens = 2;
+        assert_eq!(found(&step).1, [[1, 1, 6, 1], [2, 1, 7, 1], [3, 1, 8, 1], [4, 1, 9, 1]]);
+        assert_eq!(StepSize::of(&step, &KvGeometry::new(10, 16, &[None])).num_decodes, 4);
+    }
+
     #[test]
     fn sections_are_aligned_and_do_not_overlap() {
         let size = StepSize {
             num_tokens: 5,
             num_seqs: 3,
+            num_decodes: 3,
+            num_prompts: 2,
             num_logit_rows: 1,
             num_hidden_rows: 2,
             max_blocks: 9,
@@ -242,8 +296,8 @@ mod tests {
             Tokens,
             Sources,
             Positions,
-            QueryStarts,
-            ContextLens,
+            Decodes,
+            Prompts,
             LogitRows,
             HiddenRows,
             Slots(0),

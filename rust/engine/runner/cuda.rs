@@ -14,10 +14,10 @@ use crate::cuda::cublaslt::CublasLt;
 use crate::cuda::driver::{Context, PinnedBuffer, Stream};
 use crate::cuda::graph::{Graphs, only_decodes, padded};
 use crate::cuda::heads::HeadPadding;
-use crate::cuda::launch::{AttentionShape, Kernels};
+use crate::cuda::launch::{AttentionShape, Kernels, Queries};
 use crate::cuda::memory::{Activations, Capacity, KvCache, Rotations};
 use crate::cuda::sampler::Sampler;
-use crate::cuda::step::StepSize;
+use crate::cuda::step::{StepSize, decodes, prompts};
 use crate::cuda::weights::CudaWeights;
 use crate::error::Result;
 use crate::ids::TokenId;
@@ -193,14 +193,12 @@ impl CudaRunner {
 
 /// What the step's queries see.
 fn attention_work(step: &SchedulerOutput, geometry: &KvGeometry) -> AttentionWork {
-    let queries = || step.sequences.iter().map(|sequence| sequence.num_tokens());
     let read = |window: Option<usize>| -> u64 {
-        let seen = |context: usize, queries: usize| window.map_or(context, |window| context.min(window + queries - 1));
-        step.sequences.iter().map(|s| seen(s.context_len(), s.num_tokens()) as u64).sum()
+        let seen = |q: Queries| window.map_or(q.context_len, |window| q.context_len.min(window + q.count - 1));
+        prompts(step).chain(decodes(step)).map(|queries| seen(queries) as u64).sum()
     };
     AttentionWork {
-        decodes: queries().any(|queries| queries == 1),
-        max_queries: queries().max().unwrap_or(0),
+        max_queries: prompts(step).map(|queries| queries.count).max().unwrap_or(0),
         kv_positions: geometry.groups.iter().map(|group| read(group.window)).collect(),
     }
 }

@@ -31,6 +31,8 @@ pub struct ScheduledSequence {
     pub id: SequenceId,
     /// `num_computed_tokens` before the step: the position of the first scheduled token.
     pub start: usize,
+    /// Tokens before this position are the prompt's; those from it on were generated.
+    pub num_prompt_tokens: usize,
     /// Into [`SchedulerOutput::tokens`]: the tokens to compute now.
     pub tokens: Range<usize>,
     /// Tables of this sequence in [`SchedulerOutput::tables`], one per KV group, in order.
@@ -46,6 +48,11 @@ impl ScheduledSequence {
     /// Length of the sequence in the KV cache after the step.
     pub fn context_len(&self) -> usize {
         self.start + self.tokens.len()
+    }
+
+    /// How many of the tokens to compute are the prompt's: these come first.
+    pub fn num_prompt_queries(&self) -> usize {
+        self.num_prompt_tokens.clamp(self.start, self.context_len()) - self.start
     }
 
     pub fn num_logit_rows(&self) -> usize {
@@ -106,7 +113,7 @@ impl SchedulerOutput {
         self.tokens.len()
     }
 
-    /// A sequence outside of any pool: it has `num_blocks` blocks in each of `num_groups` groups, numbered from the
+    /// A part of a prompt outside of any pool: it has `num_blocks` blocks in each of `num_groups` groups, numbered from the
     /// last one in the step on.
     pub fn push(&mut self, start: usize, tokens: &[TokenId], rows: RowsWanted, num_groups: usize, num_blocks: usize) {
         let (first, table) = (self.tokens.len(), self.tables.len());
@@ -119,6 +126,7 @@ impl SchedulerOutput {
         self.sequences.push(ScheduledSequence {
             id: SequenceId(self.sequences.len() as u64),
             start,
+            num_prompt_tokens: start + tokens.len(),
             tokens: first..self.tokens.len(),
             tables: table..self.tables.len(),
             rows,

@@ -443,6 +443,7 @@ fn push_scheduled(sequence: &Sequence, kv: &SequenceKv, chunk: Chunk, out: &mut 
     out.sequences.push(ScheduledSequence {
         id: sequence.id(),
         start,
+        num_prompt_tokens: sequence.prompt().len(),
         tokens: first_token..out.tokens.len(),
         tables: first_table..out.tables.len(),
         rows: chunk.rows,

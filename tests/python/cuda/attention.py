@@ -23,10 +23,24 @@ def attention(q, k, v, positions, scale, window, softcap):
 
 
 class Batch:
-    """Sequences in a paged cache. What no query may see is NaN, and blocks that none sees have wild numbers."""
+    """Sequences in a paged cache. What no query may see is NaN, and blocks that none sees have wild numbers.
+
+    Of a sequence's queries the first `num_prompt` are its prompt's; None: all are.
+    """
 
     def __init__(
-        self, gpu, rng, num_queries, contexts, heads, kv_heads, head_dim, window=0, softcap=0.0, kv_type=Bf16Kv
+        self,
+        gpu,
+        rng,
+        num_queries,
+        contexts,
+        heads,
+        kv_heads,
+        head_dim,
+        window=0,
+        softcap=0.0,
+        kv_type=Bf16Kv,
+        num_prompt=None,
     ):
         self.kv_type, self.gpu, self.contexts, self.starts = (
             kv_type,
@@ -48,8 +62,14 @@ class Batch:
                 self.tables[s, block] = next(ids)
             for at in range(oldest, context):
                 self.kv[s][at] = cache.put(int(self.tables[s, at // 16]) * 16 + at % 16, self.kv[s][at])
-        lists = self.tables, self.starts, np.array(contexts, i32)
-        self.addresses = [gpu.upload(x) for x in (self.qkv, cache.bytes(), *lists)]
+        self.addresses = [gpu.upload(x) for x in (self.qkv, cache.bytes(), self.tables)]
+        firsts, num_prompt = np.array(contexts) - num_queries, num_queries if num_prompt is None else num_prompt
+        self.prompts = [(s, first, first + count) for s, (first, count) in enumerate(zip(firsts, num_prompt, strict=True))]
+        self.generated = [
+            (s, at, at + 1)
+            for s, (first, count) in enumerate(zip(firsts, num_prompt, strict=True))
+            for at in range(first + count, contexts[s])
+        ]
         self.out = gpu.upload(np.zeros((self.starts[-1], heads, head_dim), np.uint16))
 
     def sizes(self):
@@ -57,26 +77,42 @@ class Batch:
         widths = i32(heads), i32(kv_heads), i32(self.tables.shape[1]), i32(self.window)
         return *widths, self.scale, self.softcap
 
-    def prefill(self):
+    def queries(self, runs):
+        """The address of runs (sequence, first position, the one behind the last) as kernels read them, one of padding."""
+        rows = [
+            (self.starts[s + 1] - self.contexts[s] + first, end - first, end, s) if first < end else (0, 0, 0, 0)
+            for s, first, end in [*runs, (0, 0, 0)]
+        ]
+        return self.gpu.upload(np.array(rows, i32))
+
+    def prefill(self, runs=None):
+        """Of all prompts, or of parts of them."""
         heads, _, head_dim = self.shape
-        grid = (-(-int(np.diff(self.starts).max()) // 64), heads, len(self.contexts))
+        runs = self.prompts if runs is None else runs
+        grid = (-(-max(end - first for _, first, end in runs) // 64), heads, len(runs) + 1)
         name = f"ferrule_prefill_attention{self.kv_type.name}_d{head_dim}"
-        self.gpu.launch(name, grid, 128, *self.addresses, self.out, *self.sizes(), shared=DYNAMIC_SHARED[name])
+        args = *self.addresses, self.queries(runs), self.out, *self.sizes()
+        self.gpu.launch(name, grid, 128, *args, shared=DYNAMIC_SHARED[name])
 
     def decode(self, splits):
         heads, kv_heads, head_dim = self.shape
-        partial = [self.gpu.allocate(len(self.contexts) * heads * splits * n * 4) for n in (head_dim, 2)]
-        grid = (splits, kv_heads * -(-heads // kv_heads // 8), len(self.contexts))
+        num_runs, queries = len(self.generated) + 1, self.queries(self.generated)
+        partial = [self.gpu.allocate(num_runs * heads * splits * n * 4) for n in (head_dim, 2)]
+        grid = (splits, kv_heads * -(-heads // kv_heads // 8), num_runs)
         name = f"ferrule_decode_attention{self.kv_type.name}_d{head_dim}"
-        self.gpu.launch(name, grid, 128, *self.addresses, self.out, *partial, *self.sizes())
+        self.gpu.launch(name, grid, 128, *self.addresses, queries, self.out, *partial, *self.sizes())
         sizes = i32(heads), i32(head_dim), i32(splits), i32(self.window)
-        args = *partial, *self.addresses[3:], self.out, *sizes
-        self.gpu.launch("ferrule_merge_splits", (heads, len(self.contexts)), 64, *args)
+        self.gpu.launch("ferrule_merge_splits", (heads, num_runs), 64, *partial, queries, self.out, *sizes)
+
+    def attended(self):
+        """Bits of (num_queries, heads, head_dim)."""
+        heads, _, head_dim = self.shape
+        return self.gpu.download(self.out, (self.starts[-1], heads, head_dim), np.uint16)
 
     def check(self):
         """Rows of the kernels that ran."""
-        heads, _, head_dim = self.shape
-        found = floats(self.gpu.download(self.out, (self.starts[-1], heads, head_dim), np.uint16))
+        heads, _, _ = self.shape
+        found = floats(self.attended())
         for s, context in enumerate(self.contexts):
             rows = slice(self.starts[s], self.starts[s + 1])
             positions = context - (rows.stop - rows.start) + np.arange(rows.stop - rows.start)

@@ -256,7 +256,7 @@ MUTANTS = [
     ("embed", "embed", "chosen tokens are not read", "source < 0 ? tokens", "true ? tokens"),
     ("embed", "embed", "no token is chosen", "max(chosen[source], 0)", "chosen[source]"),
     ("batch", "advance", "no barrier", "    __syncthreads();\n", ""),
-    ("batch", "advance", "padding moves on", "        if (context_lens[seq] == 0) continue;\n", ""),
+    ("batch", "advance", "padding moves on", "        if (queries[seq].count == 0) continue;\n", ""),
     ("batch", "advance", "one table for all groups", "(int64_t)group * stride", "(int64_t)0 * stride"),
     (
         "batch",

@@ -34,23 +34,24 @@ def test_embed(gpu, rng, form):
 @pytest.mark.parametrize("num_groups", [1, 3])
 @pytest.mark.parametrize("num_seqs", [1, 5, 300])
 def test_advance_batch(gpu, rng, num_groups, num_seqs):
-    """The arrays of a step become those of the next one, in which rows of context length 0 are padding."""
+    """The arrays of a step become those of the next one, in which rows without queries are padding."""
     max_blocks, round_up = 8, lambda count: -(-count // 4) * 4
     rows, table = round_up(num_seqs), num_seqs * max_blocks
     stride = rows + round_up(table)
-    # Other arrays, positions, context lengths, and for each group slots and tables.
+    # Other arrays, positions, queries, and for each group slots and tables.
     first = 12
-    before = rng.integers(0, 1000, first + 2 * rows + num_groups * stride).astype(i32)
+    before = rng.integers(0, 1000, first + rows + 4 * num_seqs + num_groups * stride).astype(i32)
     lens = rng.integers(1, 16 * max_blocks - 1, num_seqs).astype(i32)
     lens[rng.random(num_seqs) < 0.2] = 0
 
     def parts(arrays):
-        groups = arrays[first + 2 * rows :].reshape(num_groups, stride)
+        groups = arrays[first + rows + 4 * num_seqs :].reshape(num_groups, stride)
         tables = groups[:, rows : rows + table].reshape(num_groups, num_seqs, max_blocks)
-        return arrays[first:][:num_seqs], arrays[first + rows :][:num_seqs], groups[:, :num_seqs], tables
+        queries = arrays[first + rows :][: 4 * num_seqs].reshape(num_seqs, 4)
+        return arrays[first:][:num_seqs], queries, groups[:, :num_seqs], tables
 
-    positions, context_lens, slots, _ = parts(before)
-    positions[:], context_lens[:] = np.maximum(lens - 1, 0), lens
+    positions, queries, slots, _ = parts(before)
+    positions[:], queries[:, 1], queries[:, 2] = np.maximum(lens - 1, 0), lens > 0, lens
     slots[:, lens == 0] = -1
     # Blocks that are new, one other word of a table, and one of the other arrays.
     places = np.arange(len(before), dtype=i32)
@@ -60,15 +61,16 @@ def test_advance_batch(gpu, rng, num_groups, num_seqs):
 
     expected = before.copy()
     expected[pairs[:, 0]] = pairs[:, 1]
-    positions, context_lens, slots, tables = parts(expected)
+    positions, queries, slots, tables = parts(expected)
     real = np.flatnonzero(lens)
     positions[real] += 1
-    context_lens[real] += 1
+    queries[real, 2] += 1
     slots[:, real] = tables[:, real, positions[real] // 16] * 16 + positions[real] % 16
 
     arrays = gpu.upload(before)
     changes = gpu.upload(np.concatenate([[len(pairs)], pairs.ravel()]).astype(i32))
-    at = [arrays + 4 * place for place in (first, first + rows, first + 2 * rows, first + 3 * rows)]
+    groups = first + rows + 4 * num_seqs
+    at = [arrays + 4 * place for place in (first, first + rows, groups, groups + rows)]
     sizes = i32(num_seqs), i32(max_blocks), i32(num_groups), i32(stride)
     gpu.launch("ferrule_advance_batch", (1,), 256, arrays, changes, *at, *sizes)
     assert (gpu.download(arrays, before.shape, i32) == expected).all()

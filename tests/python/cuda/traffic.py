@@ -138,7 +138,7 @@ def measure(gpu, run):
 
 
 def decode(gpu, rng, head_dim, group, context, splits, kv_type=Bf16Kv):
-    batch = Batch(gpu, rng, [1, 1], [context] * 2, 2 * group, 2, head_dim, kv_type=kv_type)
+    batch = Batch(gpu, rng, [1, 1], [context] * 2, 2 * group, 2, head_dim, kv_type=kv_type, num_prompt=[0, 0])
     position = {Bf16Kv: 2 * head_dim, Int8Kv: head_dim + 4, Fp8Kv: head_dim}[kv_type]
     least = 2 * context * 2 * 2 * position + 2 * 2 * (2 * group) * head_dim * 2
     return lambda: batch.decode(splits), least

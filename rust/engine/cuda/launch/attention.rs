@@ -70,6 +70,26 @@ impl AttentionShape {
     }
 }
 
+/// Neighbouring queries of a sequence, as kernels read them. Without any it is padding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queries {
+    /// The first one's, in the step.
+    pub row: usize,
+    pub count: usize,
+    /// Positions up to that of the last one.
+    pub context_len: usize,
+    /// Row of the block table.
+    pub sequence: usize,
+}
+
+impl Queries {
+    pub const WORDS: usize = 4;
+
+    pub fn words(self) -> [i32; Self::WORDS] {
+        [self.row, self.count, self.context_len, self.sequence].map(|word| word as i32)
+    }
+}
+
 /// A layer's attention in one step: what the queries see.
 #[derive(Clone, Copy)]
 pub struct Batch<'a> {
@@ -80,10 +100,9 @@ pub struct Batch<'a> {
     pub cache: DeviceSlice<'a, u8>,
     /// (num_seqs, max_blocks)
     pub block_tables: DeviceSlice<'a, i32>,
-    /// (num_seqs + 1,)
-    pub query_starts: DeviceSlice<'a, i32>,
-    /// (num_seqs,)
-    pub context_lens: DeviceSlice<'a, i32>,
+    pub num_seqs: usize,
+    /// (num_runs,) [`Queries`]
+    pub queries: DeviceSlice<'a, i32>,
     /// (num_tokens, q_dim)
     pub attended: DeviceSlice<'a, bf16>,
     /// None: all positions.
@@ -95,12 +114,12 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn num_seqs(&self) -> usize {
-        self.context_lens.len()
+    fn num_runs(&self) -> usize {
+        self.queries.len() / Queries::WORDS
     }
 
     fn max_blocks(&self) -> usize {
-        self.block_tables.len() / self.num_seqs()
+        self.block_tables.len() / self.num_seqs
     }
 
     fn num_bytes(&self) -> u64 {
@@ -113,18 +132,18 @@ impl Batch<'_> {
         assert_eq!(self.attended.len() % self.shape.q_dim(), 0);
         assert_eq!(self.qkv.len(), tokens * self.shape.qkv_dim());
         assert_eq!(self.cache.len() % self.shape.block_bytes(), 0);
-        assert_eq!(self.query_starts.len(), self.num_seqs() + 1);
-        assert_eq!(self.block_tables.len() % self.num_seqs(), 0);
+        assert_eq!(self.queries.len() % Queries::WORDS, 0);
+        assert_eq!(self.block_tables.len() % self.num_seqs, 0);
     }
 }
 
-/// Of the sequences with one query, cut into `num_splits` pieces at most.
+/// Of generated tokens, whose contexts are cut into `num_splits` pieces at most.
 pub struct DecodeAttention<'a> {
     pub batch: Batch<'a>,
     pub num_splits: usize,
-    /// (num_seqs, num_heads, num_splits, head_dim)
+    /// (num_runs, num_heads, num_splits, head_dim)
     pub partial_out: DeviceSlice<'a, f32>,
-    /// (num_seqs, num_heads, num_splits, 2)
+    /// (num_runs, num_heads, num_splits, 2)
     pub partial_stats: DeviceSlice<'a, f32>,
 }
 
@@ -141,21 +160,20 @@ impl Call for DecodeAttention<'_> {
     fn shape(&self) -> LaunchShape {
         let AttentionShape { num_heads, num_kv_heads, .. } = self.batch.shape;
         let parts = num_kv_heads * (num_heads / num_kv_heads).div_ceil(DECODE_HEADS);
-        blocks([self.num_splits, parts, self.batch.num_seqs()], 128)
+        blocks([self.num_splits, parts, self.batch.num_runs()], 128)
     }
 
     fn args(&self) -> Args {
         let batch = &self.batch;
         batch.check();
-        let pieces = batch.num_seqs() * batch.shape.num_heads * self.num_splits;
+        let pieces = batch.num_runs() * batch.shape.num_heads * self.num_splits;
         assert_eq!(self.partial_out.len(), pieces * batch.shape.head_dim);
         assert_eq!(self.partial_stats.len(), pieces * 2);
         [
             batch.qkv.into(),
             batch.cache.into(),
             batch.block_tables.into(),
-            batch.query_starts.into(),
-            batch.context_lens.into(),
+            batch.queries.into(),
             batch.attended.into(),
             self.partial_out.into(),
             self.partial_stats.into(),
@@ -189,20 +207,19 @@ impl Call for MergeSplits<'_> {
     }
 
     fn shape(&self) -> LaunchShape {
-        blocks([self.batch.shape.num_heads, self.batch.num_seqs(), 1], 64)
+        blocks([self.batch.shape.num_heads, self.batch.num_runs(), 1], 64)
     }
 
     fn args(&self) -> Args {
         let batch = &self.batch;
         batch.check();
-        let pieces = batch.num_seqs() * batch.shape.num_heads * self.num_splits;
+        let pieces = batch.num_runs() * batch.shape.num_heads * self.num_splits;
         assert_eq!(self.partial_out.len(), pieces * batch.shape.head_dim);
         assert_eq!(self.partial_stats.len(), pieces * 2);
         [
             self.partial_out.into(),
             self.partial_stats.into(),
-            batch.query_starts.into(),
-            batch.context_lens.into(),
+            batch.queries.into(),
             batch.attended.into(),
             batch.shape.num_heads.into(),
             batch.shape.head_dim.into(),
@@ -217,10 +234,10 @@ impl Call for MergeSplits<'_> {
     }
 }
 
-/// Of the sequences with several queries.
+/// Of prompts.
 pub struct PrefillAttention<'a> {
     pub batch: Batch<'a>,
-    /// Most queries of a sequence.
+    /// Most queries of a run.
     pub max_queries: usize,
 }
 
@@ -236,7 +253,7 @@ impl Call for PrefillAttention<'_> {
 
     fn shape(&self) -> LaunchShape {
         let tiles = self.max_queries.div_ceil(PREFILL_QUERIES);
-        blocks([tiles, self.batch.shape.num_heads, self.batch.num_seqs()], 128)
+        blocks([tiles, self.batch.shape.num_heads, self.batch.num_runs()], 128)
     }
 
     fn args(&self) -> Args {
@@ -246,8 +263,7 @@ impl Call for PrefillAttention<'_> {
             batch.qkv.into(),
             batch.cache.into(),
             batch.block_tables.into(),
-            batch.query_starts.into(),
-            batch.context_lens.into(),
+            batch.queries.into(),
             batch.attended.into(),
             batch.shape.num_heads.into(),
             batch.shape.num_kv_heads.into(),

@@ -1,6 +1,6 @@
 //! The arrays of a step, made those of the next one.
 
-use super::{Args, Call, KernelId, blocks, words};
+use super::{Args, Call, KernelId, Queries, blocks, words};
 use crate::cuda::driver::{DeviceSlice, LaunchShape};
 
 /// The same sequences with one token more.
@@ -11,8 +11,8 @@ pub struct AdvanceBatch<'a> {
     pub changes: DeviceSlice<'a, i32>,
     /// (num_seqs,)
     pub positions: DeviceSlice<'a, i32>,
-    /// (num_seqs,)
-    pub context_lens: DeviceSlice<'a, i32>,
+    /// (num_seqs,) [`Queries`], of one each.
+    pub queries: DeviceSlice<'a, i32>,
     /// (num_seqs,), of the first KV group.
     pub slots: DeviceSlice<'a, i32>,
     /// (num_seqs, max_blocks), of the first KV group.
@@ -33,10 +33,10 @@ impl Call for AdvanceBatch<'_> {
 
     fn args(&self) -> Args {
         let num_seqs = self.positions.len();
-        assert_eq!((self.context_lens.len(), self.slots.len()), (num_seqs, num_seqs));
+        assert_eq!((self.queries.len(), self.slots.len()), (num_seqs * Queries::WORDS, num_seqs));
         assert_eq!(self.tables.len() % num_seqs, 0);
         assert!(self.num_groups * self.stride <= self.arrays.len() && !self.changes.is_empty());
-        let mut args: Args = [self.arrays, self.changes, self.positions, self.context_lens].map(Into::into).into();
+        let mut args: Args = [self.arrays, self.changes, self.positions, self.queries].map(Into::into).into();
         args.extend(&[self.slots.into(), self.tables.into()]);
         *args.extend(&[num_seqs, self.tables.len() / num_seqs, self.num_groups, self.stride].map(Into::into))
     }

@@ -17,7 +17,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 pub use activation::GatedActivation;
-pub use attention::{AttentionShape, Batch, DecodeAttention, MergeSplits, PrefillAttention};
+pub use attention::{AttentionShape, Batch, DecodeAttention, MergeSplits, PrefillAttention, Queries};
 pub use batch::AdvanceBatch;
 pub use columns::{MAX_ORDERED, OrderColumns};
 pub use embed::{Embed, EmbedTable};
