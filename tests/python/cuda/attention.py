@@ -64,12 +64,9 @@ class Batch:
                 self.kv[s][at] = cache.put(int(self.tables[s, at // 16]) * 16 + at % 16, self.kv[s][at])
         self.addresses = [gpu.upload(x) for x in (self.qkv, cache.bytes(), self.tables)]
         firsts, num_prompt = np.array(contexts) - num_queries, num_queries if num_prompt is None else num_prompt
-        self.prompts = [(s, first, first + count) for s, (first, count) in enumerate(zip(firsts, num_prompt, strict=True))]
-        self.generated = [
-            (s, at, at + 1)
-            for s, (first, count) in enumerate(zip(firsts, num_prompt, strict=True))
-            for at in range(first + count, contexts[s])
-        ]
+        ends = firsts + num_prompt
+        self.prompts = list(zip(range(len(contexts)), firsts, ends, strict=True))
+        self.generated = [(s, at, at + 1) for s, end in enumerate(ends) for at in range(end, contexts[s])]
         self.out = gpu.upload(np.zeros((self.starts[-1], heads, head_dim), np.uint16))
 
     def sizes(self):
@@ -78,7 +75,7 @@ class Batch:
         return *widths, self.scale, self.softcap
 
     def queries(self, runs):
-        """The address of runs (sequence, first position, the one behind the last) as kernels read them, one of padding."""
+        """The address of runs (sequence, first position, the one behind the last) for kernels, and of padding."""
         rows = [
             (self.starts[s + 1] - self.contexts[s] + first, end - first, end, s) if first < end else (0, 0, 0, 0)
             for s, first, end in [*runs, (0, 0, 0)]

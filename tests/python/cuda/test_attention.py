@@ -1,5 +1,7 @@
 """Attention kernels against NumPy on random batches."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from attention import Batch, attention
@@ -14,7 +16,9 @@ from reference import assert_close, i32, normal
 def test_decode_attention(gpu, rng, kv_type, head_dim, window, softcap):
     group, kv_heads = int(rng.choice([1, 3, 4, 8, 11])), int(rng.integers(1, 3))
     contexts = [int(rng.integers(1, 20)), int(rng.integers(20, 250)), int(rng.integers(257, 600))]
-    batch = Batch(gpu, rng, [1, 0, 3], contexts, group * kv_heads, kv_heads, head_dim, window, softcap, kv_type, [0, 0, 0])
+    batch = Batch(
+        gpu, rng, [1, 0, 3], contexts, group * kv_heads, kv_heads, head_dim, window, softcap, kv_type, [0, 0, 0]
+    )
     batch.decode(splits=int(rng.integers(1, 4)))
     batch.check()
 
@@ -42,7 +46,7 @@ def test_chunks_of_a_prompt_have_the_bits_of_the_whole(gpu, rng, kv_type, head_d
     whole = batch.attended()
     cuts = np.unique([cached, cached + 1, *rng.integers(cached + 1, context, 3), context - 1, context])
     gpu.upload(np.zeros_like(whole), batch.out)
-    for first, end in zip(cuts, cuts[1:], strict=False):
+    for first, end in pairwise(cuts):
         batch.prefill([(0, first, end)])
     assert (batch.attended() == whole).all()
 
