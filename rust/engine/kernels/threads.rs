@@ -2,6 +2,8 @@
 
 mod barrier;
 pub mod distance;
+pub mod pace;
+pub mod shares;
 pub(super) mod topology;
 
 use std::any::Any;
@@ -9,18 +11,21 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use barrier::{Barrier, Gate, Patience, Poisoned};
+use barrier::{Barrier, Gate, OwnLine, Patience, Poisoned};
+use pace::Pace;
 
 /// Threads that wait for jobs: they spin briefly, then park.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     busy: AtomicBool,
+    even: Pace,
 }
 
 /// One thread's view of a running job.
@@ -28,8 +33,14 @@ pub struct Pool {
 pub struct Lane<'a> {
     pub id: usize,
     pub count: usize,
+    cuts: &'a [u64],
     shared: &'a Shared,
 }
+
+/// That a lane has come to a barrier where it has not waited yet.
+#[derive(Debug)]
+#[must_use]
+pub struct Arrival(Option<u32>);
 
 /// What the caller of `run` and the workers exchange.
 struct Shared {
@@ -42,14 +53,24 @@ struct Shared {
     /// Completes when all lanes have left the job.
     end: Barrier,
     patience: Patience,
+    /// Of each lane in the running job.
+    times: Vec<OwnLine<Times>>,
     /// The first panic of the running job.
     panic: Mutex<Option<String>>,
+}
+
+/// Nanoseconds.
+#[derive(Default)]
+struct Times {
+    waited: AtomicU64,
+    worked: AtomicU64,
 }
 
 #[derive(Clone, Copy)]
 struct Job {
     task: *const (dyn Fn(Lane<'_>) + Sync),
     num_lanes: usize,
+    cuts: *const [u64],
 }
 
 // SAFETY: `job` is written only by the thread that holds `Pool::busy`, before `start` opens, and read by
@@ -62,7 +83,7 @@ unsafe impl Sync for Shared {}
 impl Pool {
     /// `threads` lanes (at least one); the caller of `run` is lane 0. Has fewer if the system refuses more threads.
     pub fn new(threads: usize) -> Self {
-        let shared = Arc::new(Shared::new(Patience::for_lanes(threads, topology::allowed_cpus())));
+        let shared = Arc::new(Shared::new(threads.max(1), Patience::for_lanes(threads, topology::allowed_cpus())));
         let spawn = |id: usize| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name(format!("ferrule-lane-{id}")).spawn(move || shared.work(id))
@@ -71,7 +92,8 @@ impl Pool {
         if workers.len() + 1 < threads {
             tracing::warn!(wanted = threads, got = workers.len() + 1, "the system refused more threads");
         }
-        Self { shared, workers, busy: AtomicBool::new(false) }
+        let even = Pace::even(workers.len() + 1);
+        Self { shared, workers, busy: AtomicBool::new(false), even }
     }
 
     /// The cores that this process may use, hyperthreads of one core counted once.
@@ -88,10 +110,21 @@ impl Pool {
     /// barriers, so that the others end too, and the panic becomes `Error::Internal` with its message.
     /// A job cannot start another one on its own pool.
     pub fn run(&self, job: &(dyn Fn(Lane<'_>) + Sync)) -> Result<()> {
+        self.run_by(&self.even, job)
+    }
+
+    /// The same with shares at the lanes' pace, which is learned from it.
+    pub fn run_at(&self, pace: &mut Pace, job: &(dyn Fn(Lane<'_>) + Sync)) -> Result<()> {
+        self.run_by(pace, job)?;
+        pace.learn(|lane| Duration::from_nanos(self.shared.times[lane].worked.load(Ordering::Relaxed)));
+        Ok(())
+    }
+
+    fn run_by(&self, pace: &Pace, job: &(dyn Fn(Lane<'_>) + Sync)) -> Result<()> {
         if self.busy.swap(true, Ordering::Acquire) {
             return Err(Error::Internal("the thread pool was given a job while it runs another one".into()));
         }
-        let outcome = self.shared.run(job, self.num_lanes());
+        let outcome = self.shared.run(job, self.num_lanes(), pace.cuts());
         self.busy.store(false, Ordering::Release);
         outcome.map_err(|message| Error::Internal(format!("a compute thread panicked: {message}")))
     }
@@ -109,29 +142,31 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn new(patience: Patience) -> Self {
+    fn new(num_lanes: usize, patience: Patience) -> Self {
         Self {
             start: Gate::default(),
             job: UnsafeCell::new(None),
             meet: Barrier::default(),
             end: Barrier::default(),
             patience,
+            times: (0..num_lanes).map(|_| OwnLine::default()).collect(),
             panic: Mutex::new(None),
         }
     }
 
     /// Lane 0's part of a job: hands it out, does its share, waits for the others.
-    fn run(&self, task: &(dyn Fn(Lane<'_>) + Sync), num_lanes: usize) -> Result<(), String> {
+    fn run(&self, task: &(dyn Fn(Lane<'_>) + Sync), num_lanes: usize, cuts: &[u64]) -> Result<(), String> {
         // SAFETY: only the lifetime changes; no lane uses the task after `end`, which this call waits for.
         let task: *const (dyn Fn(Lane<'_>) + Sync) = unsafe { std::mem::transmute(task) };
-        let job = Job { task, num_lanes };
+        let job = Job { task, num_lanes, cuts };
         if num_lanes > 1 {
             // SAFETY: the caller holds `busy`, and all workers wait at `start`.
             unsafe { *self.job.get() = Some(job) };
             self.start.open();
         }
         self.run_lane(job, 0);
-        self.end.wait(num_lanes, self.patience.at_barriers()).expect("`end` is never poisoned");
+        let waited = self.end.come(num_lanes).and_then(|seen| self.end.wait(seen, self.patience.at_barriers()));
+        waited.expect("`end` is never poisoned");
         self.meet.reset();
         self.panic.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
@@ -149,13 +184,18 @@ impl Shared {
     }
 
     fn run_lane(&self, job: Job, id: usize) {
-        let lane = Lane { id, count: job.num_lanes, shared: self };
-        // SAFETY: the task lives until this lane has arrived at `end`.
-        let task = unsafe { &*job.task };
+        // SAFETY: both live until this lane has arrived at `end`.
+        let (task, cuts) = unsafe { (&*job.task, &*job.cuts) };
+        let lane = Lane { id, count: job.num_lanes, cuts, shared: self };
+        let times = &self.times[id];
+        times.waited.store(0, Ordering::Relaxed);
+        let begin = Instant::now();
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(lane))) {
             self.note_panic(payload);
             self.meet.poison();
         }
+        let worked = nanoseconds(begin.elapsed()).saturating_sub(times.waited.load(Ordering::Relaxed));
+        times.worked.store(worked, Ordering::Relaxed);
     }
 
     fn note_panic(&self, payload: Box<dyn Any + Send>) {
@@ -172,20 +212,41 @@ impl Shared {
 impl Lane<'_> {
     /// Waits for all lanes. Panics if one of them has panicked.
     pub fn barrier(&self) {
+        self.wait_for(self.arrive());
+    }
+
+    /// The first half of a barrier: what this lane did is done, for those who wait. It waits itself before it arrives again.
+    pub fn arrive(&self) -> Arrival {
+        if self.count == 1 {
+            return Arrival(None);
+        }
+        Arrival(self.shared.meet.come(self.count).unwrap_or_else(end_quietly))
+    }
+
+    /// The second half.
+    pub fn wait_for(&self, Arrival(seen): Arrival) {
         if self.count == 1 {
             return;
         }
-        if let Err(poisoned) = self.shared.meet.wait(self.count, self.shared.patience.at_barriers()) {
-            // Quietly: the lane that panicked first has already told the panic hook.
-            resume_unwind(Box::new(poisoned));
-        }
+        let waited = self.shared.meet.wait(seen, self.shared.patience.at_barriers()).unwrap_or_else(end_quietly);
+        let all = &self.shared.times[self.id].waited;
+        all.store(all.load(Ordering::Relaxed) + nanoseconds(waited), Ordering::Relaxed);
     }
 
-    /// This lane's share of `n` items: contiguous, the same for the same `n`, sizes differing by at most one.
+    /// This lane's share of `n` items: contiguous, the same for the same `n` throughout a job. Sizes differ by at most one,
+    /// unless the job is run at the lanes' pace.
     pub fn share(&self, n: usize) -> Range<usize> {
-        let at = |lane: usize| lane * n / self.count;
-        at(self.id)..at(self.id + 1)
+        pace::share(self.cuts, self.id, n)
     }
+}
+
+/// The lane that panicked first has already told the panic hook.
+fn end_quietly<T>(poisoned: Poisoned) -> T {
+    resume_unwind(Box::new(poisoned))
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for Pool {

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use super::weights::layer_bytes;
 use super::{CpuWeights, ModelOutput, ModelRunner, phase};
-use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, Lanes, StepPlan, Wide};
+use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, Lanes, Split, StepPlan, Wide};
 use crate::backend::profiled::{Profiled, StepCosts};
 use crate::config::{self, Cores};
 use crate::error::Result;
-use crate::kernels::threads::Pool;
 use crate::kernels::threads::distance::Distance;
+use crate::kernels::threads::pace::Pace;
+use crate::kernels::threads::{Lane, Pool};
 use crate::kernels::{Kernels, MatMut, partial_len};
 use crate::kv::KvGeometry;
 use crate::model::{LayerWeights, ModelConfig, RopeTable, forward};
@@ -29,6 +30,8 @@ pub struct CpuRunner {
     kernels: Kernels,
     pool: Pool,
     distance: Distance,
+    /// Of steps where lanes own tokens.
+    pace: Pace,
     ropes: Vec<RopeTable>,
     kv: KvMemory,
     acts: Activations,
@@ -71,6 +74,7 @@ impl CpuRunner {
             kernels: parts.kernels,
             pool: parts.pool,
             distance: parts.distance,
+            pace: Pace::even(lanes),
             ropes,
             kv: parts.kv,
             acts,
@@ -122,15 +126,27 @@ fn num_orders(weights: &CpuWeights) -> usize {
 }
 
 /// The step by all lanes, timed if there is a profile.
-fn run(pool: &Pool, shared: &CpuStep<'_>, weights: &CpuWeights, profile: Option<&Profile>) -> Result<()> {
-    let Some(profile) = profile else {
-        return pool.run(&|lane| forward(&CpuLane { lane, shared }, shared.config, weights));
+fn run(
+    pool: &Pool,
+    pace: &mut Pace,
+    shared: &CpuStep<'_>,
+    weights: &CpuWeights,
+    profile: Option<&Profile>,
+) -> Result<()> {
+    let costs = profile.map(|_| StepCosts::new(shared.step, shared.config, shared.kv.layer(0).shape.dtype));
+    let job = |lane: Lane<'_>| match &costs {
+        None => forward(&CpuLane::new(lane, shared), shared.config, weights),
+        Some(costs) => {
+            let profile = profile.filter(|_| lane.id == 0);
+            forward(&Profiled { inner: CpuLane::new(lane, shared), costs, profile }, shared.config, weights);
+        }
     };
-    let costs = &StepCosts::new(shared.step, shared.config, shared.kv.layer(0).shape.dtype);
-    pool.run(&|lane| {
-        let profile = (lane.id == 0).then_some(profile);
-        forward(&Profiled { inner: CpuLane { lane, shared }, costs, profile }, shared.config, weights);
-    })
+    match shared.plan.split {
+        Split::Tokens => pool.run_at(pace, &job),
+        // Sequences are too coarse for other shares than even ones. Lanes that share panels wait for memory, which gives one of
+        // them what the other one does not take: other shares made decoding slower.
+        Split::Alone | Split::Panels | Split::Sequences => pool.run(&job),
+    }
 }
 
 impl ModelRunner for CpuRunner {
@@ -172,7 +188,7 @@ impl ModelRunner for CpuRunner {
             partials: matrix(&mut self.partials, partial_len),
             scratch: &self.scratch,
         };
-        let done = run(&self.pool, &shared, &self.weights, self.profile.as_deref());
+        let done = run(&self.pool, &mut self.pace, &shared, &self.weights, self.profile.as_deref());
         if let Some(profile) = &self.profile {
             profile.end_step();
         }

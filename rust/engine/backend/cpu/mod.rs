@@ -1,9 +1,9 @@
 //! The decoder's operations on CPU lanes.
 //!
 //! Work is split so that each element has one writer: matrix products by panels of output rows, everything
-//! else by tokens, attention by (sequence, KV head, queries). A barrier ends every operation. Of many tokens a lane
-//! computes the products of its own, reads what it wrote itself, and meets the others for attention alone, or not even there:
-//! see `Split`.
+//! else by tokens, attention by (sequence, KV head, queries), where a lane that is done helps others. A barrier ends every
+//! operation. Of many tokens a lane computes the products of its own, reads what it wrote itself, and meets the others for
+//! attention alone, or not even there: see `Split`.
 
 mod activations;
 mod buffer;
@@ -14,6 +14,7 @@ mod plan;
 mod prefixes;
 mod session;
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,13 +23,12 @@ use activations::{Ordered, Stream};
 pub use buffer::Shared;
 pub use kv_memory::KvMemory;
 pub use linear::{CpuLinear, Segment};
-use plan::Split;
-pub use plan::{AttentionWork, Lanes, StepPlan};
+pub use plan::{AttentionWork, Lanes, Split, StepPlan};
 use prefixes::SharedRead;
 pub use session::Session;
 
 use crate::backend::{Act, Backend, HeadTransform};
-use crate::kernels::threads::Lane;
+use crate::kernels::threads::{Arrival, Lane};
 use crate::kernels::{
     AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Kernels, MatMut, NextRead, Prefix, QuantizedRows, blocks, cached_rows,
 };
@@ -69,8 +69,10 @@ unsafe impl Sync for CpuStep<'_> {}
 
 /// One lane of a step.
 pub struct CpuLane<'a> {
-    pub lane: Lane<'a>,
-    pub shared: &'a CpuStep<'a>,
+    lane: Lane<'a>,
+    shared: &'a CpuStep<'a>,
+    /// Before attention, until it needs what others stored.
+    arrival: Cell<Option<Arrival>>,
 }
 
 /// What products read: float32, int8, or either.
@@ -153,7 +155,9 @@ impl Backend for CpuLane<'_> {
             self.transform_heads(token, heads);
             self.store(layer, token);
         }
-        self.meet_around_attention();
+        if self.split() != Split::Sequences {
+            self.arrival.set(Some(self.lane.arrive()));
+        }
     }
 
     fn attend(&self, layer: usize) {
@@ -162,9 +166,11 @@ impl Backend for CpuLane<'_> {
             self.attend_to_shared(layer, group);
             self.attend_by_task(layer, group);
         } else {
+            self.wait_for_others();
             self.attend_by_chunk(layer, group);
         }
-        self.meet_around_attention();
+        self.meet_after_attention();
+        self.shared.plan.end_attention(group, self.lane.id);
         if !self.attended_in_groups() {
             self.quantize_attended();
         }
@@ -238,6 +244,12 @@ impl Backend for CpuLane<'_> {
     }
 }
 
+impl<'a> CpuLane<'a> {
+    pub fn new(lane: Lane<'a>, shared: &'a CpuStep<'a>) -> Self {
+        Self { lane, shared, arrival: Cell::default() }
+    }
+}
+
 impl CpuLane<'_> {
     /// This lane's tokens, where they are shared out.
     fn tokens(&self) -> Range<usize> {
@@ -292,11 +304,26 @@ impl CpuLane<'_> {
         }
     }
 
-    /// Before and after attention.
-    fn meet_around_attention(&self) {
+    /// Before what reads others' tokens in attention, once.
+    fn wait_for_others(&self) {
+        if let Some(arrival) = self.arrival.take() {
+            self.lane.wait_for(arrival);
+        }
+    }
+
+    fn meet_after_attention(&self) {
+        self.wait_for_others();
         if self.split() != Split::Sequences {
             self.lane.barrier();
         }
+    }
+
+    /// Whether this lane, or an earlier step, stored all that is in the blocks that a task reads.
+    fn reads_own(&self, work: AttentionWork) -> bool {
+        let (own, sequence) = (self.tokens(), &self.shared.step.sequences[work.sequence]);
+        let behind = (sequence.start + work.first + work.num_queries).next_multiple_of(BLOCK_SIZE) - sequence.start;
+        let tokens = &sequence.tokens;
+        self.split().owns_tokens() && own.start <= tokens.start && tokens.end.min(tokens.start + behind) <= own.end
     }
 
     /// Normed row = norm of the residual row, ready for the next product.
@@ -549,6 +576,7 @@ impl CpuLane<'_> {
         if shared.is_empty() {
             return;
         }
+        self.wait_for_others();
         let mut scratch = self.scratch();
         let mut reads = shared.reads(self.lane.id).peekable();
         while let Some(SharedRead { kv_head, chunk, tokens, rows }) = reads.next() {
@@ -569,8 +597,11 @@ impl CpuLane<'_> {
     fn attend_by_task(&self, layer: usize, group: usize) {
         let CpuStep { plan, kernels, partials, .. } = *self.shared;
         let mut scratch = self.scratch();
-        let mut works = plan.attention(group, self.lane.id).iter().copied().peekable();
+        let mut works = plan.attention(group, self.lane.id).peekable();
         while let Some(work) = works.next() {
+            if !self.reads_own(work) {
+                self.wait_for_others();
+            }
             let next = works.peek().map(|&next| self.next_read(layer, group, next));
             let (rows, behind) = plan.shared(group).rows(work.sequence, work.kv_head);
             let prefix = (!rows.is_empty()).then_some(Prefix { partials: partials.ptr, rows, behind });
@@ -586,7 +617,7 @@ impl CpuLane<'_> {
         let CpuStep { plan, kernels, partials, .. } = *self.shared;
         let parts = plan.parts(group);
         let mut scratch = self.scratch();
-        for i in self.lane.share(parts.len()) {
+        for i in plan.parts_left(group, self.lane.id) {
             let task = self.attention_task(layer, group, parts[i].work);
             // SAFETY: row i is this lane's; as in `attend_by_task`.
             unsafe { kernels.attention_partial(&task, parts[i].chunk, row_of(partials, i), &mut scratch) };

@@ -1,9 +1,9 @@
 //! A step, prepared for lanes: positions, and who attends to what.
 //!
 //! Chunks that several sequences share are read first, for all of them (`SharedPrefixes`).
-//! Attention is cut in one of two ways. Usually a lane takes whole tasks. Where a few sequences decode at long
+//! Attention is cut in one of two ways. Usually lanes take whole tasks. Where a few sequences decode at long
 //! contexts there are too few tasks to keep the lanes equally busy: then lanes take chunks of tasks, and
-//! merge them in a second round. Both give the same bits.
+//! merge them in a second round. Both give the same bits, whoever takes what: a lane that is done helps others.
 
 use std::ops::Range;
 
@@ -11,6 +11,7 @@ use super::activations::PRIVATE_TOKENS;
 use super::prefixes::SharedPrefixes;
 use crate::config::Cores;
 use crate::kernels::AttentionTask;
+use crate::kernels::threads::shares::Shares;
 use crate::kv::KvGeometry;
 use crate::model::{ModelConfig, RopeTable};
 use crate::sched::{RowsWanted, ScheduledSequence, SchedulerOutput};
@@ -96,8 +97,8 @@ pub struct AttentionPart {
 #[derive(Debug, Default)]
 struct GroupWork {
     tasks: Vec<AttentionWork>,
-    /// (num_lanes + 1,) into `tasks`.
-    bounds: Vec<usize>,
+    /// Of `tasks`, or of `parts` if there are any.
+    shares: Shares,
     /// All chunks of all tasks, task by task. Empty: lanes take whole tasks.
     parts: Vec<AttentionPart>,
     /// (tasks + 1,) into `parts`.
@@ -151,7 +152,7 @@ impl StepPlan {
             self.split = Split::Sequences;
             for work in &mut self.groups {
                 work.parts.clear();
-                work.bounds.clone_from(&bounds);
+                work.shares.fill(|own| own.extend(&bounds));
             }
         }
     }
@@ -198,15 +199,27 @@ impl StepPlan {
         self.positions.len()
     }
 
-    /// What `lane` attends to in the layers of `group`.
-    pub fn attention(&self, group: usize, lane: usize) -> &[AttentionWork] {
-        let work = &self.groups[group];
-        &work.tasks[work.bounds[lane]..work.bounds[lane + 1]]
+    /// What is left for `lane` to attend to in a layer of `group`, if lanes take whole tasks.
+    pub fn attention(&self, group: usize, lane: usize) -> impl Iterator<Item = AttentionWork> {
+        let GroupWork { tasks, shares, .. } = &self.groups[group];
+        let helps = self.split != Split::Sequences;
+        std::iter::from_fn(move || shares.take(lane, helps)).map(|i| tasks[i])
     }
 
     /// The chunks that lanes share where they do not take whole tasks.
     pub fn parts(&self, group: usize) -> &[AttentionPart] {
         &self.groups[group].parts
+    }
+
+    /// What is left for `lane` of them in a layer.
+    pub fn parts_left(&self, group: usize, lane: usize) -> impl Iterator<Item = usize> {
+        let shares = &self.groups[group].shares;
+        std::iter::from_fn(move || shares.take(lane, true))
+    }
+
+    /// When all lanes that help each other have met after a layer of `group`: for each of them.
+    pub fn end_attention(&self, group: usize, lane: usize) {
+        self.groups[group].shares.refill(lane);
     }
 
     /// The tasks of a group that is computed by chunks, each with the rows of its partial results.
@@ -254,8 +267,8 @@ impl GroupWork {
                 }));
             }
         }
-        self.cut(step, window, num_lanes);
         self.split(step, window, num_lanes);
+        self.cut(step, window, num_lanes);
     }
 
     /// Whether such shares are nearly equal, if nothing is shared.
@@ -293,8 +306,11 @@ impl GroupWork {
 
     fn cut(&mut self, step: &SchedulerOutput, window: Option<usize>, num_lanes: usize) {
         let shared = |task: &AttentionWork| self.shared.num_chunks(task.sequence);
-        let costs = self.tasks.iter().map(|task| cost(task, &step.sequences[task.sequence], window, shared(task)));
-        cut(costs, num_lanes, &mut self.bounds);
+        let cost = |task: &AttentionWork| cost(task, &step.sequences[task.sequence], window, shared(task));
+        match self.parts.len() {
+            0 => self.shares.fill(|bounds| cut(self.tasks.iter().map(cost), num_lanes, bounds)),
+            parts => self.shares.fill(|bounds| cut(std::iter::repeat_n(1, parts), num_lanes, bounds)),
+        }
     }
 }
 
@@ -391,7 +407,7 @@ mod tests {
                 for (group, (lane, share)) in
                     (0..geometry.groups.len()).flat_map(|group| shares.iter().enumerate().map(move |lane| (group, lane)))
                 {
-                    let seen: Vec<_> = plan.attention(group, lane).iter().map(|work| (work.sequence, work.kv_head)).collect();
+                    let seen: Vec<_> = plan.attention(group, lane).map(|work| (work.sequence, work.kv_head)).collect();
                     let own: Vec<_> = share.clone().flat_map(|i| (0..kv_heads).map(move |head| (i, head))).collect();
                     prop_assert_eq!(seen, own);
                     prop_assert!(plan.parts(group).is_empty());

@@ -126,7 +126,7 @@ impl Session {
             partials: empty(),
             scratch: &self.scratch,
         };
-        let done = self.pool.run(&|lane| operation(&CpuLane { lane, shared: &shared }));
+        let done = self.pool.run(&|lane| operation(&CpuLane::new(lane, &shared)));
         done.unwrap_or_else(|err| panic!("{err}"));
     }
 }

@@ -12,7 +12,7 @@ pub(super) struct Poisoned;
 /// Two cache lines, which is what adjacent-line prefetchers fetch together.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct OwnLine<T>(T);
+pub(super) struct OwnLine<T>(T);
 
 impl<T> Deref for OwnLine<T> {
     type Target = T;
@@ -126,17 +126,23 @@ pub(super) struct Barrier {
 }
 
 impl Barrier {
-    pub fn wait(&self, num_lanes: usize, patience: Patience) -> Result<(), Poisoned> {
+    /// Arrives without waiting, which `wait` then does. None for the last to come, who has nobody to wait for.
+    pub fn come(&self, num_lanes: usize) -> Result<Option<u32>, Poisoned> {
         // The order matters: a poisoning after the look at the flag also moves the generation past `seen`.
         let seen = self.gate.generation();
         self.check()?;
-        if !self.arrive(num_lanes) {
-            self.gate.wait_past(seen, patience);
-        }
-        self.check()
+        Ok((!self.arrive(num_lanes)).then_some(seen))
     }
 
-    /// Arrives without waiting. True for the last to come, who opens the gate.
+    /// Waits for the others after `come`, and returns how long that took.
+    pub fn wait(&self, seen: Option<u32>, patience: Patience) -> Result<Duration, Poisoned> {
+        let Some(seen) = seen else { return self.check().map(|()| Duration::ZERO) };
+        let begin = Instant::now();
+        self.gate.wait_past(seen, patience);
+        self.check().map(|()| begin.elapsed())
+    }
+
+    /// True for the last to come, who opens the gate.
     pub fn arrive(&self, num_lanes: usize) -> bool {
         let last = self.num_arrived.fetch_add(1, Ordering::AcqRel) + 1 == num_lanes;
         if last {

@@ -1,8 +1,6 @@
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use proptest::prelude::*;
-
 use super::*;
 
 fn run_ok(pool: &Pool, job: &(dyn Fn(Lane<'_>) + Sync)) {
@@ -142,18 +140,4 @@ fn lanes_have_names() {
 fn zero_threads_mean_one_lane() {
     assert_eq!(Pool::new(0).num_lanes(), 1);
     assert!(Pool::default_threads() >= 1);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-    #[test]
-    fn shares_cover_all_items_once(n in 0usize..10_000, count in 1usize..70) {
-        let shared = Shared::new(Patience::for_lanes(1, 1));
-        let shares: Vec<_> = (0..count).map(|id| Lane { id, count, shared: &shared }.share(n)).collect();
-        prop_assert_eq!(shares[0].start, 0);
-        prop_assert_eq!(shares[count - 1].end, n);
-        prop_assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
-        let sizes: Vec<_> = shares.iter().map(|share| share.len()).collect();
-        prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
-    }
 }
