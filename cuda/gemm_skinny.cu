@@ -4,7 +4,7 @@
 // rows, x's rows its 8 columns. A lane's 16 bytes of x are 8 neighbours in k, which serve as the two pairs of two products: k
 // is permuted alike in both operands, so sums do not change. Quantized weights lie as lanes want them: see README.md.
 //
-// Every block reads all of x. So those of wide kernels have several panels, where these are enough blocks for a GPU.
+// Every block reads all of x. So those of wide kernels have several panels, as many as the grid leaves them.
 #include "simt.cuh"
 
 constexpr int BLOCK_K = 128, STEPS = BLOCK_K / 32;
@@ -121,22 +121,31 @@ struct Panels<CodedWeights<Form>> {
     }
 };
 
+// Panels of each block, in groups, so that the grid has all of them.
+DEVICE int panels_of_block(int n, int group) {
+    const int columns = (int)gridDim.x * group * 16;
+    return (n + columns - 1) / columns * group;
+}
+
 // Columns of out that block x makes: 16 for each of its panels.
 template <int TILES, bool WIDE, class Weights, class Out>
 DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, int n, int k) {
     using Kind = Panels<Weights>;
     using Factor = Factors<typename Weights::Number>;
-    // So many that 8 rows of x are a fourth of what weights are, if registers hold the sums.
-    constexpr int PANELS = !WIDE ? 1 : 32 / Weights::BITS < 16 / TILES ? 32 / Weights::BITS : 16 / TILES;
+    // Most panels: 8 or 16 rows of x are a fourth of what these are. Registers do not hold the sums of 32 rows of so many.
+    constexpr int PANELS = !WIDE ? 1 : 32 / Weights::BITS * (TILES == 2 ? 2 : 1);
     // Panels that registers hold at a time: all but one are under way while it is multiplied.
     constexpr int LOADED = sizeof(typename Kind::Loaded), SLOTS = !WIDE || LOADED > 80 ? 1 : LOADED > 40 ? 2 : 4;
     constexpr int AHEAD = SLOTS - 1;
+    // A block has some of these. For up to 8 rows it has all: a constant saves instructions where they are what bounds it.
+    constexpr int GROUP = !WIDE || TILES == 1 ? PANELS : SLOTS > 2 ? SLOTS : 2;
     // Numbers of x are loaded at the begin of a turn, but where many serve one panel.
     constexpr bool KEPT = WIDE || TILES == 1;
     SHARED(float, sums, [PARTS][TILES * 8][20]);  // (part, row of out, column of out); 20: the lanes of a store meet all banks
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int begin = warp * part_len(k), end = min(begin + part_len(k), k);
-    const Weights panels = Kind::at(weights, blockIdx.x * PANELS);
+    const int num_panels = GROUP == PANELS ? PANELS : panels_of_block(n, GROUP);
+    const Weights panels = Kind::at(weights, blockIdx.x * num_panels);
     x += (int64_t)g * k + t * 8;
     typename Kind::Loaded loaded[SLOTS];
 #pragma unroll
@@ -154,8 +163,11 @@ DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, 
             for (int tile = 0; tile < TILES && KEPT; ++tile) xs[step][tile] = load_x(step, tile);
 #pragma unroll
         for (int panel = 0; panel < PANELS; ++panel) {
-            const int next = panel + AHEAD < PANELS ? at : at + BLOCK_K;
-            if (next < end) loaded[(panel + AHEAD) % SLOTS] = Kind::load(panels, (panel + AHEAD) % PANELS, next);
+            if (panel % GROUP == 0 && panel >= num_panels) break;
+            // Behind the last panel comes the first one of the next turn. Slots are used up then, so it is one of two constants.
+            const bool wraps = panel % SLOTS > 0 && panel / SLOTS * SLOTS + SLOTS >= num_panels;
+            const int ahead = wraps ? panel % SLOTS - 1 : panel + AHEAD, next = wraps ? at + BLOCK_K : at;
+            if (next < end) loaded[(panel + AHEAD) % SLOTS] = Kind::load(panels, ahead, next);
             typename Kind::Rows rows;
 #pragma unroll
             for (int step = 0; step < STEPS; ++step) {
@@ -171,6 +183,7 @@ DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, 
     }
 #pragma unroll
     for (int panel = 0; panel < PANELS; ++panel) {
+        if (panel >= num_panels) break;
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile)
 #pragma unroll
@@ -178,14 +191,14 @@ DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, 
         __syncthreads();
         for (int i = threadIdx.x; i < TILES * 8 * 16; i += PARTS * 32) {
             // A warp reads rows that are 4 apart: these lie in other banks.
-            const int row = i / 128 * 8 + i / 32 % 4 + i / 16 % 2 * 4, column = ((int)blockIdx.x * PANELS + panel) * 16 + i % 16;
+            const int row = i / 128 * 8 + i / 32 % 4 + i / 16 % 2 * 4, column = ((int)blockIdx.x * num_panels + panel) * 16 + i % 16;
             if (row >= m || column >= n) continue;
             float sum = 0.f;
 #pragma unroll
             for (int part = 0; part < PARTS; ++part) sum += sums[part][row][i % 16];
             store_one(out + (int64_t)row * n + column, sum);
         }
-        if (panel + 1 < PANELS) __syncthreads();
+        if (panel + 1 < num_panels) __syncthreads();
     }
 }
 

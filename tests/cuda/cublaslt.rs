@@ -57,7 +57,7 @@ fn products_are_those_of_the_kernels() {
         for (own, theirs) in outputs {
             let (x, partials) = (x.all(), partials.all());
             let weight = weight.all();
-            let gemm = Gemm { x, weight: GemmWeight::Bf16(weight), out: own, n, k, splits: 1, wide: false, partials };
+            let gemm = Gemm { x, weight: GemmWeight::Bf16(weight), out: own, n, k, splits: 1, panels: 1, partials };
             kernels.launch(&gemm, &stream).unwrap();
             assert!(library.multiply(&Product { x, weight, out: theirs, n, k }, &stream).unwrap());
         }

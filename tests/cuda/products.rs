@@ -55,16 +55,19 @@ fn wide_blocks_make_the_same_bits() {
         let x = DeviceBuffer::from_slice(&context, &numbers(m * K, m)).unwrap();
         let (x, partials) = (x.all(), partials.all());
         for weight in weights(experts) {
-            let [narrow, wide] = [false, true].map(|wide| {
+            let product = |panels| {
                 let floats = DeviceBuffer::<f32>::new(&context, m * n).unwrap();
                 let halves = DeviceBuffer::<bf16>::new(&context, m * n).unwrap();
                 for out in [GemmOutput::F32(floats.all()), GemmOutput::Bf16(halves.all())] {
-                    kernels.launch(&Gemm { x, weight, out, n, k: K, splits: 1, wide, partials }, &stream).unwrap();
+                    kernels.launch(&Gemm { x, weight, out, n, k: K, splits: 1, panels, partials }, &stream).unwrap();
                 }
                 stream.synchronize().unwrap();
                 (bits(&floats.to_vec().unwrap()), halves.to_vec().unwrap())
-            });
-            assert_eq!(narrow, wide, "{m} rows");
+            };
+            let narrow = product(1);
+            for panels in weight.wide_panels(m) {
+                assert_eq!(product(panels), narrow, "{m} rows, {panels} panels");
+            }
         }
         let starts = DeviceBuffer::from_slice(&context, &[0, m as i32 / 3, m as i32]).unwrap();
         for weight in weights(1) {
@@ -81,6 +84,23 @@ fn wide_blocks_make_the_same_bits() {
             assert_eq!(narrow.1, wide.1, "{m} rows of experts");
         }
     }
+}
+
+/// Blocks of many panels, but not where these would leave multiprocessors without work.
+#[test]
+fn panels_are_shared_among_multiprocessors() {
+    let Some(_device) = emulated_device() else { return };
+    let codes = DeviceBuffer::<u32>::new(&context(), 0).unwrap();
+    let (codes, exponents) = (codes.all(), DeviceBuffer::<u8>::new(&context(), 0).unwrap());
+    let weight = GemmWeight::Mxfp4 { codes, exponents: exponents.all() };
+    let panels = |n, m| Gemm::num_panels(weight, m, n, 132);
+    // 1792 panels: 16 of them for each of 112 multiprocessors, 8 for half of 224, 4 for a fourth of 448.
+    assert_eq!([1, 8, 9, 16, 17, 32, 33].map(|m| panels(28672, m)), [8, 8, 16, 16, 8, 8, 1]);
+    // 1024: 128 blocks of 8, or 64 of 16.
+    assert_eq!([8, 16, 32].map(|m| panels(16384, m)), [8, 8, 8]);
+    // 384: 96 blocks of 4, or 48 of 8, which is the only choice with up to 8 rows. 256: 64 of 4.
+    assert_eq!([8, 16, 32].map(|m| panels(6144, m)), [1, 4, 4]);
+    assert_eq!([8, 16, 32].map(|m| panels(4096, m)), [1, 1, 1]);
 }
 
 fn bits(numbers: &[f32]) -> Vec<u32> {

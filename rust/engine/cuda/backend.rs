@@ -114,8 +114,8 @@ impl CudaStep<'_> {
         }
         let (weight, m, partials) = (matrix.as_weight(), x.len() / k, self.acts.partials.all());
         let splits = Gemm::num_splits(m, n, self.num_multiprocessors);
-        let wide = Gemm::is_wide(weight, m, n, self.num_multiprocessors);
-        self.launch(&Gemm { x, weight, out, n, k, splits, wide, partials });
+        let panels = Gemm::num_panels(weight, m, n, self.num_multiprocessors);
+        self.launch(&Gemm { x, weight, out, n, k, splits, panels, partials });
         if splits > 1 {
             self.launch(&SumParts { partials, out });
         }

@@ -22,12 +22,12 @@ CASES = {
         16,
         ATTENTION_TARGET,
     ),
-    "product of 1 row with 4 bits, 4096 x 4096": (traffic.skinny, Int4Weights, 1, 4096, 4096, False, PRODUCT_TARGET),
-    "product of 1 row with 4 bits, 28672 x 4096": (traffic.skinny, Int4Weights, 1, 28672, 4096, True, PRODUCT_TARGET),
-    "product of 8 rows with 4 bits, 28672 x 4096": (traffic.skinny, Int4Weights, 8, 28672, 4096, True, PRODUCT_TARGET),
-    "product of 1 row with 8 bits, 28672 x 4096": (traffic.skinny, Int8Weights, 1, 28672, 4096, True, PRODUCT_TARGET),
-    "product of 1 row with bf16, 28672 x 4096": (traffic.skinny, Bf16Weights, 1, 28672, 4096, True, PRODUCT_TARGET),
-    "product of 1 row with f16, 28672 x 4096": (traffic.skinny, F16Weights, 1, 28672, 4096, True, PRODUCT_TARGET),
+    "product of 1 row with 4 bits, 4096 x 4096": (traffic.skinny, Int4Weights, 1, 4096, 4096, 1, PRODUCT_TARGET),
+    "product of 1 row with 4 bits, 28672 x 4096": (traffic.skinny, Int4Weights, 1, 28672, 4096, 8, PRODUCT_TARGET),
+    "product of 8 rows with 4 bits, 28672 x 4096": (traffic.skinny, Int4Weights, 8, 28672, 4096, 8, PRODUCT_TARGET),
+    "product of 1 row with 8 bits, 28672 x 4096": (traffic.skinny, Int8Weights, 1, 28672, 4096, 4, PRODUCT_TARGET),
+    "product of 1 row with bf16, 28672 x 4096": (traffic.skinny, Bf16Weights, 1, 28672, 4096, 2, PRODUCT_TARGET),
+    "product of 1 row with f16, 28672 x 4096": (traffic.skinny, F16Weights, 1, 28672, 4096, 2, PRODUCT_TARGET),
     "add and norm, 8192 rows of 4096": (traffic.norm, 4096, 8192, NORM_TARGET),
 }
 PRODUCTS = {

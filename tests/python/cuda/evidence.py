@@ -53,7 +53,8 @@ LOOPS = {
     "ferrule_skinny_gemm_int4_min_wide_m8": 8 * 16 * (64 + 4 * 4),
     "ferrule_skinny_gemm_int8_min_wide_m8": 4 * 16 * (128 + 8 * 4),
     "ferrule_skinny_gemm_mxfp4_wide_m8": 8 * 16 * (64 + 4),
-    "ferrule_skinny_gemm_int4_wide_m32": 4 * 16 * (64 + 2 + 1),
+    "ferrule_skinny_gemm_int4_wide_m16": 16 * 16 * (64 + 2 + 1),
+    "ferrule_skinny_gemm_int4_wide_m32": 8 * 16 * (64 + 2 + 1),
     "ferrule_grouped_skinny_gemm_int4_m8": 16 * (64 + 2 + 1),
     "ferrule_grouped_skinny_gemm_int4_wide_m8": 8 * 16 * (64 + 2 + 1),
 }
@@ -261,12 +262,12 @@ sectors was used, and the wavefronts of shared memory over the fewest.
 {traffic_table()}
 
 Tests hold the first ratio to 1.05, and the second one to 1.3 but in {len(traffic.ASKED_AGAIN)} rows. A block of the
-kernels for few rows asks for all of x: once for its 16 columns of the output or, in wide kernels, its 32 to 128, which
-are taken where there is such a block for each multiprocessor. With fewer columns (*few columns*) blocks of 16 keep more
-multiprocessors busy. In wide kernels of 4 bits, x is a fourth of the weights with 8 rows, a half with 16 and twice
-as much with 32: registers hold the sums of 128 columns of 16 rows, or of 64 of 32 rows. Tiles of 128 x 128 (*256 rows*)
-and of 64 queries (prefill) ask for their factors once per tile, as every product in tiles does: the memory's rate is
-not what bounds them.
+kernels for few rows asks for all of x: once for its 16 columns of the output or, in wide kernels, its 32 to 256, as
+many as leave multiprocessors with work. With few columns it has 64 of them, or (*few columns*) 16; with up to 8 rows
+it has 128 or 16. In the widest blocks of 4 bits, x is a fourth of the weights with 8 or 16 rows, and as much as they
+with 32: registers hold the sums of 256 columns of 16 rows, or of 128 of 32 rows. Tiles of 128 x 128 (*256 rows*) and of
+64 queries (prefill) ask for their factors once per tile, as every product in tiles does: the memory's rate is not what
+bounds them.
 
 ## Roofline estimate
 A turn of a loop takes as long as the slowest of its bytes (all multiprocessors share the memory), its instructions

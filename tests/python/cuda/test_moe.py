@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from emulator import bf16, floats
 from reference import assert_close, i32, normal
-from weights import WEIGHTS, grouped_product
+from weights import WEIGHTS, grouped_product, wide_panels
 
 
 @pytest.mark.parametrize("num_experts", [8, 60, 128])
@@ -56,7 +56,8 @@ def test_moe_products_of_experts_with_their_tokens(gpu, rng, kind):
     places_on_gpu = gpu.upload(places)
     rows = gpu.allocate(tokens * top_k * k * 2)
     gpu.launch("ferrule_moe_gather", (tokens * top_k,), 128, gpu.upload(x), places_on_gpu, rows, i32(k), i32(top_k))
-    forms = (None, False), (8, False), (8, True), (32, False), (32, True)
+    wide = [(rows, panels) for rows in (8, 32) for panels in wide_panels(all_weights, rows)]
+    forms = (None, 1), (8, 1), (32, 1), *wide
     products = [grouped_product(gpu, all_weights, rows, starts, tokens * top_k, n, k, *form) for form in forms]
     in_tiles, *skinny = [gpu.download(made, (tokens * top_k, n), np.uint16) for made in products]
     assert all((made == in_tiles).all() for made in skinny), "bits do not depend on the kernel"

@@ -23,6 +23,7 @@ from weights import (
     grouped_product,
     product,
     skinny_product,
+    wide_panels,
 )
 
 SECTOR = 32
@@ -163,9 +164,9 @@ def gemm(gpu, rng, kind, m, n, k):
     return lambda: product(gpu, weights, x, n, np.uint16), 2 * m * (k + n) + weights.num_bytes()
 
 
-def skinny(gpu, rng, kind, m, n, k, wide):
+def skinny(gpu, rng, kind, m, n, k, panels):
     weights, x, rows = matrix(rng, kind, n, k), normal(rng, m, k), next(rows for rows in (8, 16, 32) if m <= rows)
-    run = lambda: skinny_product(gpu, weights, x, n, np.uint16, rows, wide)  # noqa: E731
+    run = lambda: skinny_product(gpu, weights, x, n, np.uint16, rows, panels)  # noqa: E731
     return run, 2 * m * (k + n) + weights.num_bytes()
 
 
@@ -176,7 +177,7 @@ def experts(gpu, rng, kind, tokens, top_k, num_experts, n, k):
     starts = np.searchsorted(taken, np.arange(num_experts + 1)).astype(i32)
     rows = gpu.upload(normal(rng, len(taken), k))
     read = weights.num_bytes() // num_experts * len(np.unique(taken))
-    run = lambda: grouped_product(gpu, weights, rows, starts, len(taken), n, k, 8, wide=True)  # noqa: E731
+    run = lambda: grouped_product(gpu, weights, rows, starts, len(taken), n, k, 8, wide_panels(weights, 8)[-1])  # noqa: E731
     return run, read + 2 * len(taken) * (k + n) + starts.nbytes
 
 
@@ -195,20 +196,21 @@ CASES = {
     "decode attention, heads of 256, 2 queries a KV head, 2048 positions": (decode, 256, 2, 2048, 4),
     "decode attention over int8, heads of 128, 4 queries a KV head, 2048 positions": (decode, 128, 4, 2048, 4, Int8Kv),
     "decode attention over fp8, heads of 64, 3 queries a KV head, 2048 positions": (decode, 64, 3, 2048, 4, Fp8Kv),
-    "product of 1 row with 4 bits, groups of 128": (skinny, Int4Weights, 1, 256, 2048, False),
-    "product of 1 row with 4 bits and minima, groups of 32": (skinny, Int4LineWeights, 1, 256, 2048, False),
-    "product of 1 row with 8 bits and minima, groups of 16": (skinny, Int8LineWeights, 1, 256, 2048, False),
-    "product of 1 row with MXFP4": (skinny, Mxfp4Weights, 1, 256, 2048, False),
-    "product of 1 row with 8 bits": (skinny, Int8Weights, 1, 256, 2048, False),
-    "product of 1 row with bf16": (skinny, Bf16Weights, 1, 256, 2048, False),
-    "product of 1 row with f16": (skinny, F16Weights, 1, 256, 2048, False),
-    "product of 8 rows with 4 bits, groups of 128": (skinny, Int4Weights, 8, 1024, 1024, True),
-    "product of 8 rows with 4 bits and minima, groups of 32": (skinny, Int4LineWeights, 8, 1024, 1024, True),
-    "product of 8 rows with 8 bits and minima, groups of 16": (skinny, Int8LineWeights, 8, 1024, 1024, True),
-    "product of 8 rows with MXFP4": (skinny, Mxfp4Weights, 8, 1024, 1024, True),
-    "product of 8 rows with 8 bits": (skinny, Int8Weights, 8, 1024, 1024, True),
-    "product of 8 rows with bf16": (skinny, Bf16Weights, 8, 512, 1024, True),
-    "product of 8 rows with f16": (skinny, F16Weights, 8, 512, 1024, True),
+    "product of 1 row with 4 bits, groups of 128": (skinny, Int4Weights, 1, 256, 2048, 1),
+    "product of 1 row with 4 bits and minima, groups of 32": (skinny, Int4LineWeights, 1, 256, 2048, 1),
+    "product of 1 row with 8 bits and minima, groups of 16": (skinny, Int8LineWeights, 1, 256, 2048, 1),
+    "product of 1 row with MXFP4": (skinny, Mxfp4Weights, 1, 256, 2048, 1),
+    "product of 1 row with 8 bits": (skinny, Int8Weights, 1, 256, 2048, 1),
+    "product of 1 row with bf16": (skinny, Bf16Weights, 1, 256, 2048, 1),
+    "product of 1 row with f16": (skinny, F16Weights, 1, 256, 2048, 1),
+    "product of 8 rows with 4 bits, groups of 128": (skinny, Int4Weights, 8, 1024, 1024, 8),
+    "product of 8 rows with 4 bits and minima, groups of 32": (skinny, Int4LineWeights, 8, 1024, 1024, 8),
+    "product of 8 rows with 8 bits and minima, groups of 16": (skinny, Int8LineWeights, 8, 1024, 1024, 4),
+    "product of 8 rows with MXFP4": (skinny, Mxfp4Weights, 8, 1024, 1024, 8),
+    "product of 8 rows with 8 bits": (skinny, Int8Weights, 8, 1024, 1024, 4),
+    "product of 8 rows with bf16": (skinny, Bf16Weights, 8, 512, 1024, 2),
+    "product of 8 rows with f16": (skinny, F16Weights, 8, 512, 1024, 2),
+    "product of 16 rows with 4 bits, groups of 128": (skinny, Int4Weights, 16, 1024, 1024, 16),
     "products of 8 tokens with 2 of 8 experts each, 4 bits": (experts, Int4Weights, 8, 2, 8, 256, 1024),
     "products of 8 tokens with 2 of 8 experts each, bf16": (experts, Bf16Weights, 8, 2, 8, 64, 1024),
     "product of 128 rows with 4 bits, groups of 128": (gemm, Int4Weights, 128, 128, 1024),
@@ -216,9 +218,9 @@ CASES = {
     "product of 128 rows with bf16": (gemm, Bf16Weights, 128, 128, 1024),
     "product of 128 rows with f16": (gemm, F16Weights, 128, 128, 1024),
     "add and norm, rows of 4096": (norm, 4096, 4),
-    "product of 8 rows with 4 bits, few columns": (skinny, Int4Weights, 8, 256, 2048, False),
-    "product of 16 rows with 4 bits, groups of 128": (skinny, Int4Weights, 16, 1024, 1024, True),
-    "product of 32 rows with 4 bits, groups of 128": (skinny, Int4Weights, 32, 1024, 1024, True),
+    "product of 8 rows with 4 bits, few columns": (skinny, Int4Weights, 8, 256, 2048, 1),
+    "product of 16 rows with 4 bits, blocks of 64 columns": (skinny, Int4Weights, 16, 512, 1024, 4),
+    "product of 32 rows with 4 bits, groups of 128": (skinny, Int4Weights, 32, 1024, 1024, 8),
     "product of 256 rows with 4 bits, groups of 128": (gemm, Int4Weights, 256, 256, 512),
     "prefill attention, heads of 128, 256 queries": (prefill, 128, 256),
     "prefill attention over int8, heads of 128, 256 queries": (prefill, 128, 256, Int8Kv),
@@ -226,7 +228,7 @@ CASES = {
 # These ask for x or for keys once per tile of what they make, which caches answer; evidence.py says why.
 ASKED_AGAIN = [
     "product of 8 rows with 4 bits, few columns",
-    "product of 16 rows with 4 bits, groups of 128",
+    "product of 16 rows with 4 bits, blocks of 64 columns",
     "product of 32 rows with 4 bits, groups of 128",
     "product of 256 rows with 4 bits, groups of 128",
     "prefill attention, heads of 128, 256 queries",

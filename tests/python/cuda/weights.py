@@ -184,23 +184,24 @@ class Mxfp4Weights(Weights):
         return ()
 
 
-def columns(weights, rows, wide):
-    """Of out, that a block of the kernels for few rows makes."""
-    return 16 * min(32 // weights.bit_count, 128 // rows) if wide else 16
+def wide_panels(weights, rows):
+    """How many panels a block of the wide kernels for few rows may have: `GemmWeight::wide_panels`."""
+    most = 32 // weights.bit_count * (2 if rows == 16 else 1)
+    group = most if rows == 8 else 4 if weights.bit_count == 4 else 2
+    return range(group, most + 1, group)
 
 
-def skinny_kernel(weights, out_type, rows, wide):
+def skinny_kernel(weights, out_type, rows, panels):
     kind = "_f32" if out_type == np.float32 else ""
-    return f"ferrule_skinny_gemm{weights.name}{kind}{'_wide' if wide else ''}_m{rows}"
+    return f"ferrule_skinny_gemm{weights.name}{kind}{'_wide' if panels > 1 else ''}_m{rows}"
 
 
-def skinny_product(gpu, weights, x, n, out_type, rows, wide=False):
-    """By the kernel for up to `rows` rows."""
+def skinny_product(gpu, weights, x, n, out_type, rows, panels=1):
+    """By the kernel for up to `rows` rows, with `panels` in a block."""
     m, k = x.shape
     out = gpu.allocate(m * n * 4)
     args = gpu.upload(x), *weights.args(gpu), out, i32(m), i32(n), i32(k), *weights.sizes()
-    grid = (-(-n // columns(weights, rows, wide)),)
-    gpu.launch(skinny_kernel(weights, out_type, rows, wide), grid, 256, *args)
+    gpu.launch(skinny_kernel(weights, out_type, rows, panels), (-(-n // (16 * panels)),), 256, *args)
     return gpu.download(out, (m, n), out_type)
 
 
@@ -218,14 +219,14 @@ def product(gpu, weights, x, n, out_type, splits=1):
     return gpu.download(out, (m, n), out_type)
 
 
-def grouped_product(gpu, weights, rows, starts, num_rows, n, k, skinny=None, wide=False):
+def grouped_product(gpu, weights, rows, starts, num_rows, n, k, skinny=None, panels=1):
     """What experts make of their rows: in tiles of 128 of them, or `skinny` at once."""
     products = gpu.allocate(num_rows * n * 2)
     num_experts, most = len(starts) - 1, int(np.diff(starts).max())
     args = rows, *weights.args(gpu), gpu.upload(starts), products, i32(n), i32(k), *weights.sizes()
     if skinny:
-        grid = (-(-n // columns(weights, skinny, wide)), num_experts, -(-most // skinny))
-        name = skinny_kernel(weights, None, skinny, wide).replace("skinny", "grouped_skinny")
+        grid = (-(-n // (16 * panels)), num_experts, -(-most // skinny))
+        name = skinny_kernel(weights, None, skinny, panels).replace("skinny", "grouped_skinny")
         gpu.launch(name, grid, 256, *args)
     else:
         grid = (-(-most // 128), -(-n // 128), num_experts)

@@ -124,15 +124,32 @@ impl GemmWeight<'_> {
         }
     }
 
-    /// Columns of out that a block makes whose panels share what is read of x: as cuda/gemm_skinny.cu has them.
-    pub(super) fn wide_columns(&self, rows: usize) -> usize {
+    /// How many panels a block of the wide kernels may have, for up to `m` rows: as cuda/gemm_skinny.cu has them.
+    pub fn wide_panels(&self, m: usize) -> impl DoubleEndedIterator<Item = usize> + use<> {
         let bits = match self {
             Self::Bf16(_) | Self::F16(_) => 16,
             Self::Int8 { .. } => 8,
             Self::Min { bits, .. } => *bits,
             Self::Int4 { .. } | Self::Mxfp4 { .. } => 4,
         };
-        PANEL * (32 / bits).min(16 * 8 / rows)
+        let rows = SKINNY_ROWS[kind(m)];
+        let most = 32 / bits * if rows == 16 { 2 } else { 1 };
+        let group = match rows {
+            8 => most,
+            _ if bits == 4 => 4,
+            _ => 2,
+        };
+        (1..=most / group).map(move |groups| groups * group)
+    }
+
+    /// Of `blocks(panels)` blocks with so many panels each, how many panels: 1 is for the narrow kernel. Multiprocessors take
+    /// blocks in turns, and some may have none in the last one: as few as can be, and then as many panels as can be. All blocks
+    /// read x: the narrow kernel asks for 3 to 9 times the weights of 4 bits, which caches give at about twice the memory's
+    /// rate, so that it is slower than a wide one that leaves a third of the multiprocessors without work.
+    pub(super) fn num_panels(&self, m: usize, num_multiprocessors: usize, blocks: impl Fn(usize) -> usize) -> usize {
+        let cost = |panels: usize| blocks(panels).div_ceil(num_multiprocessors) * panels;
+        let best = self.wide_panels(m).rev().min_by_key(|&panels| cost(panels)).expect("there are wide kernels");
+        if 2 * cost(best) * num_multiprocessors <= 3 * blocks(1) { best } else { 1 }
     }
 
     pub(super) fn num_bytes(&self) -> u64 {
@@ -181,8 +198,8 @@ pub struct Gemm<'a> {
     pub k: usize,
     /// Blocks that share a tile's sum over k: see [`Gemm::num_splits`].
     pub splits: usize,
-    /// Few rows are multiplied with several panels in a block: see [`Gemm::is_wide`].
-    pub wide: bool,
+    /// Panels of a block, where there are few rows: see [`Gemm::num_panels`].
+    pub panels: usize,
     /// Room for (8, m, n), read only by [`SumParts`].
     pub partials: DeviceSlice<'a, f32>,
 }
@@ -195,9 +212,12 @@ impl Gemm<'_> {
         [8, 4, 2].into_iter().find(fits).unwrap_or(1)
     }
 
-    /// Whether a product of few rows keeps all multiprocessors busy with blocks of several panels. All blocks read x.
-    pub fn is_wide(weight: GemmWeight<'_>, m: usize, n: usize, num_multiprocessors: usize) -> bool {
-        m <= SKINNY && n.div_ceil(weight.wide_columns(SKINNY_ROWS[kind(m)])) >= num_multiprocessors
+    /// How many panels of 16 columns of out a block makes, if there are few rows.
+    pub fn num_panels(weight: GemmWeight<'_>, m: usize, n: usize, num_multiprocessors: usize) -> usize {
+        if m > SKINNY {
+            return 1;
+        }
+        weight.num_panels(m, num_multiprocessors, |panels| n.div_ceil(PANEL * panels))
     }
 
     /// Numbers in the partials of any product of up to `m` rows with up to `n` columns.
@@ -294,18 +314,17 @@ impl Call for Gemm<'_> {
                 GemmMxfp4F32,
             ),
         };
-        match (self.is_skinny(), self.wide) {
-            (true, true) => wide[kind(self.m())],
-            (true, false) => narrow[kind(self.m())],
+        match (self.is_skinny(), self.panels) {
+            (true, 1) => narrow[kind(self.m())],
+            (true, _) => wide[kind(self.m())],
             (false, _) => tiles,
         }
     }
 
     fn shape(&self) -> LaunchShape {
-        let grid = match (self.is_skinny(), self.wide) {
-            (true, true) => [self.n.div_ceil(self.weight.wide_columns(SKINNY_ROWS[kind(self.m())])), 1, 1],
-            (true, false) => [self.n.div_ceil(PANEL), 1, 1],
-            (false, _) => [self.m().div_ceil(TILE), self.n.div_ceil(TILE), self.splits],
+        let grid = match self.is_skinny() {
+            true => [self.n.div_ceil(PANEL * self.panels), 1, 1],
+            false => [self.m().div_ceil(TILE), self.n.div_ceil(TILE), self.splits],
         };
         blocks(grid, 256)
     }
@@ -319,6 +338,8 @@ impl Call for Gemm<'_> {
         let out = self.out.into();
         if self.is_skinny() {
             assert_eq!(self.splits, 1);
+            let panels = self.panels;
+            assert!(panels == 1 || self.weight.wide_panels(m).any(|wide| wide == panels), "{panels} panels in a block");
             return self.weight.args(self.x, &[out, sizes[0], sizes[1], sizes[2]]);
         }
         assert!(PARTS.is_multiple_of(self.splits), "{} parts for {} blocks", PARTS, self.splits);

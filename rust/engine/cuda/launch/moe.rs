@@ -129,7 +129,7 @@ pub struct GroupedGemm<'a> {
     pub k: usize,
     /// Most rows of an expert: the tokens of the step.
     pub most_rows: usize,
-    /// With at least as many blocks, those for few rows have several panels each: see [`super::Gemm::is_wide`].
+    /// See [`super::Gemm::num_panels`].
     pub num_multiprocessors: usize,
 }
 
@@ -147,13 +147,11 @@ impl GroupedGemm<'_> {
         }
     }
 
-    /// Columns of out that a block for few rows makes. A token's experts at least have some.
-    fn columns(&self, rows: usize) -> usize {
-        let (wide, per_token) = (self.weight.wide_columns(rows), self.x.len() / self.k / self.most_rows);
-        match self.n.div_ceil(wide) * per_token >= self.num_multiprocessors {
-            true => wide,
-            false => PANEL,
-        }
+    /// Panels of a block for few rows. A token's experts at least have some.
+    fn num_panels(&self, rows: usize) -> usize {
+        let per_token = self.x.len() / self.k / self.most_rows;
+        let blocks = |panels| self.n.div_ceil(PANEL * panels) * per_token;
+        self.weight.num_panels(rows, self.num_multiprocessors, blocks)
     }
 }
 
@@ -196,13 +194,13 @@ impl Call for GroupedGemm<'_> {
             ),
         };
         let Some(rows) = self.skinny() else { return tiles };
-        let kernels = if self.columns(rows) > PANEL { wide } else { narrow };
+        let kernels = if self.num_panels(rows) > 1 { wide } else { narrow };
         kernels[usize::from(rows > 8)]
     }
 
     fn shape(&self) -> LaunchShape {
         let grid = match self.skinny() {
-            Some(rows) => [self.n.div_ceil(self.columns(rows)), self.count(), self.most_rows.div_ceil(rows)],
+            Some(rows) => [self.n.div_ceil(PANEL * self.num_panels(rows)), self.count(), self.most_rows.div_ceil(rows)],
             None => [self.most_rows.div_ceil(TILE), self.n.div_ceil(TILE), self.count()],
         };
         blocks(grid, 256)
