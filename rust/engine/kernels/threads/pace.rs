@@ -56,7 +56,7 @@ impl Pace {
 
 /// A lane's share of `n` items: contiguous, the same for the same `n`.
 pub(super) fn share(cuts: &[u64], lane: usize, n: usize) -> Range<usize> {
-    let at = |cut: u64| (u128::from(cut) * n as u128 >> CUT_BITS) as usize;
+    let at = |cut: u64| ((u128::from(cut) * n as u128) >> CUT_BITS) as usize;
     at(cuts[lane])..at(cuts[lane + 1])
 }
 
