@@ -2,7 +2,8 @@
 //
 // A block serves one head and 64 queries of one sequence, 16 per warp. K and V tiles of KEYS positions are fetched one
 // step ahead. Tiles begin at multiples of KEYS, and one without a key that a query sees changes nothing of the query's sums:
-// these do not depend on which other queries a step has. Scores and outputs stay in registers: the accumulators of q . K are, packed, the first operand of p . V.
+// these do not depend on which other queries a step has. Scores and outputs stay in registers: the accumulators of q . K
+// are, packed, the first operand of p . V.
 // Numbers of one byte are fetched as they are, and become tiles of bf16 when their step has come.
 #include "simt.cuh"
 

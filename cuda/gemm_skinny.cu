@@ -191,7 +191,8 @@ DEVICE void skinny_gemm(const bf16* x, const Weights& weights, Out* out, int m, 
         __syncthreads();
         for (int i = threadIdx.x; i < TILES * 8 * 16; i += PARTS * 32) {
             // A warp reads rows that are 4 apart: these lie in other banks.
-            const int row = i / 128 * 8 + i / 32 % 4 + i / 16 % 2 * 4, column = ((int)blockIdx.x * num_panels + panel) * 16 + i % 16;
+            const int row = i / 128 * 8 + i / 32 % 4 + i / 16 % 2 * 4;
+            const int column = ((int)blockIdx.x * num_panels + panel) * 16 + i % 16;
             if (row >= m || column >= n) continue;
             float sum = 0.f;
 #pragma unroll

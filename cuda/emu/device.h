@@ -151,7 +151,8 @@ DEVICE uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
 }
 DEVICE float f16_to_float(uint16_t bits) {
     // Its bits in a float's places stand for the number times 2^-112, but for infinities and what is no number.
-    const float size = (bits >> 10 & 31) == 31 ? (bits & 1023 ? NAN : INFINITY) : __uint_as_float((bits & 0x7fffu) << 13) * 0x1p112f;
+    const float size = (bits >> 10 & 31) == 31 ? (bits & 1023 ? NAN : INFINITY)
+                                               : __uint_as_float((bits & 0x7fffu) << 13) * 0x1p112f;
     return bits >> 15 ? -size : size;
 }
 DEVICE uint32_t emu_round_f16(float x) {

@@ -227,7 +227,8 @@ mod tests {
         &out[size.range(section)]
     }
 
-    /// A prompt of 3 tokens that begins, and a token at position 17 that was generated and has left the first block behind in group 1.
+    /// A prompt of 3 tokens that begins, and a token at position 17 that was generated and has left the first block behind
+    /// in group 1.
     fn step() -> SchedulerOutput {
         let mut step = SchedulerOutput::default();
         step.push(0, &[5, 6, 7], RowsWanted::All, 2, 1);

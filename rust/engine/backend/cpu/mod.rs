@@ -318,14 +318,6 @@ impl CpuLane<'_> {
         }
     }
 
-    /// Whether this lane, or an earlier step, stored all that is in the blocks that a task reads.
-    fn reads_own(&self, work: AttentionWork) -> bool {
-        let (own, sequence) = (self.tokens(), &self.shared.step.sequences[work.sequence]);
-        let behind = (sequence.start + work.first + work.num_queries).next_multiple_of(BLOCK_SIZE) - sequence.start;
-        let tokens = &sequence.tokens;
-        self.split().owns_tokens() && own.start <= tokens.start && tokens.end.min(tokens.start + behind) <= own.end
-    }
-
     /// Normed row = norm of the residual row, ready for the next product.
     fn norm_row(&self, token: usize, weight: &[f32]) {
         // SAFETY: this lane's token.
@@ -595,11 +587,11 @@ impl CpuLane<'_> {
     }
 
     fn attend_by_task(&self, layer: usize, group: usize) {
-        let CpuStep { plan, kernels, partials, .. } = *self.shared;
+        let CpuStep { plan, step, kernels, partials, .. } = *self.shared;
         let mut scratch = self.scratch();
         let mut works = plan.attention(group, self.lane.id).peekable();
         while let Some(work) = works.next() {
-            if !self.reads_own(work) {
+            if !plan.reads_own(step, work, self.tokens()) {
                 self.wait_for_others();
             }
             let next = works.peek().map(|&next| self.next_read(layer, group, next));

@@ -10,8 +10,8 @@ use std::ops::Range;
 use super::activations::PRIVATE_TOKENS;
 use super::prefixes::SharedPrefixes;
 use crate::config::Cores;
-use crate::kernels::AttentionTask;
 use crate::kernels::threads::shares::Shares;
+use crate::kernels::{AttentionTask, BLOCK_SIZE};
 use crate::kv::KvGeometry;
 use crate::model::{ModelConfig, RopeTable};
 use crate::sched::{RowsWanted, ScheduledSequence, SchedulerOutput};
@@ -206,6 +206,14 @@ impl StepPlan {
         std::iter::from_fn(move || shares.take(lane, helps)).map(|i| tasks[i])
     }
 
+    /// Whether the lane with these tokens, or an earlier step, stored all that is in the blocks that a task reads.
+    pub fn reads_own(&self, step: &SchedulerOutput, work: AttentionWork, own: Range<usize>) -> bool {
+        let sequence = &step.sequences[work.sequence];
+        let behind = (sequence.start + work.first + work.num_queries).next_multiple_of(BLOCK_SIZE) - sequence.start;
+        let ScheduledSequence { tokens, .. } = sequence;
+        self.split.owns_tokens() && own.start <= tokens.start && tokens.end.min(tokens.start + behind) <= own.end
+    }
+
     /// The chunks that lanes share where they do not take whole tasks.
     pub fn parts(&self, group: usize) -> &[AttentionPart] {
         &self.groups[group].parts
@@ -343,7 +351,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernels::BLOCK_SIZE;
 
     fn step(lens: &[(usize, usize)]) -> SchedulerOutput {
         let mut step = SchedulerOutput::default();
@@ -411,6 +418,31 @@ mod tests {
                     let own: Vec<_> = share.clone().flat_map(|i| (0..kv_heads).map(move |head| (i, head))).collect();
                     prop_assert_eq!(seen, own);
                     prop_assert!(plan.parts(group).is_empty());
+                }
+            }
+        }
+
+        /// However unevenly lanes own tokens.
+        #[test]
+        fn what_a_lane_does_not_wait_for_is_its_own_or_was_there_before(
+            lens in prop::collection::vec((0usize..100, 1usize..100), 1..6),
+            cut in 0.0f64..1.0,
+            kv_heads in 1usize..3,
+        ) {
+            let step = step(&lens);
+            let mut plan = StepPlan::default();
+            plan.fill(&step, &KvGeometry::new(1, 16, &[None]), kv_heads, Lanes { count: 2, own_tokens: Some(1) });
+            let cut = (cut * step.num_tokens() as f64) as usize;
+            for share in [0..cut, cut..step.num_tokens()].map(|share| plan.store_share(share)) {
+                for work in plan.groups[0].tasks.iter().copied() {
+                    let sequence = &step.sequences[work.sequence];
+                    let last = sequence.start + work.first + work.num_queries - 1;
+                    let read = 0..(last / 16 + 1) * 16;
+                    let mut stored_now = sequence.tokens.clone().filter(|token| {
+                        read.contains(&(sequence.start + token - sequence.tokens.start))
+                    });
+                    let is_own = plan.split.owns_tokens() && stored_now.all(|token| share.contains(&token));
+                    prop_assert_eq!(plan.reads_own(&step, work, share.clone()), is_own);
                 }
             }
         }
