@@ -15,7 +15,7 @@ mod store;
 
 use std::ops::Range;
 
-use super::{Kernels, dispatch};
+use super::{Kernels, dispatch, on_lines};
 use crate::config::{Isa, KvDtype};
 use crate::ids::BlockId;
 pub(super) use chunk::{CHUNK_LEN, Chunk};
@@ -162,16 +162,11 @@ struct Workspace<'a> {
 
 impl<'a> Workspace<'a> {
     fn new(task: &AttentionTask<'_>, num_rows: usize, scratch: &'a mut Vec<f32>) -> Self {
-        const LINE: usize = 64 / size_of::<f32>();
         let state_len = num_rows * task.state_stride();
-        let needed = num_rows * CHUNK_LEN + 2 * state_len + LINE;
-        if scratch.len() < needed {
-            scratch.resize(needed, 0.0);
-        }
-        let aligned = scratch.as_ptr().align_offset(64).min(LINE);
-        let (scores, rest) = scratch[aligned..].split_at_mut(num_rows * CHUNK_LEN);
-        let (partial, rest) = rest.split_at_mut(state_len);
-        Self { scores, partial, state: &mut rest[..state_len] }
+        let memory = on_lines(scratch, num_rows * CHUNK_LEN + 2 * state_len);
+        let (scores, rest) = memory.split_at_mut(num_rows * CHUNK_LEN);
+        let (partial, state) = rest.split_at_mut(state_len);
+        Self { scores, partial, state }
     }
 }
 

@@ -11,6 +11,7 @@ mod avx512;
 mod elementwise;
 pub mod limits;
 mod matmul;
+mod memory;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod simd;
@@ -19,6 +20,7 @@ pub mod threads;
 pub use attention::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, KvLayer, KvShape, NextRead, Prefix, partial_len};
 pub(crate) use matmul::{BLOCK_ROWS, blocks, cached_rows};
 pub use matmul::{MatMut, QuantizedRows};
+pub(crate) use memory::{Cells, on_lines};
 
 use crate::config::Isa;
 use crate::error::{Error, Result};

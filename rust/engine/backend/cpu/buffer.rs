@@ -1,33 +1,26 @@
 //! Memory that lanes share between barriers.
 
-use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::kernels::MatMut;
+use crate::kernels::{Cells, MatMut};
 
 /// A float32 matrix (rows, cols), row-major. Between two barriers, each element has one writer or any
 /// number of readers; the operations of [`super::CpuLane`] keep to that.
 #[derive(Debug)]
 pub struct Shared {
-    data: Box<[UnsafeCell<f32>]>,
+    data: Cells<f32>,
     rows: usize,
     cols: usize,
 }
 
-// SAFETY: access from several lanes goes through the unsafe methods, whose callers keep to the rule above.
-unsafe impl Sync for Shared {}
-
 impl Shared {
     pub fn new(rows: usize, cols: usize) -> Self {
-        let zeros = Box::into_raw(vec![0.0_f32; rows * cols].into_boxed_slice());
-        // SAFETY: UnsafeCell<f32> has the layout of f32, and the box was just given up.
-        let data = unsafe { Box::from_raw(zeros as *mut [UnsafeCell<f32>]) };
-        Self { data, rows, cols }
+        Self { data: Cells::zeroed(rows * cols), rows, cols }
     }
 
     fn ptr(&self) -> *mut f32 {
-        UnsafeCell::raw_get(self.data.as_ptr())
+        self.data.ptr()
     }
 
     /// # Safety

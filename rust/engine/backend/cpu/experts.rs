@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::sync::PoisonError;
 
 use super::activations::ExpertActivations;
-use super::{CpuLane, CpuLinear, Input};
+use super::{CpuLane, CpuLinear, GATED_FLOATS, Input};
 use crate::backend::Act;
+use crate::kernels::on_lines;
 use crate::model::{Activation, ExpertsConfig};
 
 /// Where the entries of a step are: entry `token * per_token + k` is choice k of a token.
@@ -120,12 +121,13 @@ impl CpuLane<'_> {
         let acts = self.experts();
         let routes = acts.routes.read().unwrap_or_else(PoisonError::into_inner);
         let input = Input { float32: Some(&acts.input), int8: acts.input_int8.as_ref(), ordered: &[] };
-        let mut scratch = self.gated_scratch();
+        let mut scratch = self.scratch();
+        let outputs = on_lines(&mut scratch, 2 * GATED_FLOATS);
         for expert in 0..config.count {
             let [gate, up] = &weight.segments[2 * expert..][..2] else { unreachable!("two of a slice of two") };
             let entries = routes.of(expert);
             if !entries.is_empty() {
-                self.gated_rows([gate, up], input, activation, entries, self.gate_panels(gate), &mut scratch);
+                self.gated_rows([gate, up], input, activation, entries, self.gate_panels(gate), outputs);
             }
         }
         self.lane.barrier();

@@ -31,6 +31,7 @@ use crate::backend::{Act, Backend, HeadTransform};
 use crate::kernels::threads::{Arrival, Lane};
 use crate::kernels::{
     AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Kernels, MatMut, NextRead, Prefix, QuantizedRows, blocks, cached_rows,
+    on_lines,
 };
 use crate::model::{Activation, ExpertsConfig, ModelConfig};
 use crate::quant::PANEL_ROWS;
@@ -180,8 +181,9 @@ impl Backend for CpuLane<'_> {
         let [gate, up] = &weight.segments[..] else { panic!("a gated linear has two matrices") };
         let input = self.prepare(weight, Act::Normed, self.shared.plan.num_tokens());
         let (rows, panels) = self.product_share(self.gate_panels(gate), gate.matrix.num_panels());
-        let mut scratch = self.gated_scratch();
-        self.gated_rows([gate, up], input, activation, rows, panels, &mut scratch);
+        let mut scratch = self.scratch();
+        let outputs = on_lines(&mut scratch, 2 * GATED_FLOATS);
+        self.gated_rows([gate, up], input, activation, rows, panels, outputs);
         self.meet_after_columns();
     }
 
@@ -368,15 +370,7 @@ impl CpuLane<'_> {
         self.meet_after_columns();
     }
 
-    /// Room for the outputs of gate and of up.
-    fn gated_scratch(&self) -> MutexGuard<'_, Vec<f32>> {
-        let mut scratch = self.scratch();
-        let len = scratch.len().max(2 * GATED_FLOATS);
-        scratch.resize(len, 0.0);
-        scratch
-    }
-
-    /// `gated_linear` of some rows of the input and panels, to the same rows of Gate.
+    /// `gated_linear` of some rows of the input and panels, to the same rows of Gate. `outputs` is (2 * GATED_FLOATS,).
     fn gated_rows(
         &self,
         [gate, up]: [&Segment; 2],
@@ -384,14 +378,14 @@ impl CpuLane<'_> {
         activation: Activation,
         rows: Range<usize>,
         panels: Range<usize>,
-        scratch: &mut [f32],
+        outputs: &mut [f32],
     ) {
         let group = self.gate_group_panels();
         let panels_at_once = group * (GATED_FLOATS / (rows.len().min(BLOCK_ROWS) * group * PANEL_ROWS)).max(1);
         for rows in blocks(rows, cached_rows(gate.matrix.cols())) {
             for panels in blocks(panels.clone(), panels_at_once) {
                 for rows in blocks(rows.clone(), BLOCK_ROWS) {
-                    self.gated_block([gate, up], input, activation, rows, panels.clone(), scratch);
+                    self.gated_block([gate, up], input, activation, rows, panels.clone(), outputs);
                 }
             }
         }
@@ -417,11 +411,11 @@ impl CpuLane<'_> {
         activation: Activation,
         rows: Range<usize>,
         panels: Range<usize>,
-        scratch: &mut [f32],
+        outputs: &mut [f32],
     ) {
         let cols = panels.start * PANEL_ROWS..gate.matrix.rows().min(panels.end * PANEL_ROWS);
         let CpuStep { acts, kernels, .. } = self.shared;
-        let (gated, other) = scratch.split_at_mut(GATED_FLOATS);
+        let (gated, other) = outputs.split_at_mut(GATED_FLOATS);
         let out = [&mut *gated, &mut *other].map(|out| MatMut::part(out, cols.len(), rows.start, cols.start));
         let pair = [&gate.matrix, &up.matrix];
         let is_one = gate.order == up.order && pair.iter().all(|matrix| matrix.layout().is_quantized());

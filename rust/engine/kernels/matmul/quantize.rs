@@ -1,7 +1,6 @@
 //! Rows of activations as int8.
 
-use std::cell::UnsafeCell;
-
+use crate::kernels::Cells;
 use crate::quant::ROW_OFFSET;
 
 /// Columns that share a scale.
@@ -10,47 +9,22 @@ pub const GROUP: usize = 32;
 /// The same where products have no other scale to apply before a row of weights ends.
 pub const WIDE_GROUP: usize = 2 * GROUP;
 
-/// Numbers that lanes write through a shared reference, each its own part.
-#[derive(Debug)]
-struct Shared<T>(Vec<UnsafeCell<T>>);
-
-// SAFETY: access goes through raw pointers whose users keep lanes apart.
-unsafe impl<T: Send> Sync for Shared<T> {}
-
-impl<T> Default for Shared<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<T: Default> Shared<T> {
-    fn resize(&mut self, len: usize) {
-        if len > self.0.len() {
-            self.0.resize_with(len, UnsafeCell::default);
-        }
-    }
-
-    fn at(&self, index: usize) -> *mut T {
-        self.0[index..].as_ptr().cast_mut().cast()
-    }
-}
-
 /// Rows of activations as int8 in groups of 32: x ≈ q * scale of the group. Wide ones have two groups share their scale.
 #[derive(Debug, Default)]
 pub struct QuantizedRows {
     rows: usize,
     cols: usize,
     /// (rows, code_stride), in -127..=127.
-    codes: Shared<i8>,
+    codes: Cells<i8>,
     /// (rows, groups): lanes that write neighbouring rows would else share cache lines.
-    scales: Shared<f32>,
+    scales: Cells<f32>,
     /// Sums of codes, negated: per group of 32 (rows, groups), and per half group (rows, 2 groups).
-    neg_sums: [Shared<i32>; 2],
+    neg_sums: [Cells<i32>; 2],
     /// The same sums times their scale, not negated: what weights' minima are multiplied with.
-    scaled_sums: [Shared<f32>; 2],
+    scaled_sums: [Cells<f32>; 2],
     /// (rows, wide groups), of wide rows: what sums of products with `Layout::I8Row`'s codes start from, since these have
     /// ROW_OFFSET more than they stand for.
-    wide_starts: Shared<i32>,
+    wide_starts: Cells<i32>,
     is_wide: bool,
 }
 
@@ -71,12 +45,12 @@ impl QuantizedRows {
     /// Makes room for (rows, cols); keeps its memory when it has enough. The contents are unspecified.
     pub fn resize(&mut self, rows: usize, cols: usize) {
         (self.rows, self.cols) = (rows, cols);
-        self.codes.resize(rows * self.code_stride());
-        self.scales.resize(rows * self.groups());
-        self.wide_starts.resize(rows * self.wide_groups());
+        self.codes.reserve(rows * self.code_stride());
+        self.scales.reserve(rows * self.groups());
+        self.wide_starts.reserve(rows * self.wide_groups());
         for (i, per_group) in [1, 2].into_iter().enumerate() {
-            self.neg_sums[i].resize(rows * per_group * self.groups());
-            self.scaled_sums[i].resize(rows * per_group * self.groups());
+            self.neg_sums[i].reserve(rows * per_group * self.groups());
+            self.scaled_sums[i].reserve(rows * per_group * self.groups());
         }
     }
 
