@@ -9,10 +9,16 @@ use super::int8_rows;
 use super::unpack::{group_min, group_scale, step_codes, zeros};
 use crate::kernels::matmul::{GroupShape, Int8Rows, PackedPanels};
 use crate::kernels::simd::{opaque, prefetch};
-use crate::quant::{Format, Layout, PANEL_ROWS, with_format};
+use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
 
-/// Most rows of a tile.
+/// Most rows of a tile of two panels.
 const TILE_ROWS: usize = 6;
+
+/// Most rows of a tile of one panel, where there are several tiles.
+pub const SINGLE_ROWS: usize = 8;
+
+/// The same where there is one.
+const LONE_ROWS: usize = 10;
 
 /// Columns of a pair of panels that are unpacked together: whole blocks of every layout, and two thirds of L1.
 const UNPACKED_COLS: usize = 1024;
@@ -59,6 +65,17 @@ pub unsafe fn packed_int8(layout: Layout, matrices: &[PackedPanels], x: Int8Rows
     with_format!(layout, F => unsafe { multiply::<F>(matrices, x, rows, stride) }).expect("dense panels have no codes");
 }
 
+/// Up to this many rows, panels are read one by one: memory gives most to one stream that is used once. Tiles of pairs need fewer
+/// loads, but the first of two or three of them waits for what it fetches for all. Codes of five to seven bits gain nothing, those
+/// with a minimum per group most.
+const fn most_single_rows(spec: &BlockSpec) -> usize {
+    match spec.bits {
+        4 if spec.min && !spec.sub_scales && !spec.shares_scale() => 2 * SINGLE_ROWS,
+        4 | 8 => SINGLE_ROWS,
+        _ => TILE_ROWS,
+    }
+}
+
 /// With few rows memory limits, and one stream is read fastest. With more, the next pair of panels is fetched while the tiles
 /// of rows use one.
 #[inline]
@@ -66,7 +83,7 @@ pub unsafe fn packed_int8(layout: Layout, matrices: &[PackedPanels], x: Int8Rows
 unsafe fn multiply<F: Format>(matrices: &[PackedPanels], x: Int8Rows, rows: usize, stride: usize) {
     // SAFETY: the caller's promise.
     unsafe {
-        if rows <= TILE_ROWS {
+        if rows <= const { most_single_rows(&F::SPEC) } {
             for panels in matrices {
                 single_panels::<F>(*panels, x, rows, stride);
             }
@@ -133,14 +150,14 @@ impl PackedPanels {
     }
 }
 
-/// The rows of tile `i` of `num`: three to six where there are several. Tiles of five are slow where sums of a block take a third of
-/// the registers, so that the others have even numbers there.
+/// The rows of tile `i` of `num`: three to six where there are several. The first, which fetches most, has no fewer than others.
+/// Tiles of five are slow where sums of a block take a third of the registers, so that the others have even numbers there.
 fn rows_of<F: Format>(i: usize, num: usize, rows: usize) -> Range<usize> {
-    if !const { F::SPEC.shares_scale() } {
-        return part(i, num, rows);
-    }
-    let even = |i: usize| (i * rows).div_ceil(num).next_multiple_of(2).min(rows);
-    even(i)..even(i + 1)
+    let start = |i: usize| {
+        let start = (i * rows).div_ceil(num);
+        if const { F::SPEC.shares_scale() } { start.next_multiple_of(2).min(rows) } else { start }
+    };
+    start(i)..start(i + 1)
 }
 
 /// Part `i` of `len` things in `num` parts.
@@ -151,7 +168,7 @@ pub fn part(i: usize, num: usize, len: usize) -> Range<usize> {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn single_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usize, stride: usize) {
     let PackedPanels { count, panel_bytes, cols, .. } = panels;
-    let num_tiles = rows.div_ceil(TILE_ROWS);
+    let num_tiles = if rows <= LONE_ROWS { 1 } else { rows.div_ceil(SINGLE_ROWS) };
     let ahead = single_ahead(num_tiles, panel_bytes);
     for panel in 0..count {
         let PackedPanels { first, out, .. } = panels.skip(panel);
@@ -169,6 +186,10 @@ unsafe fn single_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usiz
                     4 => tile::<F, 1, 4, false>(from, cols, x, fetch, out, stride),
                     5 => tile::<F, 1, 5, false>(from, cols, x, fetch, out, stride),
                     6 => tile::<F, 1, 6, false>(from, cols, x, fetch, out, stride),
+                    7 => tile::<F, 1, 7, false>(from, cols, x, fetch, out, stride),
+                    8 => tile::<F, 1, 8, false>(from, cols, x, fetch, out, stride),
+                    9 => tile::<F, 1, 9, false>(from, cols, x, fetch, out, stride),
+                    10 => tile::<F, 1, 10, false>(from, cols, x, fetch, out, stride),
                     rows => unreachable!("a tile of {rows} rows"),
                 }
             }

@@ -3,19 +3,19 @@
 
 use std::arch::x86_64::*;
 
-use super::int8::{Fetch, Pair, Pairs, broadcast4, part, single_ahead};
+use super::int8::{Fetch, Pair, Pairs, SINGLE_ROWS, broadcast4, part, single_ahead};
 use crate::kernels::matmul::{GROUP, Int8Rows, PackedPanels, WIDE_GROUP};
 use crate::kernels::simd::opaque;
 use crate::quant::{PANEL_ROWS, ROW_SCALES};
 
-/// Most rows of a tile.
+/// Most rows of a tile of two panels.
 const TILE_ROWS: usize = 6;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub unsafe fn multiply(matrices: &[PackedPanels], x: Int8Rows, rows: usize, stride: usize) {
     // SAFETY: the caller's promise.
     unsafe {
-        if rows <= TILE_ROWS {
+        if rows <= SINGLE_ROWS {
             for panels in matrices {
                 single_panels(*panels, x, rows, stride);
             }
@@ -40,7 +40,7 @@ macro_rules! tile_of {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn single_panels(panels: PackedPanels, x: Int8Rows, rows: usize, stride: usize) {
     let PackedPanels { count, panel_bytes, cols, .. } = panels;
-    let num_tiles = rows.div_ceil(TILE_ROWS);
+    let num_tiles = rows.div_ceil(SINGLE_ROWS);
     let ahead = single_ahead(num_tiles, panel_bytes);
     for panel in 0..count {
         let PackedPanels { first, out, .. } = panels.skip(panel);
@@ -50,7 +50,7 @@ unsafe fn single_panels(panels: PackedPanels, x: Int8Rows, rows: usize, stride: 
             // SAFETY: the rows of the tile exist, and so does the panel.
             unsafe {
                 let (x, out) = (x.skip_rows(here.start), [out.add(here.start * stride)]);
-                tile_of!(here.len(), 1, false: 1 2 3 4 5 6 => ([first], cols, x, fetch, out, stride));
+                tile_of!(here.len(), 1, false: 1 2 3 4 5 6 7 8 => ([first], cols, x, fetch, out, stride));
             }
         }
     }
