@@ -10,7 +10,7 @@ use crate::ids::BlockId;
 pub const BLOCK_SIZE: usize = 16;
 
 /// Dimensions of a panel of values: what one register holds.
-const PANEL_DIMS: usize = 16;
+pub(super) const PANEL_DIMS: usize = 16;
 
 /// What a block holds of one layer: a piece of keys and a piece of values for each KV head.
 ///
@@ -95,15 +95,18 @@ pub struct KvLayer<'a> {
 
 impl KvLayer<'_> {
     /// Where the keys of a head in a block begin.
+    #[inline]
     pub(in crate::kernels) fn keys(&self, block: BlockId, head: usize) -> *mut u8 {
         self.piece(block, 2 * head)
     }
 
     /// Where its values begin.
+    #[inline]
     pub(in crate::kernels) fn values(&self, block: BlockId, head: usize) -> *mut u8 {
         self.piece(block, 2 * head + 1)
     }
 
+    #[inline]
     fn piece(&self, block: BlockId, piece: usize) -> *mut u8 {
         assert!(block.index() < self.num_blocks, "block {block} of {}", self.num_blocks);
         assert!(piece / 2 < self.shape.num_kv_heads, "KV head {} of {}", piece / 2, self.shape.num_kv_heads);

@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::int8;
-use super::kv::{BLOCK_SIZE, KvLayer, KvShape};
+use super::kv::{BLOCK_SIZE, KvLayer, KvShape, PANEL_DIMS};
 use crate::config::KvDtype;
 use crate::ids::BlockId;
 use crate::kernels::Kernels;
@@ -13,18 +13,24 @@ impl Kernels {
     /// Writes one position's keys and values (num_kv_heads, head_dim), rounded to the cache's type.
     ///
     /// # Safety
-    /// `kv` is valid for its shape; no other lane touches this slot of the block's layer meanwhile (others may
-    /// write other slots).
+    /// `kv` is valid for its shape; no other lane touches this slot of the block's layer meanwhile, nor the other one of its pair,
+    /// 2i and 2i + 1 (others may write other slots).
     pub unsafe fn store_kv(&self, kv: KvLayer<'_>, block: BlockId, slot: usize, k: &[f32], v: &[f32]) {
         let shape = kv.shape;
         let KvShape { num_kv_heads, head_dim, .. } = shape;
         assert!(slot < BLOCK_SIZE, "slot {slot} of {BLOCK_SIZE}");
         assert_eq!((k.len(), v.len()), (num_kv_heads * head_dim, num_kv_heads * head_dim), "(num_kv_heads, head_dim)");
         for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
+            let (keys, values) = (kv.keys(block, head), kv.values(block, head));
             // SAFETY: the caller's promise; the pointers are to a head's pieces of the block.
             unsafe {
-                store_head(&shape, kv.keys(block, head), slot, k, |d| shape.key_index(slot, d));
-                store_head(&shape, kv.values(block, head), slot, v, |d| shape.value_index(slot, d));
+                if shape.dtype == KvDtype::Bf16 {
+                    store_bf16_keys(keys.cast(), slot, k);
+                    store_bf16_values(values.cast(), slot, v);
+                    continue;
+                }
+                store_head(&shape, keys, slot, k, |d| shape.key_index(slot, d));
+                store_head(&shape, values, slot, v, |d| shape.value_index(slot, d));
             }
         }
     }
@@ -41,7 +47,7 @@ unsafe fn store_head(shape: &KvShape, piece: *mut u8, slot: usize, x: &[f32], in
         match shape.dtype {
             KvDtype::F32 => store_as::<f32>(piece, x, index, |x| x),
             KvDtype::F16 => store_as(piece, x, index, f16::from_f32),
-            KvDtype::Bf16 => store_bf16(piece, x, index),
+            KvDtype::Bf16 => store_as(piece, x, index, to_bf16),
             KvDtype::Fp8 => store_as(piece, x, index, fp8),
             KvDtype::Int8 => {
                 let scale = int8::Scale::of(x);
@@ -52,19 +58,35 @@ unsafe fn store_head(shape: &KvShape, piece: *mut u8, slot: usize, x: &[f32], in
     }
 }
 
-/// `store_as` of bf16. Rounding all numbers of a chunk before one is stored leaves a loop that the compiler can vectorize.
+/// By where a position, or a dimension, is in its pair: how far its bits are moved in the pair's word.
+const SHIFTS: [u32; 2] = if cfg!(target_endian = "little") { [0, 16] } else { [16, 0] };
+
+/// Keys of bf16, whose words are two dimensions: they are (pairs, 16 slots).
 ///
 /// # Safety
-/// As for `store_as`.
+/// As for `store_head`.
 #[inline]
-unsafe fn store_bf16(piece: *mut u8, x: &[f32], index: impl Fn(usize) -> usize) {
-    const CHUNK: usize = 64;
-    let mut rounded = [0u16; CHUNK];
-    for (i, x) in x.chunks(CHUNK).enumerate() {
-        rounded.iter_mut().zip(x).for_each(|(rounded, &x)| *rounded = to_bf16(x));
-        for (d, &rounded) in rounded[..x.len()].iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { piece.cast::<u16>().add(index(i * CHUNK + d)).write(rounded) };
+unsafe fn store_bf16_keys(piece: *mut u32, slot: usize, x: &[f32]) {
+    for (i, pair) in x.as_chunks().0.iter().enumerate() {
+        let [first, second]: [u32; 2] = pair.map(|x| to_bf16(x).into());
+        // SAFETY: the caller's promise.
+        unsafe { piece.add(i * BLOCK_SIZE + slot).write(first << SHIFTS[0] | second << SHIFTS[1]) };
+    }
+}
+
+/// Values of bf16, whose words are two slots: they are (panels, pairs of slots, 16 dimensions). Whole lines are read and written.
+///
+/// # Safety
+/// As for `store_head`.
+#[inline]
+unsafe fn store_bf16_values(piece: *mut u32, slot: usize, x: &[f32]) {
+    let shift = SHIFTS[slot % 2];
+    let keep = !(0xffff << shift);
+    for (i, x) in x.chunks(PANEL_DIMS).enumerate() {
+        // SAFETY: the caller's promise, which is for both slots of the pair.
+        let line = unsafe { &mut *piece.add((i * BLOCK_SIZE + slot) / 2 * PANEL_DIMS).cast::<[u32; PANEL_DIMS]>() };
+        for (word, &x) in line.iter_mut().zip(x) {
+            *word = *word & keep | u32::from(to_bf16(x)) << shift;
         }
     }
 }
