@@ -17,11 +17,11 @@ use crate::info::ModelInfo;
 use crate::intake::{Intake, Sink, Submission};
 use crate::load::load;
 use crate::metrics::EngineStats;
-use crate::output::{Event, GenerateOutput};
+use crate::output::{Collector, Event, GenerateOutput};
 use crate::request::{GenerateRequest, Prompt, Request};
 use crate::runner::ModelRunner;
 use crate::snapshot::Snapshot;
-use crate::stream::EventStream;
+use crate::stream::{EventStream, PendingOutput};
 use crate::text::ChatTemplate;
 
 /// A running engine. Clones share it; the last one to be dropped stops the engine's thread.
@@ -103,27 +103,37 @@ impl EngineHandle {
 
     /// Submits and yields events; dropping the stream cancels the request.
     pub fn stream(&self, request: GenerateRequest) -> Result<EventStream> {
-        let (stream, submission) = self.prepare(self.admit(request)?);
-        self.0.intake.push(submission)?;
+        let request = self.admit(request)?;
+        let (sender, events) = std::sync::mpsc::channel();
+        let stream = EventStream::new(self.clone(), request.id, request.prompt.clone(), events);
+        let sink = move |event| sender.send(event).map_or(ControlFlow::Break(()), ControlFlow::Continue);
+        self.0.intake.push(submission(request, Box::new(sink)))?;
         Ok(stream)
+    }
+
+    /// Submits; the answer can be waited for.
+    pub fn begin(&self, request: GenerateRequest) -> Result<PendingOutput> {
+        let (output, submission) = self.prepare(self.admit(request)?);
+        self.0.intake.push(submission)?;
+        Ok(output)
     }
 
     /// Submits and waits for the whole answer.
     pub fn generate(&self, request: GenerateRequest) -> Result<GenerateOutput> {
-        self.stream(request)?.collect_output()
+        self.begin(request)?.wait()
     }
 
     /// Submits all, waiting for room in the queue where needed, and returns the answers in order.
     /// Where one cannot be answered, that error is returned and the others are cancelled.
     pub fn generate_all(&self, requests: Vec<GenerateRequest>) -> Result<Vec<GenerateOutput>> {
         let requests: Vec<Request> = requests.into_iter().map(|request| self.admit(request)).collect::<Result<_>>()?;
-        let mut streams = Vec::with_capacity(requests.len());
+        let mut outputs = Vec::with_capacity(requests.len());
         for request in requests {
-            let (stream, submission) = self.prepare(request);
+            let (output, submission) = self.prepare(request);
             self.0.intake.push_waiting(submission)?;
-            streams.push(stream);
+            outputs.push(output);
         }
-        streams.into_iter().map(EventStream::collect_output).collect()
+        outputs.into_iter().map(PendingOutput::wait).collect()
     }
 
     pub fn stats(&self) -> EngineStats {
@@ -154,14 +164,18 @@ impl EngineHandle {
         admit::admit(request, &self.0.model, self.0.limits, id, seed)
     }
 
-    fn prepare(&self, request: Request) -> (EventStream, Submission) {
-        let (sender, events) = std::sync::mpsc::channel();
-        let stream = EventStream::new(self.clone(), request.id, request.prompt.clone(), events);
-        let sink = move |event| match sender.send(event) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+    fn prepare(&self, request: Request) -> (PendingOutput, Submission) {
+        let (sender, output) = std::sync::mpsc::channel();
+        let pending = PendingOutput::new(self.clone(), request.id, output);
+        let mut collector = Collector::new(request.prompt.clone());
+        let sink = move |event| {
+            if let Some(output) = collector.push(event) {
+                // After the last event, whether anybody waits changes nothing.
+                let _ = sender.send(output);
+            }
+            ControlFlow::Continue(())
         };
-        (stream, submission(request, Box::new(sink)))
+        (pending, submission(request, Box::new(sink)))
     }
 }
 

@@ -62,4 +62,4 @@ pub use ids::{BlockId, HostBlockId, RequestId, SequenceId, TokenId};
 pub use info::ModelInfo;
 pub use output::{Event, FinishReason, GenerateOutput};
 pub use request::{ChatMessage, GenerateRequest, Prompt, SamplingParams};
-pub use stream::EventStream;
+pub use stream::{EventStream, PendingOutput};

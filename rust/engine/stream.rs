@@ -1,4 +1,4 @@
-//! The events of one request, pulled by its caller.
+//! The events of one request, pulled by its caller, or its whole answer.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -61,9 +61,52 @@ impl EventStream {
     }
 }
 
+/// A whole answer that is under way. Who waits for it is woken once, not for every token: that would take a core from the
+/// engine's lanes. Dropping it cancels the request; while it lives, so does the engine.
+pub struct PendingOutput {
+    engine: EngineHandle,
+    id: RequestId,
+    output: Receiver<Result<GenerateOutput>>,
+    ended: bool,
+}
+
+impl PendingOutput {
+    pub(crate) fn new(engine: EngineHandle, id: RequestId, output: Receiver<Result<GenerateOutput>>) -> Self {
+        Self { engine, id, output, ended: false }
+    }
+
+    pub fn wait(mut self) -> Result<GenerateOutput> {
+        self.ended = true;
+        self.output.recv().unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Waits up to `timeout`. None: it is not complete. It is told once.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<GenerateOutput>> {
+        let output = match self.output.recv_timeout(timeout) {
+            Ok(output) => output,
+            Err(RecvTimeoutError::Timeout) => return None,
+            Err(RecvTimeoutError::Disconnected) => Err(stopped()),
+        };
+        self.ended = true;
+        Some(output)
+    }
+}
+
+impl Drop for PendingOutput {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.engine.cancel(self.id);
+        }
+    }
+}
+
 /// The engine dropped the sink without a last word.
 fn engine_gone() -> Event {
-    Event::Error(Error::Internal("the engine stopped before the answer was complete".into()))
+    Event::Error(stopped())
+}
+
+fn stopped() -> Error {
+    Error::Internal("the engine stopped before the answer was complete".into())
 }
 
 impl Iterator for EventStream {

@@ -4,10 +4,11 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferrule_engine::Event;
-use ferrule_engine::EventStream;
+use ferrule_engine::{Event, EventStream, GenerateOutput, PendingOutput};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+
+use crate::errors::Raise;
 
 /// How long Ctrl-C may go unnoticed.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -38,6 +39,16 @@ pub fn next_event(stream: &mut EventStream, signals: &mut Signals) -> PyResult<O
         signals.poll()?;
         if let Ok(event) = stream.next_timeout(PERIOD) {
             return Ok(event);
+        }
+    }
+}
+
+/// The whole answer; call it without the GIL.
+pub fn output_of(mut output: PendingOutput, signals: &mut Signals) -> PyResult<GenerateOutput> {
+    loop {
+        signals.poll()?;
+        if let Some(output) = output.wait_timeout(PERIOD) {
+            return output.raise();
         }
     }
 }

@@ -224,21 +224,25 @@ impl Load {
             prompt[..self.shared_prefix as usize].copy_from_slice(&prefix);
             let params = SamplingParams { ignore_eos: true, ..SamplingParams::greedy(self.gen_len as usize) };
             let sender = sender.clone();
+            let mut arrivals = Vec::with_capacity(self.gen_len as usize);
             engine.submit(GenerateRequest::new(Prompt::Tokens(prompt), params), move |event| {
-                match sender.send((request, start.elapsed(), event)) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_) => ControlFlow::Break(()),
-                }
+                let end = match event {
+                    // Nobody is woken for a token: that would take a core from a lane.
+                    Event::Delta(delta) => {
+                        arrivals.extend(delta.token_ids.iter().map(|_| (request, start.elapsed())));
+                        return ControlFlow::Continue(());
+                    }
+                    Event::Error(err) => Err(err),
+                    Event::Done(_) => Ok(std::mem::take(&mut arrivals)),
+                    _ => return ControlFlow::Continue(()),
+                };
+                sender.send(end).map_or(ControlFlow::Break(()), ControlFlow::Continue)
             })?;
         }
         drop(sender);
         let mut arrivals = Vec::new();
-        for (request, at, event) in events {
-            match event {
-                Event::Delta(delta) => arrivals.extend(delta.token_ids.iter().map(|_| (request, at))),
-                Event::Error(err) => return Err(err.into()),
-                _ => {}
-            }
+        for end in events {
+            arrivals.extend(end?);
         }
         Sample::new(&arrivals, self.batch, self.prompt_len - self.shared_prefix)
     }

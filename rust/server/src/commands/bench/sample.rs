@@ -15,7 +15,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// `arrivals`: request and time of each token, in order of time.
+    /// `arrivals`: request and time of each token, each request's in order of time.
     pub fn new(arrivals: &[(u32, Duration)], batch: u32, prompt_len: u32) -> Result<Self> {
         let mut firsts = vec![None; batch as usize];
         for &(request, at) in arrivals {
