@@ -11,7 +11,7 @@
 mod chunk;
 mod int8;
 mod kv;
-mod store;
+pub(in crate::kernels) mod store;
 
 use std::ops::Range;
 

@@ -19,12 +19,12 @@ impl Kernels {
         dispatch!(self, elementwise::rms_norm_inplace(x, weight, eps))
     }
 
-    /// Rotates one head in place, half-split pairs (i, i + dim/2); `cos` and `sin` are (dim / 2,).
+    /// Rotates heads (num_heads, head_dim) in place, half-split pairs (i, i + dim/2); `cos` and `sin` are (dim / 2,).
     /// Dimensions past 2 * cos.len() stay.
-    pub fn rope(&self, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    pub fn rope(&self, heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
         assert_eq!(cos.len(), sin.len(), "a cosine and a sine per pair");
-        let (left, right) = head[..2 * cos.len()].split_at_mut(cos.len());
-        dispatch!(self, elementwise::rope(left, right, cos, sin))
+        assert!(2 * cos.len() <= head_dim && heads.len().is_multiple_of(head_dim), "whole heads");
+        dispatch!(self, elementwise::rope(heads, head_dim, cos, sin))
     }
 
     /// x += y.

@@ -8,16 +8,18 @@ const LINE: usize = 64;
 #[derive(Debug)]
 pub struct Cells<T> {
     data: Box<[UnsafeCell<T>]>,
-    /// Where the first line begins.
-    first: usize,
+    /// Where the first line begins in it.
+    start: *mut T,
 }
 
-// SAFETY: access goes through raw pointers whose users keep lanes apart.
+// SAFETY: the pointer is into memory of its own; access goes through it, and its users keep lanes apart.
 unsafe impl<T: Send> Sync for Cells<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Cells<T> {}
 
 impl<T> Default for Cells<T> {
     fn default() -> Self {
-        Self { data: Box::default(), first: 0 }
+        Self { data: Box::default(), start: std::ptr::dangling_mut() }
     }
 }
 
@@ -28,7 +30,8 @@ impl<T: Clone + Default> Cells<T> {
         // SAFETY: UnsafeCell<T> has the layout of T, and the box was just given up.
         let data = unsafe { Box::from_raw(numbers as *mut [UnsafeCell<T>]) };
         let first = data.as_ptr().align_offset(LINE).min(LINE / size_of::<T>());
-        Self { data, first }
+        let start = UnsafeCell::raw_get(data[first..].as_ptr());
+        Self { data, start }
     }
 
     /// Makes room for `len` numbers, which are unspecified then.
@@ -45,13 +48,14 @@ impl<T> Cells<T> {
     }
 
     pub fn ptr(&self) -> *mut T {
-        self.at(0)
+        self.start
     }
 
     /// Where a number is, or the end.
+    #[inline]
     pub fn at(&self, index: usize) -> *mut T {
-        assert!(index <= self.len(), "{index} of {}", self.len());
-        UnsafeCell::raw_get(self.data[self.first..].as_ptr()).wrapping_add(index)
+        debug_assert!(index <= self.len(), "{index} of {}", self.len());
+        self.start.wrapping_add(index)
     }
 }
 

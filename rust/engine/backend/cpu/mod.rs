@@ -531,12 +531,12 @@ impl CpuLane<'_> {
         let (q, rest) = qkv.split_at_mut(config.q_dim());
         let k = &mut rest[..config.kv_dim()];
         for (part, norm) in [(q, &heads.query_norm), (k, &heads.key_norm)] {
-            for head in part.chunks_exact_mut(config.head_dim) {
-                if let Some(weight) = norm {
+            if let Some(weight) = norm {
+                for head in part.chunks_exact_mut(config.head_dim) {
                     kernels.rms_norm_inplace(head, weight, config.norm_eps);
                 }
-                kernels.rope(head, cos, sin);
             }
+            kernels.rope(part, config.head_dim, cos, sin);
         }
     }
 

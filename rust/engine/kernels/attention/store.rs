@@ -6,7 +6,7 @@ use super::int8;
 use super::kv::{BLOCK_SIZE, KvLayer, KvShape, PANEL_DIMS};
 use crate::config::KvDtype;
 use crate::ids::BlockId;
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, dispatch};
 use crate::quant::e4m3;
 
 impl Kernels {
@@ -22,13 +22,13 @@ impl Kernels {
         assert_eq!((k.len(), v.len()), (num_kv_heads * head_dim, num_kv_heads * head_dim), "(num_kv_heads, head_dim)");
         for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
             let (keys, values) = (kv.keys(block, head), kv.values(block, head));
+            if shape.dtype == KvDtype::Bf16 {
+                // The pointers are to a head's pieces of the block.
+                dispatch!(self, attention::store_bf16(keys.cast(), values.cast(), slot, k, v));
+                continue;
+            }
             // SAFETY: the caller's promise; the pointers are to a head's pieces of the block.
             unsafe {
-                if shape.dtype == KvDtype::Bf16 {
-                    store_bf16_keys(keys.cast(), slot, k);
-                    store_bf16_values(values.cast(), slot, v);
-                    continue;
-                }
                 store_head(&shape, keys, slot, k, |d| shape.key_index(slot, d));
                 store_head(&shape, values, slot, v, |d| shape.value_index(slot, d));
             }
@@ -58,41 +58,34 @@ unsafe fn store_head(shape: &KvShape, piece: *mut u8, slot: usize, x: &[f32], in
     }
 }
 
-/// By where a position, or a dimension, is in its pair: how far its bits are moved in the pair's word.
-const SHIFTS: [u32; 2] = if cfg!(target_endian = "little") { [0, 16] } else { [16, 0] };
-
-/// Keys of bf16, whose words are two dimensions: they are (pairs, 16 slots).
+/// Writes one position of a head of bf16: whole words of keys, and of values whole lines, with what the other slot has in them.
 ///
 /// # Safety
-/// As for `store_head`.
-#[inline]
-unsafe fn store_bf16_keys(piece: *mut u32, slot: usize, x: &[f32]) {
-    for (i, pair) in x.as_chunks().0.iter().enumerate() {
-        let [first, second]: [u32; 2] = pair.map(|x| to_bf16(x).into());
-        // SAFETY: the caller's promise.
-        unsafe { piece.add(i * BLOCK_SIZE + slot).write(first << SHIFTS[0] | second << SHIFTS[1]) };
-    }
-}
-
-/// Values of bf16, whose words are two slots: they are (panels, pairs of slots, 16 dimensions). Whole lines are read and written.
-///
-/// # Safety
-/// As for `store_head`.
-#[inline]
-unsafe fn store_bf16_values(piece: *mut u32, slot: usize, x: &[f32]) {
-    let shift = SHIFTS[slot % 2];
-    let keep = !(0xffff << shift);
-    for (i, x) in x.chunks(PANEL_DIMS).enumerate() {
-        // SAFETY: the caller's promise, which is for both slots of the pair.
-        let line = unsafe { &mut *piece.add((i * BLOCK_SIZE + slot) / 2 * PANEL_DIMS).cast::<[u32; PANEL_DIMS]>() };
-        for (word, &x) in line.iter_mut().zip(x) {
-            *word = *word & keep | u32::from(to_bf16(x)) << shift;
+/// As for `store_head` with either piece; the other slot of the pair is the caller's too.
+#[inline(always)]
+pub(in crate::kernels) unsafe fn bf16(keys: *mut [u16; 2], values: *mut ValueLine, slot: usize, k: &[f32], v: &[f32]) {
+    const CHUNK: usize = 64;
+    let mut rounded = [0; CHUNK];
+    for (i, k) in k.chunks(CHUNK).enumerate() {
+        // All before one is stored: that loop uses vector registers.
+        rounded.iter_mut().zip(k).for_each(|(rounded, &x)| *rounded = to_bf16(x));
+        for (pair, &dims) in rounded[..k.len()].as_chunks().0.iter().enumerate() {
+            // SAFETY: the caller's promise: keys are (pairs, 16 slots).
+            unsafe { keys.add((i * CHUNK / 2 + pair) * BLOCK_SIZE + slot).write(dims) };
         }
     }
+    for (panel, v) in v.chunks(PANEL_DIMS).enumerate() {
+        // SAFETY: the caller's promise: values are (panels, pairs of slots).
+        let line = unsafe { &mut *values.add((panel * BLOCK_SIZE + slot) / 2) };
+        line.iter_mut().zip(v).for_each(|(pair, &x)| pair[slot % 2] = to_bf16(x));
+    }
 }
 
+/// Sixteen dimensions of two slots.
+pub(in crate::kernels) type ValueLine = [[u16; 2]; PANEL_DIMS];
+
 /// As `bf16::from_f32`, without a branch: to the nearest, ties to even; NaN stays one.
-#[inline]
+#[inline(always)]
 fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));

@@ -2,7 +2,7 @@
 
 use super::vector::Vector;
 use crate::config::KvDtype;
-use crate::kernels::attention::Chunk;
+use crate::kernels::attention::{Chunk, store};
 use crate::kernels::simd::attention as simd;
 use crate::kernels::simd::attention::element::{Bf16Element, Fp8Element};
 
@@ -37,4 +37,18 @@ pub(in crate::kernels) fn merge(state: &mut [f32], partial: &[f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(in crate::kernels) fn average(state: &[f32], out: &mut [f32]) {
     simd::average::<Vector>(state, out);
+}
+
+/// # Safety
+/// As for `store::bf16`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(in crate::kernels) unsafe fn store_bf16(
+    keys: *mut [u16; 2],
+    values: *mut store::ValueLine,
+    slot: usize,
+    k: &[f32],
+    v: &[f32],
+) {
+    // SAFETY: the caller's promise.
+    unsafe { store::bf16(keys, values, slot, k, v) }
 }

@@ -15,8 +15,8 @@ pub(in crate::kernels) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mu
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(in crate::kernels) fn rope(left: &mut [f32], right: &mut [f32], cos: &[f32], sin: &[f32]) {
-    simd::rope::<Vector>(left, right, cos, sin);
+pub(in crate::kernels) fn rope(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+    simd::rope::<Vector>(heads, head_dim, cos, sin);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]

@@ -73,12 +73,17 @@ proptest! {
     }
 
     #[test]
-    fn rope_rotates_pairs_and_leaves_the_rest(head in prop::collection::vec(-4.0f32..4.0, 2..200), part in 0.0f32..1.0) {
+    fn rope_rotates_pairs_and_leaves_the_rest(
+        head in prop::collection::vec(-4.0f32..4.0, 2..200),
+        part in 0.0f32..1.0,
+        num_heads in 1usize..4,
+    ) {
         let half = (head.len() as f32 * part / 2.0) as usize;
         let angle = |i: usize| 0.3 + i as f64 * 0.7;
         let cos: Vec<f32> = (0..half).map(|i| angle(i).cos() as f32).collect();
         let sin: Vec<f32> = (0..half).map(|i| angle(i).sin() as f32).collect();
-        check(&head, 1e-6, 4.0, |k, x| k.rope(x, &cos, &sin), |i| {
+        check(&head.repeat(num_heads), 1e-6, 4.0, |k, x| k.rope(x, head.len(), &cos, &sin), |i| {
+            let i = i % head.len();
             let pair = |i: usize| (wide(head[i]), wide(head[i + half]));
             match i {
                 i if i < half => pair(i).0 * angle(i).cos() - pair(i).1 * angle(i).sin(),
@@ -165,7 +170,7 @@ fn empty_rows_are_no_trouble() {
     for k in tiers() {
         k.rms_norm_inplace(&mut [], &[], 1e-6);
         k.add(&mut [], &[]);
-        k.rope(&mut [1.0], &[], &[]);
+        k.rope(&mut [1.0], 1, &[], &[]);
         k.softcap(&mut [], 1.0);
     }
 }

@@ -77,6 +77,7 @@ impl QuantizedRows {
     }
 
     /// The groups of `cols` columns of a row, from `first_col` on.
+    #[inline]
     pub(super) fn part(&self, row: usize, first_col: usize, cols: usize) -> RowMut {
         let index = row * self.groups() + first_col / GROUP;
         RowMut {

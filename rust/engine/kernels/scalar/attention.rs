@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::config::KvDtype;
 use crate::kernels::KvShape;
-use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
+use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM, store};
 use crate::quant::e4m3;
 
 /// The states (rows, state_stride) of the chunk's rows after its positions alone.
@@ -49,6 +49,19 @@ pub(in crate::kernels) fn merge(state: &mut [f32], partial: &[f32]) {
 pub(in crate::kernels) fn average(state: &[f32], out: &mut [f32]) {
     let factor = 1.0 / state[SUM];
     out.iter_mut().zip(&state[STATE_HEADER..]).for_each(|(out, sum)| *out = sum * factor);
+}
+
+/// # Safety
+/// As for `store::bf16`.
+pub(in crate::kernels) unsafe fn store_bf16(
+    keys: *mut [u16; 2],
+    values: *mut store::ValueLine,
+    slot: usize,
+    k: &[f32],
+    v: &[f32],
+) {
+    // SAFETY: the caller's promise.
+    unsafe { store::bf16(keys, values, slot, k, v) }
 }
 
 /// # Safety

@@ -18,11 +18,14 @@ pub(in crate::kernels) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mu
     rms_norm_inplace(out, weight, eps);
 }
 
-pub(in crate::kernels) fn rope(left: &mut [f32], right: &mut [f32], cos: &[f32], sin: &[f32]) {
-    for i in 0..cos.len() {
-        let (l, r) = (left[i], right[i]);
-        left[i] = l * cos[i] - r * sin[i];
-        right[i] = r * cos[i] + l * sin[i];
+pub(in crate::kernels) fn rope(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+    for head in heads.chunks_exact_mut(head_dim) {
+        let (left, right) = head.split_at_mut(cos.len());
+        for i in 0..cos.len() {
+            let (l, r) = (left[i], right[i]);
+            left[i] = l * cos[i] - r * sin[i];
+            right[i] = r * cos[i] + l * sin[i];
+        }
     }
 }
 

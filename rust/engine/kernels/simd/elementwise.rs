@@ -61,7 +61,15 @@ pub(in crate::kernels) fn rms_norm<S: F32x16>(x: &[f32], weight: &[f32], eps: f3
 }
 
 #[inline(always)]
-pub(in crate::kernels) fn rope<S: F32x16>(left: &mut [f32], right: &mut [f32], cos: &[f32], sin: &[f32]) {
+pub(in crate::kernels) fn rope<S: F32x16>(heads: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
+    for head in heads.chunks_exact_mut(head_dim) {
+        let (left, right) = head[..2 * cos.len()].split_at_mut(cos.len());
+        rotate_head::<S>(left, right, cos, sin);
+    }
+}
+
+#[inline(always)]
+fn rotate_head<S: F32x16>(left: &mut [f32], right: &mut [f32], cos: &[f32], sin: &[f32]) {
     let ((left, left_rest), (right, right_rest)) = (left.as_chunks_mut::<WIDTH>(), right.as_chunks_mut::<WIDTH>());
     let ((cos, cos_rest), (sin, sin_rest)) = (cos.as_chunks::<WIDTH>(), sin.as_chunks::<WIDTH>());
     for ((left, right), (cos, sin)) in left.iter_mut().zip(right).zip(cos.iter().zip(sin)) {

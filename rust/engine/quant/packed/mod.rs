@@ -187,13 +187,9 @@ impl PackedMatrix {
         // SAFETY: the panel lies inside the buffer; nobody writes a matrix that is in use.
         let panel = unsafe { std::slice::from_raw_parts(self.panel_ptr(row / PANEL_ROWS), self.panel_bytes()) };
         let lane = row % PANEL_ROWS;
-        match self.layout().block() {
-            None => decode_dense(panel, self.layout(), lane, out),
-            Some(spec) => {
-                for (block, out) in panel.chunks_exact(spec.bytes()).zip(out.chunks_exact_mut(spec.cols)) {
-                    decode_block(block, &spec, lane, out);
-                }
-            }
+        let is_quantized = with_format!(self.layout(), F => decode_blocks::<F>(panel, lane, out)).is_some();
+        if !is_quantized {
+            decode_dense(panel, self.layout(), lane, out);
         }
     }
 }
@@ -328,7 +324,16 @@ fn decode_dense(panel: &[u8], layout: Layout, lane: usize, out: &mut [f32]) {
     }
 }
 
+/// One row of a panel, compiled for its layout.
+fn decode_blocks<F: Format>(panel: &[u8], lane: usize, out: &mut [f32]) {
+    let spec = const { F::SPEC };
+    for (block, out) in panel.chunks_exact(spec.bytes()).zip(out.chunks_exact_mut(spec.cols)) {
+        decode_block(block, &spec, lane, out);
+    }
+}
+
 /// One row of a block, (spec.cols,). The specification of the quantized layouts.
+#[inline(always)]
 fn decode_block(block: &[u8], spec: &BlockSpec, lane: usize, out: &mut [f32]) {
     for (group, out) in out.chunks_exact_mut(spec.group).enumerate() {
         let (scale, min) = group_scales(block, spec, group, lane);
@@ -343,6 +348,7 @@ fn decode_block(block: &[u8], spec: &BlockSpec, lane: usize, out: &mut [f32]) {
 }
 
 /// Scale and minimum of one row in one group. Both products are exact: 11 bits times 8.
+#[inline(always)]
 pub(crate) fn group_scales(block: &[u8], spec: &BlockSpec, group: usize, lane: usize) -> (f32, f32) {
     let mut scale = match spec.bf16_scale {
         true => bf16::from_le_bytes([block[2 * lane], block[2 * lane + 1]]).to_f32(),
@@ -364,6 +370,7 @@ pub(crate) fn group_scales(block: &[u8], spec: &BlockSpec, group: usize, lane: u
 }
 
 /// The code of column `col` of a block in one row.
+#[inline(always)]
 pub(crate) fn code(block: &[u8], spec: &BlockSpec, col: usize, lane: usize) -> u8 {
     let group = &block[spec.codes_at() + col / spec.group * spec.group_bytes()..];
     let (step, byte) = (col % spec.group / 4, 4 * lane + col % 4);
