@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use ferrule_engine::config::Isa;
-use ferrule_engine::kernels::{Kernels, MatMut, QuantizedRows};
+use ferrule_engine::kernels::{Kernels, MatMut, OutlierRows, Outliers, QuantizedRows};
 use ferrule_engine::quant::{DType, PackedMatrix, dequantize};
 use ferrule_engine::weights::TensorView;
 use half::f16;
@@ -327,6 +327,48 @@ proptest! {
             let relative = (cols / 16) as f64 * 2f64.powi(-22);
             let slack = 2.0 * max_min(dtype) * cols as f64;
             assert_close(&got, &expected, relative, slack, &format!("{dtype} {} {rows}x{cols} m={m}", kernels.isa()));
+        }
+    }
+
+    #[test]
+    fn outliers_add_their_columns_as_the_file_has_them(
+        (dtype, rows, cols, m, seed) in some_case(&QUANTIZED),
+        cut in 0usize..6,
+        first in 0usize..40,
+    ) {
+        prop_assume!(dtype != DType::I8_ROW);
+        let mut rng = Rng(seed);
+        let case = Case::new(dtype, rows, cols, &mut rng);
+        let before = rng.floats(m * cols);
+        let mut rest = before.clone();
+        let outliers: OutlierRows = rest.chunks_exact_mut(cols).map(Outliers::take).collect();
+        let cut = cut.min(case.packed.num_panels());
+        for kernels in tiers() {
+            let adds_twice = kernels.isa() == Isa::Scalar;
+            let add = |sum: f32, w: f32, x: f32| if adds_twice { sum + w * x } else { w.mul_add(x, sum) };
+            let mut expected = int8(kernels, &case.packed, &rest, &whole(&case.packed));
+            let quantized = quantized(kernels, &rest, cols, dtype);
+            let first = first.min(m);
+            let got = product(&case.packed, m, |out| {
+                for panels in [0..cut, cut..case.packed.num_panels()] {
+                    // SAFETY: one thread; the output has the shape.
+                    unsafe {
+                        kernels.matmul_int8(&case.packed, panels.clone(), &quantized, 0..m, out);
+                        for rows in [0..first, first..m] {
+                            kernels.add_outliers(&case.packed, panels.clone(), &outliers, rows, out);
+                        }
+                    }
+                }
+            });
+            let sums = expected.chunks_exact_mut(rows).zip(before.chunks_exact(cols).zip(rest.chunks_exact(cols)));
+            for (sums, (before, rest)) in sums {
+                for (row, sum) in sums.iter_mut().enumerate() {
+                    for (col, &x) in before.iter().enumerate().filter(|&(col, x)| rest[col] != *x) {
+                        *sum = add(*sum, case.row(row)[col], x);
+                    }
+                }
+            }
+            prop_assert_eq!(got, expected, "{} {} {}x{} m={}", dtype, kernels.isa(), rows, cols, m);
         }
     }
 

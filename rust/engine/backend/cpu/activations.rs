@@ -5,7 +5,7 @@ use std::sync::{Mutex, RwLock};
 use super::buffer::Shared;
 use super::experts::Routes;
 use crate::config;
-use crate::kernels::QuantizedRows;
+use crate::kernels::{Cells, Outliers, QuantizedRows};
 use crate::model::ModelConfig;
 
 /// Up to this many tokens, each lane computes the residual stream for itself: meeting at a barrier to share the
@@ -84,6 +84,8 @@ pub struct Stream {
     pub normed: Shared,
     /// None in the exact mode.
     pub normed_int8: Option<QuantizedRows>,
+    /// (rows,) what Normed had, before the head's product.
+    pub outliers: Cells<Outliers>,
     /// Normed in the orders of the matrices that read it.
     pub ordered: Vec<Ordered>,
 }
@@ -106,6 +108,7 @@ impl Activations {
             residual: Shared::new(tokens, config.hidden_size),
             normed: Shared::new(tokens, config.hidden_size),
             normed_int8: int8(mode, tokens, config.hidden_size, inputs.wide.normed),
+            outliers: Cells::zeroed(tokens),
             ordered: ordered(tokens, config.hidden_size, inputs.num_orders),
         };
         Self {

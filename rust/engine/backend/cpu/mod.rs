@@ -30,8 +30,8 @@ pub use session::Session;
 use crate::backend::{Act, Backend, HeadTransform};
 use crate::kernels::threads::{Arrival, Lane};
 use crate::kernels::{
-    AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Kernels, MatMut, NextRead, Prefix, QuantizedRows, blocks, cached_rows,
-    on_lines,
+    AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Kernels, MatMut, NextRead, OutlierRows, Outliers, Prefix, QuantizedRows,
+    blocks, cached_rows, on_lines,
 };
 use crate::model::{Activation, ExpertsConfig, ModelConfig};
 use crate::quant::PANEL_ROWS;
@@ -43,6 +43,10 @@ const GATED_FLOATS: usize = 4 * BLOCK_ROWS * QuantizedRows::GROUP;
 
 /// Up to this many tokens, products wait for memory, at their beginning at least.
 const FEW_TOKENS: usize = 64;
+
+/// Of the head's weights: what is done with them after their product finds them in L2. Their logits are put together elsewhere,
+/// since those of all rows fall into few sets of the caches.
+const HEAD_BYTES: usize = 512 << 10;
 
 /// Of the weights that come next: what memory gives while lanes norm and meet, and a part of L2.
 const EXPECTED_BYTES: usize = 32 << 10;
@@ -224,15 +228,19 @@ impl Backend for CpuLane<'_> {
         if self.split().owns_tokens() {
             self.lane.barrier();
         }
-        self.final_norm(norm);
+        let keeps_outliers = self.keeps_outliers(head);
+        self.final_norm(norm, keeps_outliers);
         if self.split() != Split::Alone {
             self.lane.barrier();
         }
         let rows = self.shared.plan.logit_rows.len();
         if rows > 0 {
             let input = self.prepare(head, Act::Normed, rows);
+            let outliers = self.stream().outliers.ptr();
+            // SAFETY: this lane wrote them, or they lie behind a barrier.
+            let outliers = keeps_outliers.then(|| (0..rows).map(|row| unsafe { *outliers.add(row) }).collect());
             for (segment, panels) in head.within(self.lane.share(head.num_panels())) {
-                self.multiply_rows(segment, panels, input, 0..rows, self.shared.logits);
+                self.multiply_head(segment, panels, input, rows, outliers.as_ref());
             }
             self.lane.barrier();
         }
@@ -322,20 +330,17 @@ impl CpuLane<'_> {
 
     /// Normed row = norm of the residual row, ready for the next product.
     fn norm_row(&self, token: usize, weight: &[f32]) {
+        let (CpuStep { kernels, config, .. }, stream) = (self.shared, self.stream());
         // SAFETY: this lane's token.
-        let residual = unsafe { self.stream().residual.row(token) };
-        self.norm_to(residual, weight, token);
+        let (residual, normed) = unsafe { (stream.residual.row(token), stream.normed.row_mut(token)) };
+        kernels.rms_norm(residual, weight, config.norm_eps, normed);
+        self.quantize_normed(token);
     }
 
-    /// Row `row` of Normed = norm of `x`, ready for the next product.
-    fn norm_to(&self, x: &[f32], weight: &[f32], row: usize) {
-        let CpuStep { kernels, config, .. } = self.shared;
-        // SAFETY: this lane's row.
-        let normed = unsafe { self.stream().normed.row_mut(row) };
-        kernels.rms_norm(x, weight, config.norm_eps, normed);
+    fn quantize_normed(&self, row: usize) {
         if let Some(int8) = &self.stream().normed_int8 {
             // SAFETY: this lane's row.
-            unsafe { kernels.quantize(normed, int8, row, 0) };
+            unsafe { self.shared.kernels.quantize(self.stream().normed.row(row), int8, row, 0) };
         }
     }
 
@@ -520,6 +525,49 @@ impl CpuLane<'_> {
         }
     }
 
+    /// Logits of these panels.
+    fn multiply_head(
+        &self,
+        segment: &Segment,
+        panels: Range<usize>,
+        input: Input<'_>,
+        rows: usize,
+        outliers: Option<&OutlierRows>,
+    ) {
+        let CpuStep { kernels, logits, .. } = *self.shared;
+        let Some(outliers) = outliers else { return self.multiply_rows(segment, panels, input, 0..rows, logits) };
+        let mut scratch = self.scratch();
+        let (matrix, end) = (&segment.matrix, panels.end);
+        for panels in blocks(panels, (HEAD_BYTES / matrix.panel_bytes()).max(1)) {
+            let cols = panels.start * PANEL_ROWS..matrix.rows().min(panels.end * PANEL_ROWS);
+            for rows in blocks(0..rows, BLOCK_ROWS) {
+                let sums = on_lines(&mut scratch, rows.len() * cols.len());
+                let out = MatMut::part(sums, cols.len(), rows.start, cols.start);
+                self.multiply_rows(segment, panels.clone(), input, rows.clone(), out);
+                if panels.end < end {
+                    matrix.fetch(panels.end, EXPECTED_BYTES);
+                }
+                // SAFETY: `out` is this lane's scratch memory.
+                unsafe { kernels.add_outliers(matrix, panels.clone(), outliers, rows.clone(), out) };
+                for (row, sums) in rows.zip(sums.chunks_exact(cols.len())) {
+                    // SAFETY: the columns of these panels are this lane's.
+                    unsafe {
+                        logits
+                            .ptr
+                            .add(row * logits.stride + cols.start)
+                            .copy_from_nonoverlapping(sums.as_ptr(), cols.len())
+                    };
+                }
+            }
+        }
+    }
+
+    /// Whether what the head reads is int8 but for its largest numbers: an error there is one of the logits themselves.
+    fn keeps_outliers(&self, head: &CpuLinear) -> bool {
+        let has_blocks = |segment: &Segment| segment.matrix.layout().block().is_some() && segment.order.is_none();
+        self.stream().normed_int8.is_some() && head.segments.iter().all(has_blocks)
+    }
+
     fn transform_heads(&self, token: usize, heads: &HeadTransform<Vec<f32>>) {
         let CpuStep { acts, kernels, config, plan, .. } = self.shared;
         let (cos, sin) = plan.angles(heads.rope, token);
@@ -668,11 +716,18 @@ impl CpuLane<'_> {
 
     /// The wanted rows of the residual stream through the final norm: to the first rows of Normed (for the
     /// head) or straight to the output (hidden states).
-    fn final_norm(&self, weight: &[f32]) {
+    fn final_norm(&self, weight: &[f32], keeps_outliers: bool) {
         let CpuStep { kernels, config, plan, .. } = self.shared;
         for i in self.stream_share(plan.logit_rows.len()) {
-            // SAFETY: no lane writes the residual stream any more.
-            self.norm_to(unsafe { self.stream().residual.row(plan.logit_rows[i]) }, weight, i);
+            let stream = self.stream();
+            // SAFETY: no lane writes the residual stream any more; row i is this lane's.
+            let (residual, normed) = unsafe { (stream.residual.row(plan.logit_rows[i]), stream.normed.row_mut(i)) };
+            kernels.rms_norm(residual, weight, config.norm_eps, normed);
+            if keeps_outliers {
+                // SAFETY: as above.
+                unsafe { *stream.outliers.at(i) = Outliers::take(normed) };
+            }
+            self.quantize_normed(i);
         }
         for i in self.lane.share(plan.hidden_rows.len()) {
             // SAFETY: row i of the output is this lane's.

@@ -1,6 +1,7 @@
 //! Matrix products with packed weights: y = x · Wᵀ.
 
 mod driver;
+mod outliers;
 mod quantize;
 mod tier;
 
@@ -8,6 +9,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 pub(crate) use self::driver::{BLOCK_ROWS, blocks, cached_rows};
+pub(super) use self::outliers::{ColumnPlace, OutlierRow};
+pub use self::outliers::{OutlierRows, Outliers};
 pub use self::quantize::QuantizedRows;
 pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, WIDE_GROUP};
 pub(super) use self::quantize::{code_of, quantize_groups, quantize_wide, scale_of, start_of};

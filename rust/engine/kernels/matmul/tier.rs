@@ -1,6 +1,7 @@
 //! What a tier supplies: how a piece of a panel is unpacked, and the products of small tiles.
 
 use super::Int8Rows;
+use super::outliers::{ColumnPlace, OutlierRow};
 use super::quantize::RowMut;
 use crate::quant::{BlockSpec, Layout, PANEL_ROWS, ROW_OFFSET, ROW_SCALES};
 
@@ -130,6 +131,10 @@ pub struct MatmulTier {
     pub decode: unsafe fn(&PanelChunk, GroupShape, first_col: usize, out: &mut [Lanes]),
     /// Widens columns of a dense panel to (cols, 16).
     pub widen: unsafe fn(Layout, panel: *const u8, first_col: usize, out: &mut [Lanes]),
+    /// Columns of a panel of blocks, as `PackedMatrix::decode_row` decodes them.
+    pub columns: unsafe fn(Layout, panel: *const u8, &[ColumnPlace], out: &mut [Lanes]),
+    /// Adds each row's outliers times their columns to outputs that lie `stride` apart.
+    pub add_columns: unsafe fn(&[Lanes], &[OutlierRow], out: *mut f32, stride: usize),
     pub dense_panels: Option<DensePanels>,
     pub f32_tile: unsafe fn(&F32Weights, F32Rows, cols: usize, panels: usize, sums: &mut [F32Sums]),
 }

@@ -2,8 +2,10 @@
 
 use half::{bf16, f16};
 
+use crate::kernels::matmul::{
+    ColumnPlace, MatmulTier, OutlierRow, PanelChunk, PanelSums, WIDE_GROUP, quantize_groups, quantize_wide,
+};
 use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Int8Kernels, Int8Rows, Int8Sums, Lanes};
-use crate::kernels::matmul::{MatmulTier, PanelChunk, PanelSums, WIDE_GROUP, quantize_groups, quantize_wide};
 use crate::quant::{
     F8_BYTES, F8_COLS, F8_SCALES, Layout, PANEL_ROWS, ROW_OFFSET, ROW_SCALES, code, e4m3, group_scales,
 };
@@ -15,6 +17,8 @@ pub static TIER: MatmulTier = MatmulTier {
     int8: Int8Kernels::Unpacked { tile: int8_tile, few_rows: None, by_row },
     decode,
     widen,
+    columns,
+    add_columns,
     dense_panels: None,
     f32_tile,
 };
@@ -33,6 +37,33 @@ unsafe fn unpack(layout: Layout, block: *const u8, cols: usize, out: &mut PanelC
                 let col = b * spec.cols + k;
                 out.codes[(col / 4 * PANEL_ROWS + row) * 4 + col % 4] = code(block, &spec, k, row);
             }
+        }
+    }
+}
+
+unsafe fn columns(layout: Layout, panel: *const u8, places: &[ColumnPlace], out: &mut [Lanes]) {
+    let spec = layout.block().expect("dense panels have no blocks");
+    for (place, out) in places.iter().zip(out) {
+        let ColumnPlace { block, group, step, byte } = *place;
+        // SAFETY: the caller's column lies inside the panel.
+        let block = unsafe { std::slice::from_raw_parts(panel.add(block), spec.bytes()) };
+        for (lane, w) in out.iter_mut().enumerate() {
+            let (scale, min) = group_scales(block, &spec, group, lane);
+            let code = code(block, &spec, group * spec.group + 4 * step + byte, lane);
+            *w = scale * (i32::from(code) - spec.offset) as f32;
+            if spec.min {
+                *w += min;
+            }
+        }
+    }
+}
+
+unsafe fn add_columns(columns: &[Lanes], rows: &[OutlierRow], out: *mut f32, stride: usize) {
+    for (r, row) in rows.iter().enumerate() {
+        // SAFETY: the caller's outputs.
+        let out = unsafe { std::slice::from_raw_parts_mut(out.add(r * stride), PANEL_ROWS) };
+        for (&value, &place) in row.values.iter().zip(&row.places) {
+            out.iter_mut().zip(&columns[place]).for_each(|(out, w)| *out += value * w);
         }
     }
 }

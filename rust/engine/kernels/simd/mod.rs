@@ -5,6 +5,7 @@ pub(super) mod attention;
 pub(super) mod dense;
 pub(super) mod elementwise;
 pub(super) mod math;
+pub(super) mod outliers;
 
 /// Floats per vector.
 pub(super) const WIDTH: usize = 16;

@@ -16,6 +16,8 @@ pub static TIER: MatmulTier = MatmulTier {
     int8: Int8Kernels::Unpacked { tile: int8::int8_tile, few_rows: Some(int8::int8_panels), by_row: int8_rows::panels },
     decode: float32::decode,
     widen: float32::widen,
+    columns: unpack::columns,
+    add_columns: unpack::add_columns,
     dense_panels: Some(float32::dense_panels),
     f32_tile: float32::f32_tile,
 };

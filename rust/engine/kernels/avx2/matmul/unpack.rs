@@ -3,7 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::store8;
-use crate::kernels::matmul::PanelChunk;
+use crate::kernels::avx2::vector::Vector;
+use crate::kernels::matmul::{ColumnPlace, Lanes, OutlierRow, PanelChunk};
+use crate::kernels::simd::outliers;
 use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
 
 /// Bytes that panels are prefetched ahead.
@@ -43,6 +45,40 @@ unsafe fn unpack_blocks<F: Format>(first: *const u8, cols: usize, out: &mut Pane
             }
         }
     }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn columns(layout: Layout, panel: *const u8, places: &[ColumnPlace], out: &mut [Lanes]) {
+    // SAFETY: the caller's columns are the panel's.
+    with_format!(layout, F => unsafe { decode_columns::<F>(panel, places, out) }).expect("dense panels have no blocks")
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn decode_columns<F: Format>(panel: *const u8, places: &[ColumnPlace], out: &mut [Lanes]) {
+    let spec = const { F::SPEC };
+    for (place, out) in places.iter().zip(out) {
+        let ColumnPlace { block, group, step, byte } = *place;
+        for half in 0..2 {
+            // SAFETY: the block lies inside the panel.
+            unsafe {
+                let block = panel.add(block);
+                let fours = half_codes(block.add(spec.codes_at() + group * spec.group_bytes()), spec, step, half);
+                let ones = _mm256_srl_epi32(fours, _mm_cvtsi32_si128(8 * byte as i32));
+                let codes = _mm256_and_si256(ones, _mm256_set1_epi32(255));
+                let codes = _mm256_sub_epi32(codes, _mm256_set1_epi32(spec.offset));
+                let w = _mm256_mul_ps(group_scale(block, spec, group, half), _mm256_cvtepi32_ps(codes));
+                let w = if spec.min { _mm256_add_ps(w, group_min(block, spec, group, half)) } else { w };
+                store8(out, half, w);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn add_columns(columns: &[Lanes], rows: &[OutlierRow], out: *mut f32, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { outliers::add_columns::<Vector>(columns, rows, out, stride) }
 }
 
 /// Eight rows' scales of a group.

@@ -17,6 +17,8 @@ pub static TIER: MatmulTier = MatmulTier {
     int8: Int8Kernels::Packed(int8::packed_int8),
     decode: float32::decode,
     widen: float32::widen,
+    columns: unpack::columns,
+    add_columns: unpack::add_columns,
     dense_panels: Some(float32::dense_panels),
     f32_tile: float32::f32_tile,
 };

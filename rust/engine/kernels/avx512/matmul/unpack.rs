@@ -3,7 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::store16;
-use crate::kernels::matmul::PanelChunk;
+use crate::kernels::avx512::vector::Vector;
+use crate::kernels::matmul::{ColumnPlace, Lanes, OutlierRow, PanelChunk};
+use crate::kernels::simd::outliers;
 use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
 
 /// Bytes that panels are prefetched ahead.
@@ -40,6 +42,37 @@ unsafe fn unpack_blocks<F: Format>(first: *const u8, cols: usize, out: &mut Pane
             }
         }
     }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub unsafe fn columns(layout: Layout, panel: *const u8, places: &[ColumnPlace], out: &mut [Lanes]) {
+    // SAFETY: the caller's columns are the panel's.
+    with_format!(layout, F => unsafe { decode_columns::<F>(panel, places, out) }).expect("dense panels have no blocks")
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn decode_columns<F: Format>(panel: *const u8, places: &[ColumnPlace], out: &mut [Lanes]) {
+    let spec = const { F::SPEC };
+    for (place, out) in places.iter().zip(out) {
+        let ColumnPlace { block, group, step, byte } = *place;
+        // SAFETY: the block lies inside the panel.
+        unsafe {
+            let block = panel.add(block);
+            let fours = step_codes(block.add(spec.codes_at() + group * spec.group_bytes()), spec, step);
+            let ones = _mm512_srl_epi32(fours, _mm_cvtsi32_si128(8 * byte as i32));
+            let codes = _mm512_and_si512(ones, _mm512_set1_epi32(255));
+            let codes = _mm512_sub_epi32(codes, _mm512_set1_epi32(spec.offset));
+            let w = _mm512_mul_ps(group_scale(block, spec, group), _mm512_cvtepi32_ps(codes));
+            store16(out, if spec.min { _mm512_add_ps(w, group_min(block, spec, group)) } else { w });
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub unsafe fn add_columns(columns: &[Lanes], rows: &[OutlierRow], out: *mut f32, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { outliers::add_columns::<Vector>(columns, rows, out, stride) }
 }
 
 /// 16 rows' scales of a group.
