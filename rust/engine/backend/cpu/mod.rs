@@ -44,9 +44,11 @@ const GATED_FLOATS: usize = 4 * BLOCK_ROWS * QuantizedRows::GROUP;
 /// Up to this many tokens, products wait for memory, at their beginning at least.
 const FEW_TOKENS: usize = 64;
 
-/// Of the head's weights: what is done with them after their product finds them in L2. Their logits are put together elsewhere,
-/// since those of all rows fall into few sets of the caches.
+/// Of the head's weights: what is done with them after their product finds them in L2.
 const HEAD_BYTES: usize = 512 << 10;
+
+/// Of their logits, which are put together in L1, since those of all rows fall into few sets of the caches.
+const HEAD_LOGITS: usize = 4 << 10;
 
 /// Of the weights that come next: what memory gives while lanes norm and meet, and a part of L2.
 const EXPECTED_BYTES: usize = 32 << 10;
@@ -538,7 +540,8 @@ impl CpuLane<'_> {
         let Some(outliers) = outliers else { return self.multiply_rows(segment, panels, input, 0..rows, logits) };
         let mut scratch = self.scratch();
         let (matrix, end) = (&segment.matrix, panels.end);
-        for panels in blocks(panels, (HEAD_BYTES / matrix.panel_bytes()).max(1)) {
+        let at_once = (HEAD_BYTES / matrix.panel_bytes()).min(HEAD_LOGITS / (rows.min(BLOCK_ROWS) * PANEL_ROWS)).max(1);
+        for panels in blocks(panels, at_once) {
             let cols = panels.start * PANEL_ROWS..matrix.rows().min(panels.end * PANEL_ROWS);
             for rows in blocks(0..rows, BLOCK_ROWS) {
                 let sums = on_lines(&mut scratch, rows.len() * cols.len());
