@@ -61,7 +61,8 @@ def _draw(results: Results, path: Path) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help=".gguf files")
-    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), help="rows of the table")
+    usual = [name for name, work in WORKS.items() if not work.is_long]
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=usual, help="rows of the table: all but long ones")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)

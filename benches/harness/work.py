@@ -20,6 +20,8 @@ class Work:
     prompt_len: int
     gen_len: int
     batch: int = 1
+    is_long: bool = False
+    """Takes minutes: only done where it is named."""
 
     @property
     def unit(self) -> str:
@@ -39,6 +41,7 @@ WORKS = {
     "decode": Work("decode 128", "decode", prompt_len=1, gen_len=128),
     "batch": Work("16 sequences, prompt 128, decode 128", "decode", prompt_len=128, gen_len=128, batch=16),
     "context": Work("decode 64 at 4,096 tokens of context", "decode", prompt_len=4096, gen_len=64),
+    "long": Work("decode 64 at 16,384 tokens of context", "decode", prompt_len=16_384, gen_len=64, is_long=True),
     "start": Work("start to first token", "start", prompt_len=5, gen_len=1),
     "memory": Work("peak memory, prompt 512, decode 128", "memory", prompt_len=512, gen_len=128),
 }
