@@ -4,7 +4,8 @@ use std::cell::UnsafeCell;
 
 const LINE: usize = 64;
 
-/// Zeroed numbers that lanes write through a shared reference, each its own part.
+/// Zeroed numbers that lanes write through a shared reference, each its own part. They begin on a line if a whole number of them lies
+/// before one.
 #[derive(Debug)]
 pub struct Cells<T> {
     data: Box<[UnsafeCell<T>]>,

@@ -24,7 +24,8 @@ impl Kernels {
             let (keys, values) = (kv.keys(block, head), kv.values(block, head));
             if shape.dtype == KvDtype::Bf16 {
                 // The pointers are to a head's pieces of the block.
-                dispatch!(self, attention::store_bf16(keys.cast(), values.cast(), slot, k, v));
+                let to = Bf16Slot { keys: keys.cast(), values: values.cast(), slot };
+                dispatch!(self, attention::store_bf16(to, k, v));
                 continue;
             }
             // SAFETY: the caller's promise; the pointers are to a head's pieces of the block.
@@ -58,31 +59,40 @@ unsafe fn store_head(shape: &KvShape, piece: *mut u8, slot: usize, x: &[f32], in
     }
 }
 
-/// Writes one position of a head of bf16: whole words of keys, and of values whole lines, with what the other slot has in them.
-///
-/// # Safety
-/// As for `store_head` with either piece; the other slot of the pair is the caller's too.
-#[inline(always)]
-pub(in crate::kernels) unsafe fn bf16(keys: *mut [u16; 2], values: *mut ValueLine, slot: usize, k: &[f32], v: &[f32]) {
-    const CHUNK: usize = 64;
-    let mut rounded = [0; CHUNK];
-    for (i, k) in k.chunks(CHUNK).enumerate() {
-        // All before one is stored: that loop uses vector registers.
-        rounded.iter_mut().zip(k).for_each(|(rounded, &x)| *rounded = to_bf16(x));
-        for (pair, &dims) in rounded[..k.len()].as_chunks().0.iter().enumerate() {
-            // SAFETY: the caller's promise: keys are (pairs, 16 slots).
-            unsafe { keys.add((i * CHUNK / 2 + pair) * BLOCK_SIZE + slot).write(dims) };
-        }
-    }
-    for (panel, v) in v.chunks(PANEL_DIMS).enumerate() {
-        // SAFETY: the caller's promise: values are (panels, pairs of slots).
-        let line = unsafe { &mut *values.add((panel * BLOCK_SIZE + slot) / 2) };
-        line.iter_mut().zip(v).for_each(|(pair, &x)| pair[slot % 2] = to_bf16(x));
-    }
+/// Where one position of a head of bf16 is stored.
+pub(in crate::kernels) struct Bf16Slot {
+    /// (pairs of dimensions, 16 slots)
+    keys: *mut [u16; 2],
+    /// (panels, pairs of slots): sixteen dimensions of two slots are a line.
+    values: *mut [[u16; 2]; PANEL_DIMS],
+    slot: usize,
 }
 
-/// Sixteen dimensions of two slots.
-pub(in crate::kernels) type ValueLine = [[u16; 2]; PANEL_DIMS];
+impl Bf16Slot {
+    /// Writes whole words of keys, and whole lines of values with what the other slot has in them.
+    ///
+    /// # Safety
+    /// As for `store_head` with either piece; the other slot of the pair is the caller's too.
+    #[inline(always)]
+    pub(in crate::kernels) unsafe fn store(self, k: &[f32], v: &[f32]) {
+        const CHUNK: usize = 64;
+        let Self { keys, values, slot } = self;
+        let mut rounded = [0; CHUNK];
+        for (i, k) in k.chunks(CHUNK).enumerate() {
+            // All before one is stored: that loop uses vector registers.
+            rounded.iter_mut().zip(k).for_each(|(rounded, &x)| *rounded = to_bf16(x));
+            for (pair, &dims) in rounded[..k.len()].as_chunks().0.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { keys.add((i * CHUNK / 2 + pair) * BLOCK_SIZE + slot).write(dims) };
+            }
+        }
+        for (panel, v) in v.chunks(PANEL_DIMS).enumerate() {
+            // SAFETY: the caller's promise.
+            let line = unsafe { &mut *values.add((panel * BLOCK_SIZE + slot) / 2) };
+            line.iter_mut().zip(v).for_each(|(pair, &x)| pair[slot % 2] = to_bf16(x));
+        }
+    }
+}
 
 /// As `bf16::from_f32`, without a branch: to the nearest, ties to even; NaN stays one.
 #[inline(always)]

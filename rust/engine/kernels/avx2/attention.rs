@@ -1,7 +1,8 @@
 //! Attention over one chunk, compiled for this tier.
 
 use super::vector::Vector;
-use crate::kernels::attention::{Chunk, store};
+use crate::kernels::attention::Chunk;
+use crate::kernels::attention::store::Bf16Slot;
 use crate::kernels::simd::attention as simd;
 
 /// # Safety
@@ -23,15 +24,9 @@ pub(in crate::kernels) fn average(state: &[f32], out: &mut [f32]) {
 }
 
 /// # Safety
-/// As for `store::bf16`.
+/// As for `Bf16Slot::store`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::kernels) unsafe fn store_bf16(
-    keys: *mut [u16; 2],
-    values: *mut store::ValueLine,
-    slot: usize,
-    k: &[f32],
-    v: &[f32],
-) {
+pub(in crate::kernels) unsafe fn store_bf16(to: Bf16Slot, k: &[f32], v: &[f32]) {
     // SAFETY: the caller's promise.
-    unsafe { store::bf16(keys, values, slot, k, v) }
+    unsafe { to.store(k, v) }
 }

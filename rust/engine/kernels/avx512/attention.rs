@@ -2,7 +2,8 @@
 
 use super::vector::Vector;
 use crate::config::KvDtype;
-use crate::kernels::attention::{Chunk, store};
+use crate::kernels::attention::Chunk;
+use crate::kernels::attention::store::Bf16Slot;
 use crate::kernels::simd::attention as simd;
 use crate::kernels::simd::attention::element::{Bf16Element, Fp8Element};
 
@@ -40,15 +41,9 @@ pub(in crate::kernels) fn average(state: &[f32], out: &mut [f32]) {
 }
 
 /// # Safety
-/// As for `store::bf16`.
+/// As for `Bf16Slot::store`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(in crate::kernels) unsafe fn store_bf16(
-    keys: *mut [u16; 2],
-    values: *mut store::ValueLine,
-    slot: usize,
-    k: &[f32],
-    v: &[f32],
-) {
+pub(in crate::kernels) unsafe fn store_bf16(to: Bf16Slot, k: &[f32], v: &[f32]) {
     // SAFETY: the caller's promise.
-    unsafe { store::bf16(keys, values, slot, k, v) }
+    unsafe { to.store(k, v) }
 }

@@ -4,7 +4,8 @@ use half::{bf16, f16};
 
 use crate::config::KvDtype;
 use crate::kernels::KvShape;
-use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM, store};
+use crate::kernels::attention::store::Bf16Slot;
+use crate::kernels::attention::{BLOCK_SIZE, CHUNK_LEN, Chunk, MAX, STATE_HEADER, SUM};
 use crate::quant::e4m3;
 
 /// The states (rows, state_stride) of the chunk's rows after its positions alone.
@@ -52,16 +53,10 @@ pub(in crate::kernels) fn average(state: &[f32], out: &mut [f32]) {
 }
 
 /// # Safety
-/// As for `store::bf16`.
-pub(in crate::kernels) unsafe fn store_bf16(
-    keys: *mut [u16; 2],
-    values: *mut store::ValueLine,
-    slot: usize,
-    k: &[f32],
-    v: &[f32],
-) {
+/// As for `Bf16Slot::store`.
+pub(in crate::kernels) unsafe fn store_bf16(to: Bf16Slot, k: &[f32], v: &[f32]) {
     // SAFETY: the caller's promise.
-    unsafe { store::bf16(keys, values, slot, k, v) }
+    unsafe { to.store(k, v) }
 }
 
 /// # Safety
