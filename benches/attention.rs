@@ -8,8 +8,8 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use ferrule_engine::config::{EngineConfig, Isa, KvDtype};
-use ferrule_engine::ids::BlockId;
-use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, Kernels, KvLayer, KvShape, NextRead};
+use ferrule_engine::ids::{BlockId, EXTENT_BLOCKS};
+use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, Kernels, KvLayer, KvShape, NextRead};
 
 /// More than the caches that one core gets a fair share of.
 const CACHE_BYTES: usize = 384 << 20;

@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 use std::sync::Mutex;
 
 use ferrule_engine::config::{Isa, KvDtype};
-use ferrule_engine::ids::BlockId;
+use ferrule_engine::ids::{BlockId, EXTENT_BLOCKS};
 use ferrule_engine::kernels::threads::{Lane, Pool};
-use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, Kernels, KvLayer, KvShape, Prefix};
+use ferrule_engine::kernels::{AttentionTask, BLOCK_SIZE, Kernels, KvLayer, KvShape, Prefix};
 use half::{bf16, f16};
 use proptest::prelude::*;
 

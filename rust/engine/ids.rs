@@ -35,6 +35,10 @@ id!(
     HostBlockId(u32)
 );
 
+/// Blocks of one layer that lie side by side on a CPU, counted from block 0: long enough for streaming reads, short enough
+/// that a short context touches little memory.
+pub const EXTENT_BLOCKS: usize = 16;
+
 impl BlockId {
     pub fn index(self) -> usize {
         self.0 as usize

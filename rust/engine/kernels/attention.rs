@@ -19,7 +19,7 @@ use super::{Kernels, dispatch, on_lines};
 use crate::config::{Isa, KvDtype};
 use crate::ids::BlockId;
 pub(super) use chunk::{CHUNK_LEN, Chunk};
-pub use kv::{BLOCK_SIZE, EXTENT_BLOCKS, KvLayer, KvShape};
+pub use kv::{BLOCK_SIZE, KvLayer, KvShape};
 
 /// Rows that share a pass over K and V: their scores and sums stay in the L2 cache.
 const ROWS_PER_TILE: usize = 48;

@@ -17,7 +17,7 @@ mod scalar;
 mod simd;
 pub mod threads;
 
-pub use attention::{AttentionTask, BLOCK_SIZE, EXTENT_BLOCKS, KvLayer, KvShape, NextRead, Prefix, partial_len};
+pub use attention::{AttentionTask, BLOCK_SIZE, KvLayer, KvShape, NextRead, Prefix, partial_len};
 pub(crate) use matmul::{BLOCK_ROWS, blocks, cached_rows};
 pub use matmul::{MatMut, OutlierRows, Outliers, QuantizedRows};
 pub(crate) use memory::{Cells, on_lines};

@@ -7,7 +7,7 @@ use super::block_table::BlockTable;
 use super::geometry::KvGeometry;
 use super::host_pool::{HostPool, SwappedKv, SwappedTable};
 use super::prefix_cache::{NodeId, PrefixCache};
-use crate::ids::{BlockId, TokenId};
+use crate::ids::{BlockId, EXTENT_BLOCKS, TokenId};
 use crate::sched::{BlockCopy, BlockSwap};
 
 /// What one running sequence holds: moved, not cloned, and given back by value to [`BlockManager::free`].
@@ -63,7 +63,7 @@ impl BlockManager {
         Self {
             block_size,
             windows: groups.iter().map(|group| group.window).collect(),
-            pool: BlockPool::new(num_blocks),
+            pool: BlockPool::new(num_blocks, EXTENT_BLOCKS),
             host: HostPool::new(geometry.num_host_blocks),
             prefix_cache: enable_prefix_caching.then(|| PrefixCache::new(num_blocks, block_size, groups.len())),
             path: Vec::new(),
@@ -175,7 +175,7 @@ impl BlockManager {
     pub fn forget_cached(&mut self) {
         assert_eq!(self.num_used_blocks(), 0, "blocks in use are forgotten");
         let num_blocks = self.num_blocks();
-        self.pool = BlockPool::new(num_blocks);
+        self.pool = BlockPool::new(num_blocks, EXTENT_BLOCKS);
         if let Some(cache) = &mut self.prefix_cache {
             *cache = PrefixCache::new(num_blocks, self.block_size, self.windows.len());
         }

@@ -1,5 +1,7 @@
 //! Reference counts of the KV blocks, and the free list.
 
+use std::collections::BTreeSet;
+
 use crate::ids::BlockId;
 
 #[derive(Debug, Clone, Default)]
@@ -10,6 +12,13 @@ struct Block {
     is_cached: bool,
     prev: Option<BlockId>,
     next: Option<BlockId>,
+}
+
+impl Block {
+    /// It is free, and what is in it is of no use.
+    fn is_unknown(&self) -> bool {
+        self.num_refs == 0 && !self.is_cached
+    }
 }
 
 /// What a block is good for.
@@ -38,13 +47,28 @@ pub struct BlockPool {
     head: Option<BlockId>,
     tail: Option<BlockId>,
     num_free: usize,
+    /// Blocks per extent.
+    extent: usize,
+    /// By extent: its blocks that are held or cached.
+    num_taken: Vec<usize>,
+    /// Extents of which none is.
+    fresh: BTreeSet<usize>,
 }
 
 impl BlockPool {
-    /// All blocks free, in ascending order: a fresh pool hands out adjacent blocks.
-    pub fn new(num_blocks: usize) -> Self {
+    /// All blocks free, in ascending order, where `extent` blocks each lie side by side in memory.
+    pub fn new(num_blocks: usize, extent: usize) -> Self {
         assert!(u32::try_from(num_blocks).is_ok(), "block ids have 32 bits");
-        let mut pool = Self { blocks: vec![Block::default(); num_blocks], head: None, tail: None, num_free: 0 };
+        let extents = (0..num_blocks).step_by(extent).map(|first| extent.min(num_blocks - first));
+        let mut pool = Self {
+            blocks: vec![Block::default(); num_blocks],
+            head: None,
+            tail: None,
+            num_free: 0,
+            extent,
+            num_taken: vec![0; extents.len()],
+            fresh: (0..extents.len()).collect(),
+        };
         for id in 0..num_blocks as u32 {
             pool.push_back(BlockId(id));
         }
@@ -71,8 +95,11 @@ impl BlockPool {
         self.blocks[id.index()].is_cached
     }
 
+    /// Of a block that is held.
     pub fn set_cached(&mut self, id: BlockId, is_cached: bool) {
-        self.blocks[id.index()].is_cached = is_cached;
+        let block = &mut self.blocks[id.index()];
+        assert!(block.num_refs > 0, "block {id} is cached or forgotten, but nobody holds it");
+        block.is_cached = is_cached;
     }
 
     /// In the order of their ids.
@@ -85,29 +112,31 @@ impl BlockPool {
         })
     }
 
-    /// A free block with one reference: the one after `near` if its contents are unknown, else the first
-    /// to be reused. A block that is still cached must be evicted by the caller.
+    /// A free block with one reference: the one after `near` in its extent if its contents are unknown, else the first of
+    /// an extent that nobody has blocks of, best the next one, else the first to be reused. So blocks of a sequence lie
+    /// side by side, though others grow meanwhile. A block that is still cached must be evicted by the caller.
     pub fn take(&mut self, near: Option<BlockId>) -> Option<BlockId> {
-        let id = near.and_then(|near| self.unknown_after(near)).or(self.head)?;
+        let id = near.and_then(|near| self.unknown_after(near)).or_else(|| self.first_fresh()).or(self.head)?;
         self.unlink(id);
-        self.blocks[id.index()].num_refs = 1;
+        self.set_num_refs(id, 1);
         Some(id)
     }
 
     /// One more reference to a block, free (a prefix hit) or not.
     pub fn share(&mut self, id: BlockId) {
-        if self.blocks[id.index()].num_refs == 0 {
+        let num_refs = self.num_refs(id);
+        if num_refs == 0 {
             self.unlink(id);
         }
-        self.blocks[id.index()].num_refs += 1;
+        self.set_num_refs(id, num_refs + 1);
     }
 
     /// One reference less. The last one frees the block; a cached block keeps its contents until reuse.
     pub fn release(&mut self, id: BlockId) {
-        let block = &mut self.blocks[id.index()];
-        assert!(block.num_refs > 0, "block {id} is released, but nobody holds it");
-        block.num_refs -= 1;
-        match (block.num_refs, block.is_cached) {
+        let num_refs = self.num_refs(id);
+        assert!(num_refs > 0, "block {id} is released, but nobody holds it");
+        self.set_num_refs(id, num_refs - 1);
+        match (num_refs - 1, self.is_cached(id)) {
             (0, true) => self.push_back(id),
             (0, false) => self.push_front(id),
             _ => {}
@@ -115,8 +144,38 @@ impl BlockPool {
     }
 
     fn unknown_after(&self, id: BlockId) -> Option<BlockId> {
-        let block = self.blocks.get(id.index() + 1)?;
-        (block.num_refs == 0 && !block.is_cached).then_some(BlockId(id.0 + 1))
+        let next = id.index() + 1;
+        let is_unknown = next < self.blocks.len()
+            && if next.is_multiple_of(self.extent) {
+                self.fresh.contains(&(next / self.extent))
+            } else {
+                self.blocks[next].is_unknown()
+            };
+        is_unknown.then_some(BlockId(next as u32))
+    }
+
+    fn first_fresh(&self) -> Option<BlockId> {
+        self.fresh.first().map(|&extent| BlockId((extent * self.extent) as u32))
+    }
+
+    fn set_num_refs(&mut self, id: BlockId, num_refs: u32) {
+        let block = &mut self.blocks[id.index()];
+        let was_unknown = block.is_unknown();
+        block.num_refs = num_refs;
+        let extent = id.index() / self.extent;
+        match (was_unknown, block.is_unknown()) {
+            (true, false) => {
+                self.num_taken[extent] += 1;
+                self.fresh.remove(&extent);
+            }
+            (false, true) => {
+                self.num_taken[extent] -= 1;
+                if self.num_taken[extent] == 0 {
+                    self.fresh.insert(extent);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn push_back(&mut self, id: BlockId) {
@@ -177,6 +236,11 @@ impl BlockPool {
         for (id, block) in self.blocks.iter().enumerate() {
             assert_eq!(block.num_refs == 0, is_listed[id], "block {id} is neither free nor held, or both");
         }
+        for (extent, blocks) in self.blocks.chunks(self.extent).enumerate() {
+            let num_taken = blocks.iter().filter(|block| !block.is_unknown()).count();
+            assert_eq!(self.num_taken[extent], num_taken, "extent {extent}");
+            assert_eq!(self.fresh.contains(&extent), num_taken == 0, "extent {extent}");
+        }
     }
 }
 
@@ -191,12 +255,12 @@ mod tests {
 
     #[test]
     fn a_fresh_pool_hands_out_ascending_ids() {
-        assert_eq!(take_all(&mut BlockPool::new(5)), [0, 1, 2, 3, 4]);
+        assert_eq!(take_all(&mut BlockPool::new(5, 16)), [0, 1, 2, 3, 4]);
     }
 
     #[test]
     fn reuse_takes_unknown_blocks_first_and_then_the_least_recently_released() {
-        let mut pool = BlockPool::new(4);
+        let mut pool = BlockPool::new(4, 16);
         take_all(&mut pool);
         for id in [2, 0, 3] {
             pool.set_cached(BlockId(id), true);
@@ -208,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_neighbour_is_taken_unless_it_is_cached_or_held() {
-        let mut pool = BlockPool::new(6);
+        let mut pool = BlockPool::new(6, 16);
         assert_eq!(pool.take(Some(BlockId(2))), Some(BlockId(3)));
         assert_eq!(pool.take(Some(BlockId(2))), Some(BlockId(0)), "3 is held");
         pool.set_cached(BlockId(3), true);
@@ -218,8 +282,22 @@ mod tests {
     }
 
     #[test]
+    fn who_cannot_go_on_side_by_side_begins_an_extent_that_nobody_has_blocks_of() {
+        let mut pool = BlockPool::new(12, 4);
+        let mut take = |near| pool.take(near).map(|id| id.0);
+        assert_eq!((take(None), take(None)), (Some(0), Some(4)), "each has an extent");
+        assert_eq!((take(Some(BlockId(0))), take(Some(BlockId(4)))), (Some(1), Some(5)));
+        assert_eq!(take(Some(BlockId(3))), Some(8), "the next extent is not fresh");
+        assert_eq!(take(None), Some(2), "none is");
+        for id in [4, 5] {
+            pool.release(BlockId(id));
+        }
+        assert_eq!(pool.take(Some(BlockId(3))), Some(BlockId(4)), "the next extent is fresh again");
+    }
+
+    #[test]
     fn a_state_says_who_holds_a_block_and_whether_its_contents_are_known() {
-        let mut pool = BlockPool::new(4);
+        let mut pool = BlockPool::new(4, 16);
         take_all(&mut pool);
         pool.share(BlockId(0));
         for id in [2, 3] {
@@ -233,7 +311,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "nobody holds it")]
     fn a_double_release_is_caught() {
-        let mut pool = BlockPool::new(1);
+        let mut pool = BlockPool::new(1, 16);
         let id = pool.take(None).unwrap();
         pool.release(id);
         pool.release(id);
@@ -243,7 +321,7 @@ mod tests {
         /// Against a plain list of reference counts.
         #[test]
         fn counts_equal_a_plain_model(ops in prop::collection::vec((0u8..4, 0u32..6, any::<bool>()), 0..80)) {
-            let mut pool = BlockPool::new(6);
+            let mut pool = BlockPool::new(6, 4);
             let mut refs = [0u32; 6];
             for (op, id, flag) in ops {
                 let (block, held) = (BlockId(id), &mut refs[id as usize]);

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use memmap2::{MmapMut, MmapOptions};
 
 use crate::error::{Error, Result};
-use crate::ids::BlockId;
-use crate::kernels::{EXTENT_BLOCKS, KvLayer, KvShape};
+use crate::ids::{BlockId, EXTENT_BLOCKS};
+use crate::kernels::{KvLayer, KvShape};
 use crate::kv::KvGeometry;
 use crate::sched::BlockCopy;
 

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::config::KvDtype;
-use crate::ids::BlockId;
+use crate::ids::{BlockId, EXTENT_BLOCKS};
 
 /// Positions per block.
 pub const BLOCK_SIZE: usize = 16;
@@ -74,10 +74,6 @@ impl KvShape {
         }
     }
 }
-
-/// Blocks of one layer that lie side by side: long enough for streaming reads, short enough that a short
-/// context touches little memory.
-pub const EXTENT_BLOCKS: usize = 16;
 
 /// One layer's part of the KV memory: (num_blocks / 16, num_kv_heads, K and V, 16 blocks, piece). A head's pieces of
 /// adjacent blocks are adjacent, so that its keys, and its values, of 256 positions read as one stream, and the heads
