@@ -68,13 +68,16 @@ fn load_on_cpu(source: &Source, config: &EngineConfig) -> Result<LoadedModel> {
     let (weights, unwritten) = load_kept_weights(source, &pool, config)?;
     let backend = format!("cpu {}, {} threads, {} activations", kernels.isa(), pool.num_lanes(), config.activations);
     let weight_bytes = num_bytes(&weights);
+    let memory = KvMemory::new(kv.geometry.clone(), kv.shape)?;
+    // The tokenizer takes longer to load than kept weights.
+    memory.prepare();
     let runner = CpuRunner::new(CpuParts {
         config: source.config.clone(),
         weights,
         kernels,
         pool,
         distance: Distance::new(config.cores),
-        kv: KvMemory::new(kv.geometry.clone(), kv.shape)?,
+        kv: memory,
         max_tokens: config.max_num_batched_tokens,
         activations: config.activations,
         profile: config.profile.clone(),

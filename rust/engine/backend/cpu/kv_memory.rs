@@ -41,6 +41,13 @@ impl KvMemory {
         Ok(Self { map, geometry, shape, places })
     }
 
+    /// Clears the pages that the first sequence writes, which its first step would wait for otherwise.
+    pub fn prepare(&self) {
+        let KvGeometry { layers_per_block, ref groups, .. } = self.geometry;
+        let first = groups.len() * layers_per_block * EXTENT_BLOCKS * self.shape.block_bytes();
+        populate(&self.map, first.min(self.map.len()));
+    }
+
     pub fn geometry(&self) -> &KvGeometry {
         &self.geometry
     }
@@ -98,3 +105,14 @@ fn advise_huge_pages(map: &MmapMut) {
 
 #[cfg(not(target_os = "linux"))]
 fn advise_huge_pages(_map: &MmapMut) {}
+
+#[cfg(target_os = "linux")]
+fn populate(map: &MmapMut, bytes: usize) {
+    // Advice as well: an older system leaves pages to their first use.
+    if let Err(err) = map.advise_range(memmap2::Advice::PopulateWrite, 0, bytes) {
+        tracing::debug!("the KV cache's first pages are left to their first use: {err}");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn populate(_map: &MmapMut, _bytes: usize) {}
