@@ -11,7 +11,7 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -55,6 +55,10 @@ struct Shared {
     patience: Patience,
     /// Of each lane in the running job.
     times: Vec<OwnLine<Times>>,
+    /// The CPU on which each lane began its latest job.
+    cpus: Vec<OwnLine<AtomicUsize>>,
+    /// There is a CPU for every lane.
+    is_roomy: bool,
     /// The first panic of the running job.
     panic: Mutex<Option<String>>,
 }
@@ -83,7 +87,7 @@ unsafe impl Sync for Shared {}
 impl Pool {
     /// `threads` lanes (at least one); the caller of `run` is lane 0. Has fewer if the system refuses more threads.
     pub fn new(threads: usize) -> Self {
-        let shared = Arc::new(Shared::new(threads.max(1), Patience::for_lanes(threads, topology::allowed_cpus())));
+        let shared = Arc::new(Shared::new(threads.max(1), topology::allowed_cpus()));
         let spawn = |id: usize| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name(format!("ferrule-lane-{id}")).spawn(move || shared.work(id))
@@ -142,14 +146,16 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn new(num_lanes: usize, patience: Patience) -> Self {
+    fn new(num_lanes: usize, num_cpus: usize) -> Self {
         Self {
             start: Gate::default(),
             job: UnsafeCell::new(None),
             meet: Barrier::default(),
             end: Barrier::default(),
-            patience,
+            patience: Patience::for_lanes(num_lanes, num_cpus),
             times: (0..num_lanes).map(|_| OwnLine::default()).collect(),
+            cpus: (0..num_lanes).map(|_| OwnLine::new(AtomicUsize::new(usize::MAX))).collect(),
+            is_roomy: num_lanes <= num_cpus,
             panic: Mutex::new(None),
         }
     }
@@ -160,6 +166,7 @@ impl Shared {
         let task: *const (dyn Fn(Lane<'_>) + Sync) = unsafe { std::mem::transmute(task) };
         let job = Job { task, num_lanes, cuts };
         if num_lanes > 1 {
+            self.take_place(0);
             // SAFETY: the caller holds `busy`, and all workers wait at `start`.
             unsafe { *self.job.get() = Some(job) };
             self.start.open();
@@ -178,9 +185,22 @@ impl Shared {
             seen = self.start.wait_past(seen, self.patience.between_jobs());
             // SAFETY: `start` has opened, and `job` is not written again before this lane arrives at `end`.
             let Some(job) = (unsafe { *self.job.get() }) else { return };
+            self.take_place(id);
             self.run_lane(job, id);
             self.end.arrive(job.num_lanes);
         }
+    }
+
+    /// Leaves a CPU that a lane before has. The system wakes a thread where its waker runs, if others are busy just then, and
+    /// lets the two take turns for milliseconds before it looks again.
+    fn take_place(&self, id: usize) {
+        let Some(cpu) = topology::current_cpu().filter(|_| self.is_roomy) else { return };
+        let before = self.cpus[..id].iter().map(|cpu| cpu.load(Ordering::Relaxed));
+        let cpu = match before.clone().any(|other| other == cpu) {
+            true => topology::leave(&before.collect::<Vec<_>>()).unwrap_or(cpu),
+            false => cpu,
+        };
+        self.cpus[id].store(cpu, Ordering::Relaxed);
     }
 
     fn run_lane(&self, job: Job, id: usize) {

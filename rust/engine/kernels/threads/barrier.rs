@@ -14,6 +14,12 @@ pub(super) struct Poisoned;
 #[repr(align(128))]
 pub(super) struct OwnLine<T>(T);
 
+impl<T> OwnLine<T> {
+    pub fn new(value: T) -> Self {
+        Self(value)
+    }
+}
+
 impl<T> Deref for OwnLine<T> {
     type Target = T;
     fn deref(&self) -> &T {

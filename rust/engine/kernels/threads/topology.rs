@@ -16,8 +16,34 @@ pub(super) fn physical_cores() -> Option<usize> {
 /// or does not let.
 pub(in crate::kernels) fn stay_on_core(nth: usize) {
     if let Some(cpus) = affinity().and_then(|cpus| one_cpu_per_core(&cpus, siblings)) {
-        stay_on_cpu(cpus[nth % cpus.len()]);
+        stay_on(&[cpus[nth % cpus.len()]]);
     }
+}
+
+/// The CPU that runs the calling thread now.
+#[cfg(target_os = "linux")]
+pub(super) fn current_cpu() -> Option<usize> {
+    // SAFETY: it takes nothing, and answers -1 where it fails.
+    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn current_cpu() -> Option<usize> {
+    None
+}
+
+/// Moves the calling thread to a CPU that is none of `taken`, and returns which. From there it may go where it might before.
+/// None: there is no other.
+pub(super) fn leave(taken: &[usize]) -> Option<usize> {
+    let all = affinity()?;
+    let others: Vec<_> = all.iter().copied().filter(|cpu| !taken.contains(cpu)).collect();
+    if others.is_empty() {
+        return None;
+    }
+    stay_on(&others);
+    let cpu = current_cpu();
+    stay_on(&all);
+    cpu
 }
 
 fn siblings(cpu: usize) -> Option<String> {
@@ -37,17 +63,19 @@ fn one_cpu_per_core(cpus: &[usize], siblings: impl Fn(usize) -> Option<String>) 
 }
 
 #[cfg(target_os = "linux")]
-fn stay_on_cpu(cpu: usize) {
+fn stay_on(cpus: &[usize]) {
     // SAFETY: cpu_set_t is plain bits, for which zero is a value.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `affinity` gave the CPU, whose number is below the set's size.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
+    for &cpu in cpus {
+        // SAFETY: `affinity` gave the CPU, whose number is below the set's size.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
     // SAFETY: the pointer and the size are those of `set`; pid 0 is the calling thread. A refusal changes nothing.
     unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
 }
 
 #[cfg(not(target_os = "linux"))]
-fn stay_on_cpu(_: usize) {}
+fn stay_on(_: &[usize]) {}
 
 #[cfg(target_os = "linux")]
 fn affinity() -> Option<Vec<usize>> {
@@ -74,6 +102,18 @@ mod tests {
         let pairs = |cpu: usize| Some(format!("{},{}\n", cpu % 4, cpu % 4 + 4));
         assert_eq!(one_cpu_per_core(&[0, 1, 2, 3, 4, 5, 6, 7], pairs), Some(vec![0, 1, 2, 3]));
         assert_eq!(one_cpu_per_core(&[1, 5, 6], pairs), Some(vec![1, 6]));
+    }
+
+    #[test]
+    fn who_leaves_a_cpu_goes_on_elsewhere_and_may_come_back() {
+        let Some(all) = affinity() else { return };
+        let (here, others) = (&all[..1], &all[1..]);
+        assert_eq!(leave(&all), None);
+        for taken in [here, others].into_iter().filter(|taken| taken.len() < all.len()) {
+            let cpu = leave(taken).unwrap();
+            assert!(all.contains(&cpu) && !taken.contains(&cpu), "{cpu}");
+            assert_eq!(affinity(), Some(all.clone()));
+        }
     }
 
     #[test]
