@@ -10,4 +10,4 @@ pub use dtype::DType;
 pub(crate) use packed::{BlockParts, Region};
 pub use packed::{BlockSpec, Format, LAYOUT_VERSION, Layout, PANEL_ROWS, PackedMatrix, WeightArena, format};
 pub(crate) use packed::{F8_BYTES, F8_COLS, F8_SCALES, ROW_OFFSET, ROW_SCALES};
-pub(crate) use packed::{code, group_scales, with_format};
+pub(crate) use packed::{code, fetch, group_scales, with_format};

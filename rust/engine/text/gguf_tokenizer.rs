@@ -1,7 +1,7 @@
 //! The tokenizer that a GGUF file carries under `tokenizer.ggml.*`.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::fast::RandomState;
 use tokenizers::normalizers::{Prepend, Replace, Sequence};
@@ -15,6 +15,12 @@ use super::tokenizer::{END_OF_TURN_NAMES, Tokenizer, byte_level_bytes, spaced_by
 use crate::error::{Error, Result};
 use crate::ids::TokenId;
 use crate::weights::{Checkpoint, Gguf, Strings, Value};
+
+/// Most threads that look up merges.
+const MERGE_THREADS: usize = 4;
+
+/// Merges that a thread looks up before it takes more.
+const MERGES_AT_ONCE: usize = 1024;
 
 /// `tokenizer.ggml.token_type`, with the format's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,21 +213,12 @@ impl<'a> Metadata<'a> {
             return Err(self.corrupt("tokenizer.ggml.merges is not a list of strings"));
         };
         let mut merges = Merges::with_capacity_and_hasher(lines.len(), RandomState::default());
-        let mut bytes = Vec::new();
-        for (rank, line) in (0..).zip(lines.iter()) {
-            let mut find = |(left, right): (&str, &str)| {
-                bytes.clear();
-                byte_level_bytes(left, &mut bytes);
-                let middle = bytes.len();
-                byte_level_bytes(right, &mut bytes);
-                let (left, right) = bytes.split_at(middle);
-                let pair = (index.get(pieces, left)?, index.get(pieces, right)?);
-                Some((pair, (rank, index.get(pieces, &bytes)?)))
-            };
-            let Some((pair, merged)) = line.split_once(' ').and_then(&mut find) else {
+        for (rank, merge) in (0..).zip(look_up(lines, pieces, index)) {
+            let Some((pair, merged)) = merge else {
+                let line = lines.get(rank as usize).unwrap_or_default();
                 return Err(self.corrupt(format!("tokenizer.ggml.merges has '{line}', which is not two known pieces")));
             };
-            merges.entry(pair).or_insert(merged);
+            merges.entry(pair).or_insert((rank, merged));
         }
         Ok(merges)
     }
@@ -320,6 +317,40 @@ impl<'a> Metadata<'a> {
         ends.retain(|id| seen.insert(*id));
         Ok(ends)
     }
+}
+
+/// A pair, and both together.
+type Merge = ((TokenId, TokenId), TokenId);
+
+/// What each line of merges says, by all threads that are free: a start waits for it. None: not two known pieces that are one
+/// together.
+fn look_up(lines: &Strings, pieces: &Pieces, index: &PieceIndex) -> Vec<Option<Merge>> {
+    let mut merges = vec![None; lines.len()];
+    let parts = Mutex::new(merges.chunks_mut(MERGES_AT_ONCE).enumerate());
+    let work = || {
+        let mut bytes = Vec::new();
+        let mut find = |(left, right): (&str, &str)| {
+            bytes.clear();
+            byte_level_bytes(left, &mut bytes);
+            let middle = bytes.len();
+            byte_level_bytes(right, &mut bytes);
+            let (left, right) = bytes.split_at(middle);
+            Some(((index.get(pieces, left)?, index.get(pieces, right)?), index.get(pieces, &bytes)?))
+        };
+        let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+        while let Some((part, merges)) = next() {
+            for (i, merge) in merges.iter_mut().enumerate() {
+                let line = lines.get(part * MERGES_AT_ONCE + i);
+                *merge = line.and_then(|line| line.split_once(' ')).and_then(&mut find);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(MERGE_THREADS));
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    merges
 }
 
 /// Text as `ScoredBpe` looks it up: pieces are kept with real spaces, so '▁' becomes one.

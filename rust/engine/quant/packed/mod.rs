@@ -14,8 +14,8 @@ use crate::error::Result;
 use crate::kernels::threads::Pool;
 use crate::weights::{MappedFile, RowSource, TensorView};
 
-pub(crate) use self::buffer::Region;
 pub use self::buffer::WeightArena;
+pub(crate) use self::buffer::{Region, fetch};
 pub(crate) use self::layout::with_format;
 pub use self::layout::{BlockSpec, Format, LAYOUT_VERSION, Layout, format};
 pub(crate) use self::layout::{F8_BYTES, F8_COLS, F8_SCALES, ROW_OFFSET, ROW_SCALES};
@@ -128,14 +128,7 @@ impl PackedMatrix {
     /// Asks memory for the panels from `panel` on, `bytes` of them at most, to come close to this core.
     pub fn fetch(&self, panel: usize, bytes: usize) {
         let start = panel * self.panel_bytes();
-        #[cfg(target_arch = "x86_64")]
-        for at in (start..self.num_bytes().min(start + bytes)).step_by(64) {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            // SAFETY: a prefetch touches no memory that the program can see.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.data.as_ptr().wrapping_add(at).cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (start, bytes);
+        fetch(self.data.as_ptr().wrapping_add(start), bytes.min(self.num_bytes().saturating_sub(start)));
     }
 
     pub fn rows(&self) -> usize {
