@@ -539,7 +539,7 @@ impl CpuLane<'_> {
         let CpuStep { kernels, logits, .. } = *self.shared;
         let Some(outliers) = outliers else { return self.multiply_rows(segment, panels, input, 0..rows, logits) };
         let mut scratch = self.scratch();
-        let (matrix, end) = (&segment.matrix, panels.end);
+        let matrix = &segment.matrix;
         let at_once = (HEAD_BYTES / matrix.panel_bytes()).min(HEAD_LOGITS / (rows.min(BLOCK_ROWS) * PANEL_ROWS)).max(1);
         for panels in blocks(panels, at_once) {
             let cols = panels.start * PANEL_ROWS..matrix.rows().min(panels.end * PANEL_ROWS);
@@ -547,9 +547,6 @@ impl CpuLane<'_> {
                 let sums = on_lines(&mut scratch, rows.len() * cols.len());
                 let out = MatMut::part(sums, cols.len(), rows.start, cols.start);
                 self.multiply_rows(segment, panels.clone(), input, rows.clone(), out);
-                if panels.end < end {
-                    matrix.fetch(panels.end, EXPECTED_BYTES);
-                }
                 // SAFETY: `out` is this lane's scratch memory.
                 unsafe { kernels.add_outliers(matrix, panels.clone(), outliers, rows.clone(), out) };
                 for (row, sums) in rows.zip(sums.chunks_exact(cols.len())) {
