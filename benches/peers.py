@@ -28,7 +28,18 @@ def main() -> None:
     for name in args.peers:
         if name not in versions:
             print(f"{name} is skipped: {PEERS[name].distribution} is not installed", file=sys.stderr)
-    plan = Plan(args.binary, args.models, args.works, list(versions), args.rounds, args.threads, args.timeout)
+    min_read = args.min_read and args.min_read * 1e9
+    plan = Plan(
+        args.binary,
+        args.models,
+        args.works,
+        list(versions),
+        args.rounds,
+        args.threads,
+        args.timeout,
+        min_read,
+        args.tries,
+    )
     results = Results(doctor["machine"], {"ferrule": doctor["version"], **versions})
     try:
         compare.run(plan, results)
@@ -68,6 +79,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--binary", type=Path, default=BINARY, help="the ferrule command")
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for one measurement")
+    steady = "count measurements with this much read bandwidth before and after, where memory changes its speed"
+    parser.add_argument("--min-read", type=float, metavar="GB/S", help=steady)
+    parser.add_argument("--tries", type=int, default=10, help="measurements until one counts, with --min-read")
     parser.add_argument("--out", type=Path, metavar="NAME", help="writes NAME.json, NAME.md and NAME.svg")
     return parser.parse_args()
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import quality
 from ferrule import Engine, SamplingParams
-from harness import gptq_folder, hf_folder, table, vocabulary
-from harness.compare import Results
+from harness import compare, gptq_folder, hf_folder, table, vocabulary
+from harness.compare import Plan, Results
 from harness.shapes import SHAPES
 from harness.tensors import interleave_heads, tensors, to_bf16, widen
 from harness.work import WORKS, prompts
@@ -127,6 +127,25 @@ def test_results_are_json(results: Results) -> None:
     assert content["failures"] == [
         {"model": "m", "work": "start", "engine": "mistral.rs", "error": "no such model"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("reads", "counted", "failed"),
+    [([80, 80], [1.0], 0), ([50, 80, 80], [2.0], 0), ([80, 50, 80, 80], [3.0], 0), ([80, 50, 80, 50], [], 1)],
+)
+def test_measurements_count_with_fast_memory_before_and_after(
+    monkeypatch: pytest.MonkeyPatch, reads: list[int], counted: list[float], failed: int
+) -> None:
+    bandwidth, values = iter(reads), iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(compare, "_read", lambda _: next(bandwidth) * 1e9)
+    monkeypatch.setattr(compare, "_value", lambda *_: next(values))
+    results = Results(machine={}, versions={})
+    plan = Plan(Path("ferrule"), [Path("m")], ["decode"], [], 1, 2, 60, min_read=70e9, tries=3)
+    compare.run(plan, results)
+    assert list(results.values.get(("m", "decode", "ferrule"), [])) == counted
+    assert len(results.failures) == failed
+    assert results.bandwidth == [80e9] * 2 * len(counted)
+    assert next(bandwidth, None) is None
 
 
 def test_the_text_for_perplexity_is_long_enough() -> None:
