@@ -353,9 +353,9 @@ proptest! {
                 for panels in [0..cut, cut..case.packed.num_panels()] {
                     // SAFETY: one thread; the output has the shape.
                     unsafe {
-                        kernels.matmul_int8(&case.packed, panels.clone(), &quantized, 0..m, out);
                         for rows in [0..first, first..m] {
-                            kernels.add_outliers(&case.packed, panels.clone(), &outliers, rows, out);
+                            let panels = panels.clone();
+                            kernels.matmul_int8_with_outliers(&case.packed, panels, &quantized, &outliers, rows, out);
                         }
                     }
                 }

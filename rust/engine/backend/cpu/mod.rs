@@ -44,12 +44,6 @@ const GATED_FLOATS: usize = 4 * BLOCK_ROWS * QuantizedRows::GROUP;
 /// Up to this many tokens, products wait for memory, at their beginning at least.
 const FEW_TOKENS: usize = 64;
 
-/// Of the head's weights: what is done with them after their product finds them in L2.
-const HEAD_BYTES: usize = 512 << 10;
-
-/// Of their logits, which are put together in L1, since those of all rows fall into few sets of the caches.
-const HEAD_LOGITS: usize = 4 << 10;
-
 /// Of the weights that come next: what memory gives while lanes norm and meet, and a part of L2.
 const EXPECTED_BYTES: usize = 32 << 10;
 
@@ -240,9 +234,17 @@ impl Backend for CpuLane<'_> {
             let input = self.prepare(head, Act::Normed, rows);
             let outliers = self.stream().outliers.ptr();
             // SAFETY: this lane wrote them, or they lie behind a barrier.
-            let outliers = keeps_outliers.then(|| (0..rows).map(|row| unsafe { *outliers.add(row) }).collect());
+            let outliers: Option<OutlierRows> =
+                keeps_outliers.then(|| (0..rows).map(|row| unsafe { *outliers.add(row) }).collect());
             for (segment, panels) in head.within(self.lane.share(head.num_panels())) {
-                self.multiply_head(segment, panels, input, rows, outliers.as_ref());
+                let CpuStep { kernels, logits, .. } = *self.shared;
+                match (&outliers, input.int8) {
+                    // SAFETY: the columns of these panels are this lane's; the input lies behind a barrier.
+                    (Some(outliers), Some(x)) => unsafe {
+                        kernels.matmul_int8_with_outliers(&segment.matrix, panels, x, outliers, 0..rows, logits);
+                    },
+                    _ => self.multiply_rows(segment, panels, input, 0..rows, logits),
+                }
             }
             self.lane.barrier();
         }
@@ -524,41 +526,6 @@ impl CpuLane<'_> {
         // SAFETY: as above.
         unsafe {
             kernels.matmul_f32(&segment.matrix, panels, x.rows(rows.clone()), 0..rows.len(), out.rows_from(rows.start))
-        }
-    }
-
-    /// Logits of these panels.
-    fn multiply_head(
-        &self,
-        segment: &Segment,
-        panels: Range<usize>,
-        input: Input<'_>,
-        rows: usize,
-        outliers: Option<&OutlierRows>,
-    ) {
-        let CpuStep { kernels, logits, .. } = *self.shared;
-        let Some(outliers) = outliers else { return self.multiply_rows(segment, panels, input, 0..rows, logits) };
-        let mut scratch = self.scratch();
-        let matrix = &segment.matrix;
-        let at_once = (HEAD_BYTES / matrix.panel_bytes()).min(HEAD_LOGITS / (rows.min(BLOCK_ROWS) * PANEL_ROWS)).max(1);
-        for panels in blocks(panels, at_once) {
-            let cols = panels.start * PANEL_ROWS..matrix.rows().min(panels.end * PANEL_ROWS);
-            for rows in blocks(0..rows, BLOCK_ROWS) {
-                let sums = on_lines(&mut scratch, rows.len() * cols.len());
-                let out = MatMut::part(sums, cols.len(), rows.start, cols.start);
-                self.multiply_rows(segment, panels.clone(), input, rows.clone(), out);
-                // SAFETY: `out` is this lane's scratch memory.
-                unsafe { kernels.add_outliers(matrix, panels.clone(), outliers, rows.clone(), out) };
-                for (row, sums) in rows.zip(sums.chunks_exact(cols.len())) {
-                    // SAFETY: the columns of these panels are this lane's.
-                    unsafe {
-                        logits
-                            .ptr
-                            .add(row * logits.stride + cols.start)
-                            .copy_from_nonoverlapping(sums.as_ptr(), cols.len())
-                    };
-                }
-            }
         }
     }
 

@@ -4,7 +4,10 @@
 use std::iter;
 use std::ops::Range;
 
-use super::tier::{self, F32Rows, F32Weights, GroupShape, Int8Panels, Lanes, PANEL_KERNEL_ROWS, PackedInt8, Unpack};
+use super::outliers::{OutlierColumns, OutlierRows};
+use super::tier::{
+    self, F32Rows, F32Weights, GroupShape, Int8Panels, Lanes, PANEL_KERNEL_ROWS, PackedInt8, Unpack, UnpackedInt8,
+};
 use super::{
     CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, Int8Kernels, MatMut, MatmulTier, PackedPanels, PanelChunk,
     PanelSums, QuantizedRows,
@@ -16,6 +19,9 @@ pub const BLOCK_ROWS: usize = 48;
 
 /// Bytes of int8 activations that stay in a core's L2 while the panels pass by.
 const CACHED_BYTES: usize = 256 << 10;
+
+/// Of weights: what is done with them after their product finds them in L2.
+const OUTLIERS_BYTES: usize = 512 << 10;
 
 /// Parts of the weights that a lane reads side by side for few rows: memory gives more to several streams than to one.
 const STREAMS: usize = 4;
@@ -44,7 +50,7 @@ pub fn cached_rows(cols: usize) -> usize {
     (CACHED_BYTES / cols / BLOCK_ROWS).max(1) * BLOCK_ROWS
 }
 
-/// `Kernels::matmul_int8` of a tier.
+/// `Kernels::matmul_int8` of a tier, with outliers if there are any.
 ///
 /// # Safety
 /// The machine has the tier; shapes were checked; the panels' columns of `out` are the caller's.
@@ -55,12 +61,39 @@ pub unsafe fn int8(
     x: &QuantizedRows,
     rows: Range<usize>,
     out: MatMut<'_>,
+    outliers: Option<&OutlierRows>,
 ) {
-    let (kernel, few_rows, by_row) = match tier.int8 {
-        // SAFETY: the caller's promise.
-        Int8Kernels::Packed(kernel) => return unsafe { packed(kernel, [w], panels, x, rows, [out]) },
-        Int8Kernels::Unpacked { tile, few_rows, by_row } => (tile, few_rows, by_row),
-    };
+    let mut outliers = outliers.map(|outliers| OutlierColumns::new(outliers, w));
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (&tier.int8, &mut outliers) {
+            (Int8Kernels::Packed(kernel), outliers) => {
+                packed(*kernel, [w], panels, x, rows, [out], outliers.as_mut());
+            }
+            (Int8Kernels::Unpacked(kernels), None) => unpacked(tier, kernels, w, panels, x, rows, out),
+            (Int8Kernels::Unpacked(kernels), Some(outliers)) => {
+                for panels in blocks(panels, (OUTLIERS_BYTES / w.panel_bytes()).max(1)) {
+                    unpacked(tier, kernels, w, panels.clone(), x, rows.clone(), out);
+                    outliers.add(tier, w, panels, rows.clone(), out);
+                }
+            }
+        }
+    }
+}
+
+/// By a tier that unpacks codes.
+///
+/// # Safety
+/// As for `int8`.
+unsafe fn unpacked(
+    tier: &MatmulTier,
+    &UnpackedInt8 { tile: kernel, few_rows, by_row }: &UnpackedInt8,
+    w: &PackedMatrix,
+    panels: Range<usize>,
+    x: &QuantizedRows,
+    rows: Range<usize>,
+    out: MatMut<'_>,
+) {
     let is_by_row = w.layout() == Layout::I8Row;
     let few_rows = if is_by_row { Some(by_row) } else { few_rows };
     if let (Some(kernel), true) = (few_rows, rows.len() <= PANEL_KERNEL_ROWS) {
@@ -128,19 +161,19 @@ pub unsafe fn int8_pair(
     match tier.int8 {
         Int8Kernels::Packed(kernel) if w[0].layout() == w[1].layout() && out[0].stride == out[1].stride => {
             // SAFETY: the caller's promise.
-            unsafe { packed(kernel, w, panels, x, rows, out) }
+            unsafe { packed(kernel, w, panels, x, rows, out, None) }
         }
         _ => {
             for (w, out) in w.into_iter().zip(out) {
                 // SAFETY: the caller's promise.
-                unsafe { int8(tier, w, panels.clone(), x, rows.clone(), out) }
+                unsafe { int8(tier, w, panels.clone(), x, rows.clone(), out, None) }
             }
         }
     }
 }
 
-/// `int8` straight from packed panels, of matrices of one shape and layout. The last panel of a matrix may have more rows than
-/// `out` has columns.
+/// `int8` straight from packed panels, of matrices of one shape and layout; of one, where there are outliers. The last panel of a
+/// matrix may have more rows than `out` has columns.
 ///
 /// # Safety
 /// As for `int8`.
@@ -151,6 +184,7 @@ unsafe fn packed<const N: usize>(
     x: &QuantizedRows,
     rows: Range<usize>,
     out: [MatMut<'_>; N],
+    mut outliers: Option<&mut OutlierColumns<'_>>,
 ) {
     let (layout, cols) = (w[0].layout(), w[0].cols());
     let whole = panels.start..panels.end.min(w[0].rows() / PANEL_ROWS).max(panels.start);
@@ -168,8 +202,9 @@ unsafe fn packed<const N: usize>(
                 let to = out[i].ptr.wrapping_add(rows.start * out[i].stride + whole.start * PANEL_ROWS);
                 run(w[i], &whole, to)
             });
+            let outliers = outliers.as_mut().map(|outliers| outliers.of_rows(rows.clone()));
             // SAFETY: the panels' columns of these rows are the caller's.
-            unsafe { kernel(layout, &runs, view(rows.start), rows.len(), out[0].stride) };
+            unsafe { kernel(layout, &runs, view(rows.start), rows.len(), out[0].stride, outliers) };
         }
     }
     let rest = whole.end..panels.end;
@@ -177,10 +212,11 @@ unsafe fn packed<const N: usize>(
         let mut sums = [[[0.0; PANEL_ROWS]; 1]; BLOCK_ROWS];
         for (w, out) in w.into_iter().zip(out) {
             for rows in blocks(rows.clone(), BLOCK_ROWS) {
+                let outliers = outliers.as_mut().map(|outliers| outliers.of_rows(rows.clone()));
                 // SAFETY: `sums` has these rows of one panel; the caller's promise.
                 unsafe {
                     let to = run(w, &rest, sums.as_mut_ptr().cast());
-                    kernel(layout, &[to], view(rows.start), rows.len(), PANEL_ROWS);
+                    kernel(layout, &[to], view(rows.start), rows.len(), PANEL_ROWS, outliers);
                     write(out, rows, rest.clone(), w.rows(), &sums);
                 }
             }

@@ -9,14 +9,14 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 pub(crate) use self::driver::{BLOCK_ROWS, blocks, cached_rows};
-pub(super) use self::outliers::{ColumnPlace, OutlierRow};
+pub(super) use self::outliers::{ColumnPlace, OutlierRow, PanelOutliers};
 pub use self::outliers::{OutlierRows, Outliers};
 pub use self::quantize::QuantizedRows;
 pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, WIDE_GROUP};
 pub(super) use self::quantize::{code_of, quantize_groups, quantize_wide, scale_of, start_of};
 pub(super) use self::tier::{
     CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights, GroupShape, INT8_PANELS, Int8Kernels,
-    Int8Sums, Lanes, MatmulTier, PackedPanels, PanelChunk, PanelSums,
+    Int8Sums, Lanes, MatmulTier, PackedPanels, PanelChunk, PanelSums, UnpackedInt8,
 };
 use super::threads::Pool;
 use super::{Kernels, scalar};
@@ -156,7 +156,29 @@ impl Kernels {
         assert!(x.group() == WIDE_GROUP || w.layout() != Layout::I8Row, "rows of one scale take wide groups");
         out.check(w, &panels, &rows);
         // SAFETY: this machine has the tier; the shapes were checked.
-        unsafe { driver::int8(self.matmul_tier(), w, panels, x, rows, out) }
+        unsafe { driver::int8(self.matmul_tier(), w, panels, x, rows, out, None) }
+    }
+
+    /// `matmul_int8` and each row's outliers times their columns of `w`, whose layout has blocks: float32, in the order of the
+    /// columns, by fused multiply-adds to the sums of the products (the scalar tier rounds twice).
+    ///
+    /// # Safety
+    /// As for `matmul_int8`.
+    pub unsafe fn matmul_int8_with_outliers(
+        &self,
+        w: &PackedMatrix,
+        panels: Range<usize>,
+        x: &QuantizedRows,
+        outliers: &OutlierRows,
+        rows: Range<usize>,
+        out: MatMut<'_>,
+    ) {
+        assert!(x.cols() == w.cols(), "{} activations for {} columns", x.cols(), w.cols());
+        assert!(rows.end <= x.rows(), "row {} of {}", rows.end, x.rows());
+        assert!(outliers.cols.last().is_none_or(|&col| col < w.cols()), "a column of {}", w.cols());
+        out.check(w, &panels, &rows);
+        // SAFETY: this machine has the tier; the shapes were checked.
+        unsafe { driver::int8(self.matmul_tier(), w, panels, x, rows, out, Some(outliers)) }
     }
 
     /// `matmul_int8` of two matrices of one shape with the same input, each to its own `out`. The same bits; of several rows,

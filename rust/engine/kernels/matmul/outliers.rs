@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::MatMut;
-use crate::kernels::Kernels;
+use super::tier::{Lanes, MatmulTier};
 use crate::quant::{BlockSpec, PANEL_ROWS, PackedMatrix};
 
 /// Numbers of a row that are kept apart.
@@ -39,7 +39,7 @@ impl Outliers {
 #[derive(Debug)]
 pub struct OutlierRows {
     /// All columns that have one.
-    cols: Vec<usize>,
+    pub(super) cols: Vec<usize>,
     rows: Vec<OutlierRow>,
 }
 
@@ -80,42 +80,64 @@ impl ColumnPlace {
     }
 }
 
-impl Kernels {
-    /// out[r][16 p ..] += row r's outliers times their columns of panels `panels` of `w`, whose layout has blocks, for the rows
-    /// `rows`; float32, in the order of the columns, by fused multiply-adds (the scalar tier rounds twice).
+/// Rows' outliers beside a matrix: what they add to a panel's outputs once its products are there, and its bytes are close.
+#[derive(Debug)]
+pub struct PanelOutliers<'a> {
+    pub rows: &'a [OutlierRow],
+    /// Of all columns.
+    pub places: &'a [ColumnPlace],
+    /// (places, 16), to decode these columns of a panel.
+    pub columns: &'a mut [Lanes],
+}
+
+/// What `PanelOutliers` borrow.
+#[derive(Debug)]
+pub struct OutlierColumns<'a> {
+    rows: &'a [OutlierRow],
+    places: Vec<ColumnPlace>,
+    columns: Vec<Lanes>,
+}
+
+impl<'a> OutlierColumns<'a> {
+    /// Beside `w`, whose layout has blocks.
+    pub fn new(outliers: &'a OutlierRows, w: &PackedMatrix) -> Self {
+        let spec = w.layout().block().expect("the caller's layout has blocks");
+        let places: Vec<_> = outliers.cols.iter().map(|&col| ColumnPlace::of(&spec, col)).collect();
+        Self { rows: &outliers.rows, columns: vec![[0.0; PANEL_ROWS]; places.len()], places }
+    }
+
+    pub fn of_rows(&mut self, rows: Range<usize>) -> PanelOutliers<'_> {
+        PanelOutliers { rows: &self.rows[rows], places: &self.places, columns: &mut self.columns }
+    }
+
+    /// Adds what outliers of the rows `rows` make of these panels to `out`.
     ///
     /// # Safety
-    /// `out` has these rows and columns; no other lane touches them meanwhile.
-    pub unsafe fn add_outliers(
-        &self,
+    /// The machine has the tier; the rows and the panels' columns of `out` are the caller's.
+    pub unsafe fn add(
+        &mut self,
+        tier: &MatmulTier,
         w: &PackedMatrix,
         panels: Range<usize>,
-        x: &OutlierRows,
         rows: Range<usize>,
         out: MatMut<'_>,
     ) {
-        out.check(w, &panels, &rows);
-        assert!(x.cols.last().is_none_or(|&col| col < w.cols()), "a column of {}", w.cols());
-        let spec = w.layout().block().expect("the caller's layout has blocks");
-        let places: Vec<_> = x.cols.iter().map(|&col| ColumnPlace::of(&spec, col)).collect();
-        let mut columns = vec![[0.0; PANEL_ROWS]; places.len()];
-        let tier = self.matmul_tier();
+        let PanelOutliers { rows: x, places, columns } = self.of_rows(rows.clone());
         for panel in panels {
             let count = PANEL_ROWS.min(w.rows() - panel * PANEL_ROWS);
             let to = out.ptr.wrapping_add(rows.start * out.stride + panel * PANEL_ROWS);
-            let x = &x.rows[rows.clone()];
-            // SAFETY: the machine has the tier, the panel has the columns, and the caller's promise.
+            // SAFETY: the panel has the columns; the caller's promise.
             unsafe {
-                (tier.columns)(w.layout(), w.panel_ptr(panel), &places, &mut columns);
+                (tier.columns)(w.layout(), w.panel_ptr(panel), places, columns);
                 if count == PANEL_ROWS {
-                    (tier.add_columns)(&columns, x, to, out.stride);
+                    (tier.add_columns)(columns, x, to, out.stride);
                     continue;
                 }
                 for (r, x) in x.iter().enumerate() {
                     let to = to.wrapping_add(r * out.stride);
                     let mut sums = [0.0; PANEL_ROWS];
                     sums[..count].copy_from_slice(std::slice::from_raw_parts(to, count));
-                    (tier.add_columns)(&columns, std::slice::from_ref(x), sums.as_mut_ptr(), PANEL_ROWS);
+                    (tier.add_columns)(columns, std::slice::from_ref(x), sums.as_mut_ptr(), PANEL_ROWS);
                     to.copy_from_nonoverlapping(sums.as_ptr(), count);
                 }
             }

@@ -1,7 +1,7 @@
 //! What a tier supplies: how a piece of a panel is unpacked, and the products of small tiles.
 
 use super::Int8Rows;
-use super::outliers::{ColumnPlace, OutlierRow};
+use super::outliers::{ColumnPlace, OutlierRow, PanelOutliers};
 use super::quantize::RowMut;
 use crate::quant::{BlockSpec, Layout, PANEL_ROWS, ROW_OFFSET, ROW_SCALES};
 
@@ -102,8 +102,9 @@ pub struct PackedPanels {
 }
 
 /// Computes the int8 products of `rows` rows, as many as stay in L2, with packed panels of a matrix, or of two of one shape
-/// and layout, whose panels then go together.
-pub type PackedInt8 = unsafe fn(Layout, &[PackedPanels], Int8Rows, rows: usize, stride: usize);
+/// and layout, whose panels then go together. With these rows' outliers, of one matrix.
+pub type PackedInt8 =
+    unsafe fn(Layout, &[PackedPanels], Int8Rows, rows: usize, stride: usize, Option<PanelOutliers<'_>>);
 
 /// Adds `cols` columns' products to `sums` (rows, INT8_PANELS, 16); one or two chunks.
 pub type Int8Tile = unsafe fn(Layout, &[PanelChunk], cols: usize, Int8Rows, sums: &mut [Int8Sums]);
@@ -115,9 +116,16 @@ pub type Unpack = unsafe fn(Layout, block: *const u8, cols: usize, out: &mut Pan
 pub enum Int8Kernels {
     /// Always straight from packed panels: what unpacks codes is free beside what multiplies them.
     Packed(PackedInt8),
-    /// Codes are unpacked once for a block of rows; but for few rows, if there is a kernel for them.
-    /// Where rows of weights have one scale, any number of rows is computed straight from packed panels, by `by_row`.
-    Unpacked { tile: Int8Tile, few_rows: Option<Int8Panels>, by_row: Int8Panels },
+    Unpacked(UnpackedInt8),
+}
+
+/// Codes are unpacked once for a block of rows.
+pub struct UnpackedInt8 {
+    pub tile: Int8Tile,
+    /// Straight from packed panels, if the tier has that.
+    pub few_rows: Option<Int8Panels>,
+    /// The same for any number of rows, where rows of weights have one scale.
+    pub by_row: Int8Panels,
 }
 
 /// The functions of one tier. All need its instructions, and pointers that are valid for the shapes given.

@@ -5,7 +5,9 @@ use half::{bf16, f16};
 use crate::kernels::matmul::{
     ColumnPlace, MatmulTier, OutlierRow, PanelChunk, PanelSums, WIDE_GROUP, quantize_groups, quantize_wide,
 };
-use crate::kernels::matmul::{F32Rows, F32Sums, F32Weights, GroupShape, Int8Kernels, Int8Rows, Int8Sums, Lanes};
+use crate::kernels::matmul::{
+    F32Rows, F32Sums, F32Weights, GroupShape, Int8Kernels, Int8Rows, Int8Sums, Lanes, UnpackedInt8,
+};
 use crate::quant::{
     F8_BYTES, F8_COLS, F8_SCALES, Layout, PANEL_ROWS, ROW_OFFSET, ROW_SCALES, code, e4m3, group_scales,
 };
@@ -14,7 +16,7 @@ pub static TIER: MatmulTier = MatmulTier {
     quantize: quantize_groups,
     quantize_wide,
     unpack,
-    int8: Int8Kernels::Unpacked { tile: int8_tile, few_rows: None, by_row },
+    int8: Int8Kernels::Unpacked(UnpackedInt8 { tile: int8_tile, few_rows: None, by_row }),
     decode,
     widen,
     columns,

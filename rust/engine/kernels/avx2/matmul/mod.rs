@@ -7,13 +7,19 @@ mod unpack;
 
 use std::arch::x86_64::*;
 
-use crate::kernels::matmul::{GROUP, Int8Kernels, Lanes, MatmulTier, RowMut, WIDE_GROUP, scale_of, start_of};
+use crate::kernels::matmul::{
+    GROUP, Int8Kernels, Lanes, MatmulTier, RowMut, UnpackedInt8, WIDE_GROUP, scale_of, start_of,
+};
 
 pub static TIER: MatmulTier = MatmulTier {
     quantize,
     quantize_wide,
     unpack: unpack::unpack,
-    int8: Int8Kernels::Unpacked { tile: int8::int8_tile, few_rows: Some(int8::int8_panels), by_row: int8_rows::panels },
+    int8: Int8Kernels::Unpacked(UnpackedInt8 {
+        tile: int8::int8_tile,
+        few_rows: Some(int8::int8_panels),
+        by_row: int8_rows::panels,
+    }),
     decode: float32::decode,
     widen: float32::widen,
     columns: unpack::columns,

@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::int8_rows;
-use super::unpack::{group_min, group_scale, step_codes, zeros};
-use crate::kernels::matmul::{GroupShape, Int8Rows, PackedPanels};
+use super::unpack::{add_columns, decode_columns, group_min, group_scale, step_codes, zeros};
+use crate::kernels::matmul::{GroupShape, Int8Rows, PackedPanels, PanelOutliers};
 use crate::kernels::simd::{opaque, prefetch};
 use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
 
@@ -56,13 +56,21 @@ pub fn single_ahead(num_tiles: usize, panel_bytes: usize) -> usize {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub unsafe fn packed_int8(layout: Layout, matrices: &[PackedPanels], x: Int8Rows, rows: usize, stride: usize) {
+pub unsafe fn packed_int8(
+    layout: Layout,
+    matrices: &[PackedPanels],
+    x: Int8Rows,
+    rows: usize,
+    stride: usize,
+    outliers: Option<PanelOutliers<'_>>,
+) {
     if layout == Layout::I8Row {
         // SAFETY: the caller's promise.
         return unsafe { int8_rows::multiply(matrices, x, rows, stride) };
     }
     // SAFETY: the caller's promise.
-    with_format!(layout, F => unsafe { multiply::<F>(matrices, x, rows, stride) }).expect("dense panels have no codes");
+    with_format!(layout, F => unsafe { multiply::<F>(matrices, x, rows, stride, outliers) })
+        .expect("dense panels have no codes");
 }
 
 /// Up to this many rows, panels are read one by one: memory gives most to one stream that is used once. Tiles of pairs need fewer
@@ -80,21 +88,28 @@ const fn most_single_rows(spec: &BlockSpec) -> usize {
 /// of rows use one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn multiply<F: Format>(matrices: &[PackedPanels], x: Int8Rows, rows: usize, stride: usize) {
+unsafe fn multiply<F: Format>(
+    matrices: &[PackedPanels],
+    x: Int8Rows,
+    rows: usize,
+    stride: usize,
+    mut outliers: Option<PanelOutliers<'_>>,
+) {
+    let outliers = &mut outliers;
     // SAFETY: the caller's promise.
     unsafe {
         if rows <= const { most_single_rows(&F::SPEC) } {
             for panels in matrices {
-                single_panels::<F>(*panels, x, rows, stride);
+                single_panels::<F>(*panels, x, rows, stride, outliers);
             }
             return;
         }
         let (pairs, rest) = Pairs::of(matrices);
         match const { 4 < F::SPEC.bits && F::SPEC.bits < 8 } && rows > 4 * TILE_ROWS {
-            true => unpacked_pairs::<F>(pairs, x, rows, stride),
-            false => packed_pairs::<F>(pairs, x, rows, stride),
+            true => unpacked_pairs::<F>(pairs, x, rows, stride, outliers),
+            false => packed_pairs::<F>(pairs, x, rows, stride, outliers),
         }
-        single_panels::<F>(rest, x, rows, stride);
+        single_panels::<F>(rest, x, rows, stride, outliers);
     }
 }
 
@@ -166,7 +181,13 @@ pub fn part(i: usize, num: usize, len: usize) -> Range<usize> {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn single_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usize, stride: usize) {
+unsafe fn single_panels<F: Format>(
+    panels: PackedPanels,
+    x: Int8Rows,
+    rows: usize,
+    stride: usize,
+    outliers: &mut Option<PanelOutliers<'_>>,
+) {
     let PackedPanels { count, panel_bytes, cols, .. } = panels;
     let num_tiles = if rows <= LONE_ROWS { 1 } else { rows.div_ceil(SINGLE_ROWS) };
     let ahead = single_ahead(num_tiles, panel_bytes);
@@ -194,11 +215,19 @@ unsafe fn single_panels<F: Format>(panels: PackedPanels, x: Int8Rows, rows: usiz
                 }
             }
         }
+        // SAFETY: the panel's outputs of all rows.
+        unsafe { add_outliers::<F>(outliers, first, out, stride) };
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn packed_pairs<F: Format>(pairs: Pairs, x: Int8Rows, rows: usize, stride: usize) {
+unsafe fn packed_pairs<F: Format>(
+    pairs: Pairs,
+    x: Int8Rows,
+    rows: usize,
+    stride: usize,
+    outliers: &mut Option<PanelOutliers<'_>>,
+) {
     let Pairs { count, step, panel_bytes, cols, .. } = pairs;
     let num_tiles = rows.div_ceil(TILE_ROWS);
     for i in 0..count {
@@ -213,6 +242,10 @@ unsafe fn packed_pairs<F: Format>(pairs: Pairs, x: Int8Rows, rows: usize, stride
                 let (x, out) = (x.skip_rows(here.start), out.map(|out| out.wrapping_add(here.start * stride)));
                 pair_tile::<F, false>(here.len(), from, cols, x, fetch, out, stride);
             }
+        }
+        for p in 0..2 {
+            // SAFETY: the panels' outputs of all rows.
+            unsafe { add_outliers::<F>(outliers, panels[p], out[p], stride) };
         }
     }
 }
@@ -244,7 +277,13 @@ unsafe fn pair_tile<F: Format, const UNPACKED: bool>(
 /// Codes of five and six bits take so long to unpack that several tiles share it: pairs of panels are unpacked to L1, a
 /// chunk of columns at a time, and sums wait in `out` for the next chunk.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn unpacked_pairs<F: Format>(pairs: Pairs, x: Int8Rows, rows: usize, stride: usize) {
+unsafe fn unpacked_pairs<F: Format>(
+    pairs: Pairs,
+    x: Int8Rows,
+    rows: usize,
+    stride: usize,
+    outliers: &mut Option<PanelOutliers<'_>>,
+) {
     let Pairs { count, step, panel_bytes, cols, .. } = pairs;
     let spec = const { F::SPEC };
     let num_tiles = rows.div_ceil(TILE_ROWS);
@@ -271,6 +310,28 @@ unsafe fn unpacked_pairs<F: Format>(pairs: Pairs, x: Int8Rows, rows: usize, stri
                 let out = out.map(|out| out.wrapping_add(here.start * stride));
                 pair_tile::<F, true>(here.len(), from, cols, x, fetch, out, stride);
             }
+        }
+        for p in 0..if chunk + 1 < num_chunks { 0 } else { 2 } {
+            // SAFETY: the panels' outputs of all rows.
+            unsafe { add_outliers::<F>(outliers, panels[p], out[p], stride) };
+        }
+    }
+}
+
+/// What outliers add to a panel's outputs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn add_outliers<F: Format>(
+    outliers: &mut Option<PanelOutliers<'_>>,
+    panel: *const u8,
+    out: *mut f32,
+    stride: usize,
+) {
+    if let Some(PanelOutliers { rows, places, columns }) = outliers {
+        // SAFETY: the panel has these columns, and `out` its outputs of these rows.
+        unsafe {
+            decode_columns::<F>(panel, places, columns);
+            add_columns(columns, rows, out, stride);
         }
     }
 }

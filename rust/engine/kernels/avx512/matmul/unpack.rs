@@ -52,7 +52,7 @@ pub unsafe fn columns(layout: Layout, panel: *const u8, places: &[ColumnPlace], 
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn decode_columns<F: Format>(panel: *const u8, places: &[ColumnPlace], out: &mut [Lanes]) {
+pub unsafe fn decode_columns<F: Format>(panel: *const u8, places: &[ColumnPlace], out: &mut [Lanes]) {
     let spec = const { F::SPEC };
     for (place, out) in places.iter().zip(out) {
         let ColumnPlace { block, group, step, byte } = *place;
