@@ -7,6 +7,8 @@ pub(super) mod elementwise;
 pub(super) mod math;
 pub(super) mod outliers;
 
+use std::arch::x86_64::{_MM_HINT_NTA, _MM_HINT_T0, _mm_prefetch};
+
 /// Floats per vector.
 pub(super) const WIDTH: usize = 16;
 
@@ -175,10 +177,21 @@ pub(super) trait Bf16x16: F32x16 {
 /// Asks for the cache lines that `bytes` from `p` on begin in. Any address will do.
 #[inline(always)]
 pub(super) fn prefetch(p: *const u8, bytes: usize) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    ask::<_MM_HINT_T0>(p, bytes);
+}
+
+/// The same for what is read once: caches beyond the first need not keep it, nor take it over when the first has to give it up,
+/// which leaves them more of their time for what comes.
+#[inline(always)]
+pub(super) fn prefetch_once(p: *const u8, bytes: usize) {
+    ask::<_MM_HINT_NTA>(p, bytes);
+}
+
+#[inline(always)]
+fn ask<const HINT: i32>(p: *const u8, bytes: usize) {
     for at in (0..bytes).step_by(64) {
         // SAFETY: a prefetch touches no memory that the program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(at).cast()) };
+        unsafe { _mm_prefetch::<HINT>(p.wrapping_add(at).cast()) };
     }
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::int8_rows;
 use super::unpack::{add_columns, decode_columns, group_min, group_scale, step_codes, zeros};
 use crate::kernels::matmul::{GroupShape, Int8Rows, PackedPanels, PanelOutliers};
-use crate::kernels::simd::{opaque, prefetch};
+use crate::kernels::simd::{opaque, prefetch, prefetch_once};
 use crate::quant::{BlockSpec, Format, Layout, PANEL_ROWS, with_format};
 
 /// Most rows of a tile of two panels.
@@ -45,6 +45,9 @@ impl<const P: usize> Panels<P> {
 
 /// Panels of small matrices have fewer bytes. Their model lies in L3, which wants to be asked further ahead than DRAM.
 const SMALL_PANEL: usize = 16 << 10;
+
+/// Panels of up to this many bytes stay in L1, with what is fetched meanwhile, until outliers have read their columns.
+const KEPT_PANEL: usize = 32 << 10;
 
 /// From what a tile of a single panel reads to what it asks for, in bytes.
 pub fn single_ahead(num_tiles: usize, panel_bytes: usize) -> usize {
@@ -191,11 +194,13 @@ unsafe fn single_panels<F: Format>(
     let PackedPanels { count, panel_bytes, cols, .. } = panels;
     let num_tiles = if rows <= LONE_ROWS { 1 } else { rows.div_ceil(SINGLE_ROWS) };
     let ahead = single_ahead(num_tiles, panel_bytes);
+    let once = num_tiles == 1 && (outliers.is_none() || panel_bytes <= KEPT_PANEL);
     for panel in 0..count {
         let PackedPanels { first, out, .. } = panels.skip(panel);
         for i in 0..num_tiles {
             let here = rows_of::<F>(i, num_tiles, rows);
-            let fetch = Fetch::new([first], ahead, part(i, num_tiles, panel_bytes), cols / const { F::SPEC.group });
+            let share = part(i, num_tiles, panel_bytes);
+            let fetch = Fetch::new([first], ahead, share, cols / const { F::SPEC.group }).read_once(once);
             let from = Panels::packed([first]);
             // SAFETY: the rows of the tile exist, and so does the panel.
             unsafe {
@@ -364,8 +369,10 @@ pub struct Fetch<const P: usize> {
     bytes_per_group: usize,
     /// As many for every group: branches that go the same way each time cost nothing.
     lines_per_group: usize,
-    /// From codes to what is fetched with them, for codes of four bits.
+    /// From what is read to what is fetched with it, for codes of four bits.
     ahead: usize,
+    /// Nothing reads it again before the next step.
+    once: bool,
 }
 
 impl<const P: usize> Fetch<P> {
@@ -374,17 +381,30 @@ impl<const P: usize> Fetch<P> {
         let bytes_per_group = share.len().div_ceil(groups);
         let lines_per_group = bytes_per_group.div_ceil(64);
         let next = panels.map(|panel| panel.wrapping_add(ahead + share.start));
-        Self { next, bytes_per_group, lines_per_group, ahead }
+        Self { next, bytes_per_group, lines_per_group, ahead, once: false }
     }
 
-    /// What comes with a group whose codes are these.
+    /// Whether nothing reads it again soon: see `prefetch_once`.
+    pub fn read_once(self, once: bool) -> Self {
+        Self { once, ..self }
+    }
+
+    /// What comes with group `g` of these blocks, whose codes are these.
     #[inline(always)]
-    fn group<F: Format>(&mut self, codes: &[*const u8; P]) {
+    fn group<F: Format>(&mut self, codes: &[*const u8; P], blocks: &[*const u8; P], g: usize) {
         if const { F::SPEC.bits != 4 } {
             return self.lines();
         }
+        // Factors of several lines are not left to the hardware.
+        if P == 1 && const { F::SPEC.codes_at() > 64 } {
+            let bytes = const { F::SPEC.bytes() / F::SPEC.groups() };
+            for p in 0..P {
+                self.ask(blocks[p].wrapping_add(self.ahead + g * bytes), bytes);
+            }
+            return;
+        }
         for p in 0..P {
-            prefetch(codes[p].wrapping_add(self.ahead), const { F::SPEC.group_bytes() });
+            self.ask(codes[p].wrapping_add(self.ahead), const { F::SPEC.group_bytes() });
         }
     }
 
@@ -396,9 +416,15 @@ impl<const P: usize> Fetch<P> {
     #[inline(always)]
     pub fn line(&mut self) {
         for p in 0..P {
-            prefetch(self.next[p], 64);
+            self.ask(self.next[p], 64);
             self.next[p] = self.next[p].wrapping_add(self.bytes_per_group);
         }
+    }
+
+    // Tiles of two panels are always several, and have no register for the choice.
+    #[inline(always)]
+    fn ask(&self, p: *const u8, bytes: usize) {
+        if P == 1 && self.once { prefetch_once(p, bytes) } else { prefetch(p, bytes) }
     }
 
     /// The same for codes of more bits.
@@ -406,7 +432,7 @@ impl<const P: usize> Fetch<P> {
     pub fn lines(&mut self) {
         for p in 0..P {
             for line in 0..self.lines_per_group {
-                prefetch(self.next[p].wrapping_add(64 * line), 64);
+                self.ask(self.next[p].wrapping_add(64 * line), 64);
             }
             self.next[p] = self.next[p].wrapping_add(self.bytes_per_group);
         }
@@ -492,7 +518,7 @@ unsafe fn add_products<F: Format, const P: usize, const T: usize, const UNPACKED
                 false => blocks[p].add(const { F::SPEC.codes_at() } + g * const { F::SPEC.group_bytes() }),
             };
         }
-        fetch.group::<F>(&codes);
+        fetch.group::<F>(&codes, &blocks, g);
         for t in 0..T {
             acc[t] = [start(x, t, at, shape); P];
         }

@@ -46,7 +46,8 @@ unsafe fn single_panels(panels: PackedPanels, x: Int8Rows, rows: usize, stride: 
         let PackedPanels { first, out, .. } = panels.skip(panel);
         for i in 0..num_tiles {
             let here = part(i, num_tiles, rows);
-            let fetch = Fetch::new([first], ahead, part(i, num_tiles, panel_bytes), cols / GROUP);
+            let share = part(i, num_tiles, panel_bytes);
+            let fetch = Fetch::new([first], ahead, share, cols / GROUP).read_once(num_tiles == 1);
             // SAFETY: the rows of the tile exist, and so does the panel.
             unsafe {
                 let (x, out) = (x.skip_rows(here.start), [out.add(here.start * stride)]);
