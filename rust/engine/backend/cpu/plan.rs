@@ -449,7 +449,10 @@ mod tests {
 
         #[test]
         fn lanes_cover_every_query_once(
-            lens in prop::collection::vec((0usize..500, 1usize..100), 1..20),
+            lens in prop_oneof![
+                prop::collection::vec((0usize..500, 1usize..100), 1..20),
+                prop::collection::vec((0usize..2000, Just(1usize)), 1..20),
+            ],
             lanes in 1usize..9,
             kv_heads in 1usize..5,
             window in prop::option::of(1usize..300),
@@ -458,12 +461,19 @@ mod tests {
             let geometry = KvGeometry::new(1, 16, &[window]);
             let mut plan = StepPlan::default();
             plan.fill(&step, &geometry, kv_heads, near(lanes));
+            let parts = plan.parts(0);
+            let tasks: Vec<_> = if parts.is_empty() {
+                (0..lanes).flat_map(|lane| plan.attention(0, lane)).collect()
+            } else {
+                let mut taken: Vec<_> = (0..lanes).flat_map(|lane| plan.parts_left(0, lane)).collect();
+                taken.sort_unstable();
+                prop_assert!(taken.into_iter().eq(0..parts.len()));
+                plan.merges(0).map(|(task, _)| task).collect()
+            };
             let mut seen = std::collections::BTreeSet::new();
-            for lane in 0..lanes {
-                for task in plan.attention(0, lane) {
-                    for query in task.first..task.first + task.num_queries {
-                        prop_assert!(seen.insert((task.sequence, task.kv_head, query)));
-                    }
+            for task in tasks {
+                for query in task.first..task.first + task.num_queries {
+                    prop_assert!(seen.insert((task.sequence, task.kv_head, query)));
                 }
             }
             prop_assert_eq!(seen.len(), kv_heads * step.num_tokens());
