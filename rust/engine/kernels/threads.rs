@@ -200,7 +200,10 @@ impl Shared {
             true => topology::leave(&before.collect::<Vec<_>>()).unwrap_or(cpu),
             false => cpu,
         };
-        self.cpus[id].store(cpu, Ordering::Relaxed);
+        // Others look at it in every job, and find it in their caches as long as it stays.
+        if self.cpus[id].load(Ordering::Relaxed) != cpu {
+            self.cpus[id].store(cpu, Ordering::Relaxed);
+        }
     }
 
     fn run_lane(&self, job: Job, id: usize) {

@@ -347,7 +347,8 @@ fn look_up(lines: &Strings, pieces: &Pieces, index: &PieceIndex) -> Vec<Option<M
     };
     let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(MERGE_THREADS));
     std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        // Where the system refuses more threads, there are fewer.
+        (1..threads).for_each(|_| drop(std::thread::Builder::new().spawn_scoped(scope, work)));
         work();
     });
     merges

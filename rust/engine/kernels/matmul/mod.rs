@@ -22,7 +22,7 @@ use super::threads::Pool;
 use super::{Kernels, scalar};
 use crate::config::Isa;
 use crate::error::Result;
-use crate::quant::{Layout, PANEL_ROWS, PackedMatrix};
+use crate::quant::{PANEL_ROWS, PackedMatrix};
 
 /// A float32 matrix (rows, stride) that several lanes write, each its own columns or rows.
 #[derive(Debug, Clone, Copy)]
@@ -151,9 +151,7 @@ impl Kernels {
         rows: Range<usize>,
         out: MatMut<'_>,
     ) {
-        assert!(x.cols() == w.cols(), "{} activations for {} columns", x.cols(), w.cols());
-        assert!(rows.end <= x.rows(), "row {} of {}", rows.end, x.rows());
-        assert!(x.group() == WIDE_GROUP || w.layout() != Layout::I8Row, "rows of one scale take wide groups");
+        x.check(w, &rows);
         out.check(w, &panels, &rows);
         // SAFETY: this machine has the tier; the shapes were checked.
         unsafe { driver::int8(self.matmul_tier(), w, panels, x, rows, out, None) }
@@ -173,8 +171,7 @@ impl Kernels {
         rows: Range<usize>,
         out: MatMut<'_>,
     ) {
-        assert!(x.cols() == w.cols(), "{} activations for {} columns", x.cols(), w.cols());
-        assert!(rows.end <= x.rows(), "row {} of {}", rows.end, x.rows());
+        x.check(w, &rows);
         assert!(outliers.cols.last().is_none_or(|&col| col < w.cols()), "a column of {}", w.cols());
         out.check(w, &panels, &rows);
         // SAFETY: this machine has the tier; the shapes were checked.
@@ -196,11 +193,9 @@ impl Kernels {
     ) {
         assert!(w[0].rows() == w[1].rows(), "a pair of {} and {} rows", w[0].rows(), w[1].rows());
         for (w, out) in w.into_iter().zip(&out) {
-            assert!(x.cols() == w.cols(), "{} activations for {} columns", x.cols(), w.cols());
-            assert!(x.group() == WIDE_GROUP || w.layout() != Layout::I8Row, "rows of one scale take wide groups");
+            x.check(w, &rows);
             out.check(w, &panels, &rows);
         }
-        assert!(rows.end <= x.rows(), "row {} of {}", rows.end, x.rows());
         // SAFETY: this machine has the tier; the shapes were checked.
         unsafe { driver::int8_pair(self.matmul_tier(), w, panels, x, rows, out) }
     }

@@ -1,7 +1,9 @@
 //! Rows of activations as int8.
 
+use std::ops::Range;
+
 use crate::kernels::Cells;
-use crate::quant::ROW_OFFSET;
+use crate::quant::{Layout, PackedMatrix, ROW_OFFSET};
 
 /// Columns that share a scale.
 pub const GROUP: usize = 32;
@@ -52,6 +54,13 @@ impl QuantizedRows {
             self.neg_sums[i].reserve(rows * per_group * self.groups());
             self.scaled_sums[i].reserve(rows * per_group * self.groups());
         }
+    }
+
+    /// These rows are there, in groups that products with `w` take.
+    pub(super) fn check(&self, w: &PackedMatrix, rows: &Range<usize>) {
+        assert!(self.cols == w.cols(), "{} activations for {} columns", self.cols, w.cols());
+        assert!(rows.end <= self.rows, "row {} of {}", rows.end, self.rows);
+        assert!(self.is_wide || w.layout() != Layout::I8Row, "rows of one scale take wide groups");
     }
 
     pub fn rows(&self) -> usize {

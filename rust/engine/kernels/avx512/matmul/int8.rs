@@ -71,9 +71,32 @@ pub unsafe fn packed_int8(
         // SAFETY: the caller's promise.
         return unsafe { int8_rows::multiply(matrices, x, rows, stride) };
     }
+    let rows = &mut Rows { x, count: rows, stride, outliers };
     // SAFETY: the caller's promise.
-    with_format!(layout, F => unsafe { multiply::<F>(matrices, x, rows, stride, outliers) })
-        .expect("dense panels have no codes");
+    with_format!(layout, F => unsafe { multiply::<F>(matrices, rows) }).expect("dense panels have no codes");
+}
+
+/// What panels are multiplied with, and where from one row to the next their outputs lie.
+struct Rows<'a> {
+    x: Int8Rows,
+    count: usize,
+    stride: usize,
+    outliers: Option<PanelOutliers<'a>>,
+}
+
+impl Rows<'_> {
+    /// Adds what outliers make of a panel to its outputs.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn add_outliers<F: Format>(&mut self, panel: *const u8, out: *mut f32) {
+        if let Some(PanelOutliers { rows, places, columns }) = &mut self.outliers {
+            // SAFETY: the panel has these columns, and `out` its outputs of these rows.
+            unsafe {
+                decode_columns::<F>(panel, places, columns);
+                add_columns(columns, rows, out, self.stride);
+            }
+        }
+    }
 }
 
 /// Up to this many rows, panels are read one by one: memory gives most to one stream that is used once. Tiles of pairs need fewer
@@ -91,28 +114,21 @@ const fn most_single_rows(spec: &BlockSpec) -> usize {
 /// of rows use one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn multiply<F: Format>(
-    matrices: &[PackedPanels],
-    x: Int8Rows,
-    rows: usize,
-    stride: usize,
-    mut outliers: Option<PanelOutliers<'_>>,
-) {
-    let outliers = &mut outliers;
+unsafe fn multiply<F: Format>(matrices: &[PackedPanels], rows: &mut Rows<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
-        if rows <= const { most_single_rows(&F::SPEC) } {
+        if rows.count <= const { most_single_rows(&F::SPEC) } {
             for panels in matrices {
-                single_panels::<F>(*panels, x, rows, stride, outliers);
+                single_panels::<F>(*panels, rows);
             }
             return;
         }
         let (pairs, rest) = Pairs::of(matrices);
-        match const { 4 < F::SPEC.bits && F::SPEC.bits < 8 } && rows > 4 * TILE_ROWS {
-            true => unpacked_pairs::<F>(pairs, x, rows, stride, outliers),
-            false => packed_pairs::<F>(pairs, x, rows, stride, outliers),
+        match const { 4 < F::SPEC.bits && F::SPEC.bits < 8 } && rows.count > 4 * TILE_ROWS {
+            true => unpacked_pairs::<F>(pairs, rows),
+            false => packed_pairs::<F>(pairs, rows),
         }
-        single_panels::<F>(rest, x, rows, stride, outliers);
+        single_panels::<F>(rest, rows);
     }
 }
 
@@ -184,17 +200,12 @@ pub fn part(i: usize, num: usize, len: usize) -> Range<usize> {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn single_panels<F: Format>(
-    panels: PackedPanels,
-    x: Int8Rows,
-    rows: usize,
-    stride: usize,
-    outliers: &mut Option<PanelOutliers<'_>>,
-) {
+unsafe fn single_panels<F: Format>(panels: PackedPanels, all: &mut Rows<'_>) {
+    let Rows { x, count: rows, stride, .. } = *all;
     let PackedPanels { count, panel_bytes, cols, .. } = panels;
     let num_tiles = if rows <= LONE_ROWS { 1 } else { rows.div_ceil(SINGLE_ROWS) };
     let ahead = single_ahead(num_tiles, panel_bytes);
-    let once = num_tiles == 1 && (outliers.is_none() || panel_bytes <= KEPT_PANEL);
+    let once = num_tiles == 1 && (all.outliers.is_none() || panel_bytes <= KEPT_PANEL);
     for panel in 0..count {
         let PackedPanels { first, out, .. } = panels.skip(panel);
         for i in 0..num_tiles {
@@ -221,18 +232,13 @@ unsafe fn single_panels<F: Format>(
             }
         }
         // SAFETY: the panel's outputs of all rows.
-        unsafe { add_outliers::<F>(outliers, first, out, stride) };
+        unsafe { all.add_outliers::<F>(first, out) };
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn packed_pairs<F: Format>(
-    pairs: Pairs,
-    x: Int8Rows,
-    rows: usize,
-    stride: usize,
-    outliers: &mut Option<PanelOutliers<'_>>,
-) {
+unsafe fn packed_pairs<F: Format>(pairs: Pairs, all: &mut Rows<'_>) {
+    let Rows { x, count: rows, stride, .. } = *all;
     let Pairs { count, step, panel_bytes, cols, .. } = pairs;
     let num_tiles = rows.div_ceil(TILE_ROWS);
     for i in 0..count {
@@ -250,7 +256,7 @@ unsafe fn packed_pairs<F: Format>(
         }
         for p in 0..2 {
             // SAFETY: the panels' outputs of all rows.
-            unsafe { add_outliers::<F>(outliers, panels[p], out[p], stride) };
+            unsafe { all.add_outliers::<F>(panels[p], out[p]) };
         }
     }
 }
@@ -282,13 +288,8 @@ unsafe fn pair_tile<F: Format, const UNPACKED: bool>(
 /// Codes of five and six bits take so long to unpack that several tiles share it: pairs of panels are unpacked to L1, a
 /// chunk of columns at a time, and sums wait in `out` for the next chunk.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn unpacked_pairs<F: Format>(
-    pairs: Pairs,
-    x: Int8Rows,
-    rows: usize,
-    stride: usize,
-    outliers: &mut Option<PanelOutliers<'_>>,
-) {
+unsafe fn unpacked_pairs<F: Format>(pairs: Pairs, all: &mut Rows<'_>) {
+    let Rows { x, count: rows, stride, .. } = *all;
     let Pairs { count, step, panel_bytes, cols, .. } = pairs;
     let spec = const { F::SPEC };
     let num_tiles = rows.div_ceil(TILE_ROWS);
@@ -316,27 +317,11 @@ unsafe fn unpacked_pairs<F: Format>(
                 pair_tile::<F, true>(here.len(), from, cols, x, fetch, out, stride);
             }
         }
-        for p in 0..if chunk + 1 < num_chunks { 0 } else { 2 } {
-            // SAFETY: the panels' outputs of all rows.
-            unsafe { add_outliers::<F>(outliers, panels[p], out[p], stride) };
-        }
-    }
-}
-
-/// What outliers add to a panel's outputs.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn add_outliers<F: Format>(
-    outliers: &mut Option<PanelOutliers<'_>>,
-    panel: *const u8,
-    out: *mut f32,
-    stride: usize,
-) {
-    if let Some(PanelOutliers { rows, places, columns }) = outliers {
-        // SAFETY: the panel has these columns, and `out` its outputs of these rows.
-        unsafe {
-            decode_columns::<F>(panel, places, columns);
-            add_columns(columns, rows, out, stride);
+        if chunk + 1 == num_chunks {
+            for p in 0..2 {
+                // SAFETY: the panels' outputs of all rows.
+                unsafe { all.add_outliers::<F>(panels[p], out[p]) };
+            }
         }
     }
 }
@@ -421,12 +406,6 @@ impl<const P: usize> Fetch<P> {
         }
     }
 
-    // Tiles of two panels are always several, and have no register for the choice.
-    #[inline(always)]
-    fn ask(&self, p: *const u8, bytes: usize) {
-        if P == 1 && self.once { prefetch_once(p, bytes) } else { prefetch(p, bytes) }
-    }
-
     /// The same for codes of more bits.
     #[inline(always)]
     pub fn lines(&mut self) {
@@ -436,6 +415,12 @@ impl<const P: usize> Fetch<P> {
             }
             self.next[p] = self.next[p].wrapping_add(self.bytes_per_group);
         }
+    }
+
+    // Tiles of two panels are always several, and have no register for the choice.
+    #[inline(always)]
+    fn ask(&self, p: *const u8, bytes: usize) {
+        if P == 1 && self.once { prefetch_once(p, bytes) } else { prefetch(p, bytes) }
     }
 }
 
