@@ -4,10 +4,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use ferrule_engine::config::Isa;
-use ferrule_engine::kernels::{Kernels, MatMut, OutlierRows, Outliers, QuantizedRows};
+use ferrule_engine::kernels::{Bf16Rows, Kernels, MatMut, OutlierRows, Outliers, QuantizedRows};
 use ferrule_engine::quant::{DType, PackedMatrix, dequantize};
 use ferrule_engine::weights::TensorView;
-use half::f16;
+use half::{bf16, f16};
 use proptest::prelude::*;
 
 const QUANTIZED: [DType; 21] = [
@@ -34,6 +34,18 @@ const QUANTIZED: [DType; 21] = [
     DType::I8_ROW,
 ];
 const DENSE: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F8_E4M3];
+
+/// What products with bf16 activations serve.
+const BY_BF16: [DType; QUANTIZED.len() + 2] = {
+    let mut all = [DType::BF16; QUANTIZED.len() + 2];
+    let mut i = 0;
+    while i < QUANTIZED.len() {
+        all[i] = QUANTIZED[i];
+        i += 1;
+    }
+    all[i] = DType::F16;
+    all
+};
 
 /// SplitMix64 (Steele et al. 2014).
 struct Rng(u64);
@@ -106,7 +118,7 @@ fn tensor_bytes(dtype: DType, rows: usize, cols: usize, rng: &mut Rng) -> Vec<u8
             })
             .collect(),
         DType::F16 => numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
-        _ => numbers.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+        _ => numbers.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
     }
 }
 
@@ -188,6 +200,31 @@ fn float32(kernels: Kernels, w: &PackedMatrix, x: &[f32], splits: &[Range<usize>
     })
 }
 
+/// Tiers that do not have it compute in float32, as the engine does.
+fn bf16_product(kernels: Kernels, w: &PackedMatrix, x: &[f32], splits: &[Range<usize>]) -> Vec<f32> {
+    if !kernels.multiplies_bf16() {
+        return float32(kernels, w, x, splits);
+    }
+    let (rows, cols) = (x.len() / w.cols(), w.cols());
+    let mut rounded = Bf16Rows::default();
+    rounded.resize(rows, cols);
+    for (row, x) in x.chunks_exact(cols).enumerate() {
+        // In two parts, as lanes write them.
+        let cut = cols / 64 * 32;
+        // SAFETY: one thread.
+        unsafe {
+            kernels.round(&x[cut..], &rounded, row, cut);
+            kernels.round(&x[..cut], &rounded, row, 0);
+        }
+    }
+    product(w, rows, |out| {
+        for panels in splits {
+            // SAFETY: one thread; the output has the shape.
+            unsafe { kernels.matmul_bf16(w, panels.clone(), &rounded, 0..rows, out) };
+        }
+    })
+}
+
 fn whole(w: &PackedMatrix) -> [Range<usize>; 1] {
     let all = 0..w.num_panels();
     [all]
@@ -204,6 +241,11 @@ fn through_int8(x: &[f32], cols: usize, dtype: DType) -> Vec<f64> {
             group.iter().map(move |v| f64::from(scale) * f64::from((v * inverse).round_ties_even()))
         })
         .collect()
+}
+
+/// The activations that bf16 kernels see.
+fn through_bf16(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| bf16::from_f32(x).to_f64()).collect()
 }
 
 /// y[r][c] and Σ |w x| of it, in float64.
@@ -383,6 +425,28 @@ proptest! {
     }
 
     #[test]
+    fn bf16_products_equal_the_reference((dtype, rows, cols, m, seed) in some_case(&BY_BF16)) {
+        let mut rng = Rng(seed);
+        let mut case = Case::new(dtype, rows, cols, &mut rng);
+        if dtype == DType::F16 {
+            case.weights.iter_mut().for_each(|w| *w = bf16::from_f32(*w).to_f32());
+        }
+        let x = rng.floats(m * cols);
+        let expected = reference(&case, &through_bf16(&x));
+        for kernels in tiers().into_iter().filter(Kernels::multiplies_bf16) {
+            let got = bf16_product(kernels, &case.packed, &x, &whole(&case.packed));
+            let slack = 1e-3 + 2.0 * max_min(dtype) * cols as f64;
+            let relative = cols as f64 * 2f64.powi(-23);
+            assert_close(&got, &expected, relative, slack, &format!("{dtype} {rows}x{cols} m={m}"));
+        }
+    }
+
+    #[test]
+    fn bf16_results_do_not_depend_on_company(case in some_case(&BY_BF16), m2 in 1usize..70, cut in 0usize..6) {
+        company(case, m2, cut, &[bf16_product]);
+    }
+
+    #[test]
     fn results_do_not_depend_on_company(case in some_case(&QUANTIZED), m2 in 1usize..70, cut in 0usize..6) {
         company(case, m2, cut, &[int8, float32]);
     }
@@ -475,7 +539,7 @@ fn results_do_not_depend_on_the_streams_of_the_weights() {
 }
 
 #[test]
-fn int8_sums_are_exact_at_the_extremes() {
+fn sums_are_exact_at_the_extremes() {
     // Every code and every activation at its largest magnitude: a saturating instruction, or a sum that does not
     // fit, would show. Scales are powers of two, so that all sums are exact.
     for dtype in QUANTIZED {
@@ -496,8 +560,11 @@ fn int8_sums_are_exact_at_the_extremes() {
             for (sign, rows) in [(1.0, 1), (-1.0, 4), (1.0, 7)] {
                 let expected = sign * 127.0 * weights[..512].iter().sum::<f32>();
                 for kernels in tiers() {
-                    for y in int8(kernels, &w, &vec![127.0 * sign; rows * 512], &whole(&w)) {
-                        assert_eq!(y, expected, "{dtype} of {fill:#x}, {rows} rows, {}", kernels.isa());
+                    let runs: &[Product] = if kernels.multiplies_bf16() { &[int8, bf16_product] } else { &[int8] };
+                    for run in runs {
+                        for y in run(kernels, &w, &vec![127.0 * sign; rows * 512], &whole(&w)) {
+                            assert_eq!(y, expected, "{dtype} of {fill:#x}, {rows} rows, {}", kernels.isa());
+                        }
                     }
                 }
             }
@@ -512,7 +579,7 @@ fn nan_stays_in_its_row() {
     let mut x = rng.floats(9 * 96);
     x[3 * 96 + 50] = f32::NAN;
     for kernels in tiers() {
-        for run in [int8, float32] {
+        for run in [int8, bf16_product, float32] {
             for (row, y) in run(kernels, &case.packed, &x, &whole(&case.packed)).chunks_exact(40).enumerate() {
                 assert!(y.iter().all(|v| v.is_nan() == (row == 3)), "{} row {row}", kernels.isa());
             }

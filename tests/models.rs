@@ -114,7 +114,7 @@ fn bits(mut output: GenerateOutput) -> (Vec<TokenId>, Vec<u32>) {
 #[test]
 fn outputs_do_not_depend_on_company() {
     for model in models() {
-        for activations in [Activations::F32, Activations::Int8] {
+        for activations in [Activations::F32, Activations::Bf16, Activations::Int8] {
             let config = config(activations);
             let variants = [
                 EngineConfig { threads: Some(1), ..config.clone() },
@@ -221,7 +221,7 @@ fn outputs_do_not_depend_on_where_cores_are() {
     for model in models() {
         let ids = expected(&model).input_ids.repeat(2);
         let prompts: Vec<_> = (0..24).map(|i| ids[i % 7..i % 7 + 18].to_vec()).collect();
-        for activations in [Activations::F32, Activations::Int8] {
+        for activations in [Activations::F32, Activations::Bf16, Activations::Int8] {
             let config = EngineConfig { enable_prefix_caching: false, ..config(activations) };
             let alone = load(&model, config.clone());
             let reference: Vec<_> = prompts.iter().map(|prompt| greedy(&alone, prompt, 6)).collect();

@@ -377,7 +377,7 @@ class Engine:
         kv_cache_memory: int | str | None = None,
         swap_space: int | str = 0,
         kv_cache_dtype: Literal["f32", "f16", "bf16", "int8", "fp8"] | None = None,
-        activations: Literal["int8", "f32"] = "int8",
+        activations: Literal["int8", "bf16", "f32"] = "int8",
         quantization: Literal["int8", "int4"] | None = None,
         threads: int | None = None,
         device: Literal["cpu", "cuda", "cuda-emu"] = "cpu",

@@ -22,6 +22,9 @@ pub enum Activations {
     /// Activations are quantized to int8 in groups of 32 before each matrix product.
     #[default]
     Int8,
+    /// Activations are rounded to bf16, on CPUs that multiply those; others compute in float32. What `Int8` does with weights
+    /// of sixteen bits.
+    Bf16,
     /// The exact mode: float32 activations and (unless set otherwise) float32 KV cache.
     F32,
 }
@@ -194,7 +197,7 @@ impl EngineConfig {
 
     pub fn kv_dtype(&self) -> KvDtype {
         self.kv_cache_dtype.unwrap_or(match self.activations {
-            Activations::Int8 => KvDtype::Bf16,
+            Activations::Int8 | Activations::Bf16 => KvDtype::Bf16,
             Activations::F32 => KvDtype::F32,
         })
     }
@@ -239,7 +242,7 @@ macro_rules! named {
 }
 
 named!(Device { "cpu" => Cpu, "cuda" => Cuda, "cuda-emu" => CudaEmu });
-named!(Activations { "int8" => Int8, "f32" => F32 });
+named!(Activations { "int8" => Int8, "bf16" => Bf16, "f32" => F32 });
 named!(Quantization { "int8" => Int8, "int4" => Int4 });
 named!(KvDtype { "f32" => F32, "f16" => F16, "bf16" => Bf16, "int8" => Int8, "fp8" => Fp8 });
 named!(Policy { "continuous" => Continuous, "static" => Static });

@@ -19,7 +19,7 @@ pub mod threads;
 
 pub use attention::{AttentionTask, BLOCK_SIZE, KvLayer, KvShape, NextRead, Prefix, partial_len};
 pub(crate) use matmul::{BLOCK_ROWS, blocks, cached_rows};
-pub use matmul::{MatMut, OutlierRows, Outliers, QuantizedRows};
+pub use matmul::{Bf16Rows, MatMut, OutlierRows, Outliers, QuantizedRows};
 pub(crate) use memory::{Cells, on_lines};
 
 use crate::config::Isa;

@@ -14,6 +14,13 @@ pub struct DecoderWeights<L, V> {
     pub head: Option<L>,
 }
 
+impl<L, V> DecoderWeights<L, V> {
+    /// What makes logits.
+    pub fn head(&self) -> &L {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+}
+
 pub struct LayerWeights<L, V> {
     /// (hidden_size,)
     pub attn_norm: V,
@@ -88,15 +95,15 @@ impl<L> FeedForward<L> {
 
 /// Computes one step: reads the step's tokens, extends the KV cache, writes the rows that are wanted.
 pub fn forward<B: Backend>(backend: &B, config: &ModelConfig, weights: &DecoderWeights<B::Linear, B::Vector>) {
-    let head = weights.head.as_ref().unwrap_or(&weights.embedding);
     backend.embed(&weights.embedding, config.embedding_scale);
     backend.norm(&weights.layers[0].attn_norm);
     for (i, layer) in weights.layers.iter().enumerate() {
         let next = weights.layers.get(i + 1);
-        let next = Next { norm: next.map(|next| &next.attn_norm), linear: next.map_or(head, |next| &next.qkv) };
+        let next =
+            Next { norm: next.map(|next| &next.attn_norm), linear: next.map_or(weights.head(), |next| &next.qkv) };
         forward_layer(backend, config.activation, i, layer, Some(next));
     }
-    backend.head(&weights.final_norm, head, config.final_softcap);
+    backend.head(&weights.final_norm, weights.head(), config.final_softcap);
 }
 
 /// What follows a layer.

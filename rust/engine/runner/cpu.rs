@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::weights::layer_bytes;
 use super::{CpuWeights, ModelOutput, ModelRunner, phase};
-use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, Lanes, Split, StepPlan, Wide};
+use crate::backend::cpu::{Activations, CpuLane, CpuLinear, CpuStep, Forms, Inputs, KvMemory, Lanes, Split, StepPlan};
 use crate::backend::profiled::{Profiled, StepCosts};
 use crate::config::{self, Cores};
 use crate::error::Result;
@@ -63,9 +63,8 @@ pub struct CpuParts {
 impl CpuRunner {
     pub fn new(parts: CpuParts) -> Self {
         let lanes = parts.pool.num_lanes();
-        let float_gate = parts.activations == config::Activations::F32 || reads_float_gate(&parts.weights);
-        let inputs = Inputs { float_gate, num_orders: num_orders(&parts.weights), wide: wide(&parts.weights) };
-        let acts = Activations::new(&parts.config, parts.max_tokens, lanes, parts.activations, inputs);
+        let inputs = inputs(&parts.weights, parts.activations, parts.kernels);
+        let acts = Activations::new(&parts.config, parts.max_tokens, lanes, inputs);
         let scratch = (0..lanes).map(|_| Mutex::default()).collect();
         let ropes = parts.config.ropes.iter().map(RopeTable::new).collect();
         Self {
@@ -100,20 +99,21 @@ impl CpuRunner {
     }
 }
 
-/// Whether int8 kernels cannot serve every product that reads the gated activations.
-fn reads_float_gate(weights: &CpuWeights) -> bool {
-    let reads = |down: &CpuLinear| down.segments.iter().any(|segment| !segment.matrix.layout().is_quantized());
-    weights.layers.iter().any(|layer| reads(layer.ffn.down()))
-}
-
-fn wide(weights: &CpuWeights) -> Wide {
-    let any = |wants: fn(&LayerWeights<CpuLinear, Vec<f32>>) -> bool| weights.layers.iter().any(wants);
-    Wide {
-        normed: any(|layer| layer.qkv.wants_wide() || layer.ffn.gate_up().wants_wide())
-            || weights.head.as_ref().is_some_and(CpuLinear::wants_wide),
-        attended: any(|layer| layer.attn_output.wants_wide()),
-        gate: any(|layer| layer.ffn.down().wants_wide()),
+/// How the model's matrices read what they multiply.
+fn inputs(weights: &CpuWeights, activations: config::Activations, kernels: Kernels) -> Inputs {
+    let of = |linear: &CpuLinear| linear.forms(activations, kernels);
+    let mut inputs = Inputs {
+        normed: of(weights.head()),
+        attended: Forms::default(),
+        gate: Forms::default(),
+        num_orders: num_orders(weights),
+    };
+    for LayerWeights { qkv, attn_output, ffn, .. } in &weights.layers {
+        inputs.normed = inputs.normed.or(of(qkv)).or(of(ffn.gate_up()));
+        inputs.attended = inputs.attended.or(of(attn_output));
+        inputs.gate = inputs.gate.or(of(ffn.down()));
     }
+    inputs
 }
 
 /// Most orders of columns that the matrices of one input have.

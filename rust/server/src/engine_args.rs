@@ -32,7 +32,7 @@ pub struct EngineArgs {
     /// Longest prompt plus output, in tokens [default: what the model was trained for]
     #[arg(long, value_name = "N")]
     pub max_model_len: Option<usize>,
-    /// What matrix products compute with: int8 (fast) or f32 (exact)
+    /// What matrix products compute with: int8 (fast), bf16 (closer, where the CPU multiplies it) or f32 (exact)
     #[arg(long, value_name = "TYPE", default_value_t = Activations::Int8)]
     pub activations: Activations,
     /// Round full-precision weights while they load, also a quantized model's head: int8 or int4

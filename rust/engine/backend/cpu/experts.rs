@@ -76,7 +76,8 @@ impl CpuLane<'_> {
     pub(super) fn route_tokens(&self, router: &CpuLinear, config: ExpertsConfig) {
         let acts = self.experts();
         let num_tokens = self.shared.plan.num_tokens();
-        let input = self.prepare(router, Act::Normed, num_tokens);
+        // A router is small, and its choices turn on small differences.
+        let input = Input { rounded: None, ..self.prepare(router, Act::Normed, num_tokens) };
         for (segment, panels) in router.within(self.lane.share(router.num_panels())) {
             self.multiply_rows(segment, panels, input, 0..num_tokens, acts.logits.columns_from(0));
         }
@@ -110,17 +111,15 @@ impl CpuLane<'_> {
             // SAFETY: an entry's row is this lane's; Normed lies behind a barrier, or is this lane's own.
             let (from, to) = unsafe { (self.stream().normed.row(entry / config.per_token), acts.input.row_mut(row)) };
             to.copy_from_slice(from);
-            if let Some(int8) = &acts.input_int8 {
-                // SAFETY: this lane's row.
-                unsafe { self.shared.kernels.quantize(to, int8, row, 0) };
-            }
+            // SAFETY: this lane's row.
+            unsafe { acts.input_rounded.write(self.shared.kernels, to, row, 0) };
         }
     }
 
     pub(super) fn gate_experts(&self, weight: &CpuLinear, config: ExpertsConfig, activation: Activation) {
         let acts = self.experts();
         let routes = acts.routes.read().unwrap_or_else(PoisonError::into_inner);
-        let input = Input { float32: Some(&acts.input), int8: acts.input_int8.as_ref(), ordered: &[] };
+        let input = Input { float32: Some(&acts.input), rounded: Some(&acts.input_rounded), ordered: &[] };
         let mut scratch = self.scratch();
         let outputs = on_lines(&mut scratch, 2 * GATED_FLOATS);
         for expert in 0..config.count {

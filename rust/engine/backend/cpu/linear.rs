@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use crate::backend::Act;
 use crate::backend::profiled::Weights;
+use crate::config::Activations;
+use crate::kernels::Kernels;
 use crate::quant::{Layout, PackedMatrix};
 
 /// A matrix and the place of its outputs.
@@ -15,6 +17,36 @@ pub struct Segment {
     pub col: usize,
     /// Which of the linear's orders its columns have. None: the input's own.
     pub order: Option<usize>,
+}
+
+/// Forms in which matrices read an input.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Forms {
+    pub float32: bool,
+    pub int8: bool,
+    /// Int8 groups are wide, because a matrix is `Layout::I8Row`.
+    pub wide: bool,
+    pub bf16: bool,
+}
+
+impl Forms {
+    pub const FLOAT32: Self = Self { float32: true, int8: false, wide: false, bf16: false };
+
+    /// That of one matrix: bf16 takes the kernels that multiply it, float32 takes its place where there are none.
+    fn of(layout: Layout, activations: Activations, kernels: Kernels) -> Self {
+        let int8 = activations == Activations::Int8 && layout.is_quantized();
+        let bf16 = !int8 && activations != Activations::F32 && layout.takes_bf16() && kernels.multiplies_bf16();
+        Self { float32: !int8 && !bf16, int8, wide: int8 && layout == Layout::I8Row, bf16 }
+    }
+
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            float32: self.float32 || other.float32,
+            int8: self.int8 || other.int8,
+            wide: self.wide || other.wide,
+            bf16: self.bf16 || other.bf16,
+        }
+    }
 }
 
 /// Matrices over the same columns whose panels are shared out as one list.
@@ -33,9 +65,10 @@ impl CpuLinear {
         self
     }
 
-    /// Whether a matrix's rows have one scale each, so that its input is int8 in wide groups.
-    pub fn wants_wide(&self) -> bool {
-        self.segments.iter().any(|segment| segment.matrix.layout() == Layout::I8Row)
+    /// How its matrices read their input.
+    pub fn forms(&self, activations: Activations, kernels: Kernels) -> Forms {
+        let of = |segment: &Segment| Forms::of(segment.matrix.layout(), activations, kernels);
+        self.segments.iter().map(of).fold(Forms::default(), Forms::or)
     }
 
     pub fn num_panels(&self) -> usize {

@@ -18,11 +18,11 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use activations::{Activations, Inputs, Wide};
-use activations::{Ordered, Stream};
+pub use activations::{Activations, Inputs};
+use activations::{Ordered, Rounded, Stream};
 pub use buffer::Shared;
 pub use kv_memory::KvMemory;
-pub use linear::{CpuLinear, Segment};
+pub use linear::{CpuLinear, Forms, Segment};
 pub use plan::{AttentionWork, Lanes, Split, StepPlan};
 use prefixes::SharedRead;
 pub use session::Session;
@@ -30,8 +30,8 @@ pub use session::Session;
 use crate::backend::{Act, Backend, HeadTransform};
 use crate::kernels::threads::{Arrival, Lane};
 use crate::kernels::{
-    AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Kernels, MatMut, NextRead, OutlierRows, Outliers, Prefix, QuantizedRows,
-    blocks, cached_rows, on_lines,
+    AttentionTask, BLOCK_ROWS, BLOCK_SIZE, Bf16Rows, Kernels, MatMut, NextRead, OutlierRows, Outliers, Prefix,
+    QuantizedRows, blocks, cached_rows, on_lines,
 };
 use crate::model::{Activation, ExpertsConfig, ModelConfig};
 use crate::quant::PANEL_ROWS;
@@ -76,20 +76,29 @@ pub struct CpuLane<'a> {
     arrival: Cell<Option<Arrival>>,
 }
 
-/// What products read: float32, int8, or either.
+/// What products read.
 #[derive(Clone, Copy)]
 struct Input<'a> {
     float32: Option<&'a Shared>,
-    int8: Option<&'a QuantizedRows>,
+    /// None: float32 alone is read.
+    rounded: Option<&'a Rounded>,
     /// The same with its columns in each of the linear's orders.
     ordered: &'a [Ordered],
 }
 
-impl Input<'_> {
+impl<'a> Input<'a> {
+    fn int8(self) -> Option<&'a QuantizedRows> {
+        self.rounded?.int8.as_ref()
+    }
+
+    fn bf16(self) -> Option<&'a Bf16Rows> {
+        self.rounded?.bf16.as_ref()
+    }
+
     /// With the columns where the segment has them.
     fn of(self, segment: &Segment) -> Self {
         match segment.order.map(|order| &self.ordered[order]) {
-            Some(ordered) => Self { float32: Some(&ordered.float32), int8: ordered.int8.as_ref(), ordered: &[] },
+            Some(ordered) => Self { float32: Some(&ordered.float32), rounded: Some(&ordered.rounded), ordered: &[] },
             None => self,
         }
     }
@@ -173,7 +182,7 @@ impl Backend for CpuLane<'_> {
         self.meet_after_attention();
         self.shared.plan.end_attention(group, self.lane.id);
         if !self.attended_in_groups() {
-            self.quantize_attended();
+            self.round_attended();
         }
     }
 
@@ -238,7 +247,7 @@ impl Backend for CpuLane<'_> {
                 keeps_outliers.then(|| (0..rows).map(|row| unsafe { *outliers.add(row) }).collect());
             for (segment, panels) in head.within(self.lane.share(head.num_panels())) {
                 let CpuStep { kernels, logits, .. } = *self.shared;
-                match (&outliers, input.int8) {
+                match (&outliers, input.int8()) {
                     // SAFETY: the columns of these panels are this lane's; the input lies behind a barrier.
                     (Some(outliers), Some(x)) => unsafe {
                         kernels.matmul_int8_with_outliers(&segment.matrix, panels, x, outliers, 0..rows, logits);
@@ -338,43 +347,44 @@ impl CpuLane<'_> {
         // SAFETY: this lane's token.
         let (residual, normed) = unsafe { (stream.residual.row(token), stream.normed.row_mut(token)) };
         kernels.rms_norm(residual, weight, config.norm_eps, normed);
-        self.quantize_normed(token);
+        self.round_normed(token);
     }
 
-    fn quantize_normed(&self, row: usize) {
-        if let Some(int8) = &self.stream().normed_int8 {
-            // SAFETY: this lane's row.
-            unsafe { self.shared.kernels.quantize(self.stream().normed.row(row), int8, row, 0) };
-        }
+    fn round_normed(&self, row: usize) {
+        let stream = self.stream();
+        // SAFETY: this lane's row.
+        unsafe { stream.normed_rounded.write(self.shared.kernels, stream.normed.row(row), row, 0) };
     }
 
-    /// Whether the heads of a KV head are whole groups of int8 activations, for the lane that computes them.
+    /// Whether the heads of a KV head are whole groups, for the lane that computes them, if they are rounded at all.
     fn attended_in_groups(&self) -> bool {
-        let CpuStep { acts, config, .. } = self.shared;
-        let group = acts.attended_int8.as_ref().map_or(1, QuantizedRows::group);
-        (config.q_dim() / config.num_kv_heads).is_multiple_of(group)
+        let CpuStep { acts: Activations { attended_rounded, .. }, config, .. } = self.shared;
+        !attended_rounded.is_some() || (config.q_dim() / config.num_kv_heads).is_multiple_of(attended_rounded.group())
     }
 
     /// Makes a task's outputs ready for the next product.
-    fn quantize_heads(&self, work: AttentionWork) {
+    fn round_heads(&self, work: AttentionWork) {
         let CpuStep { acts, kernels, config, step, .. } = self.shared;
-        let Some(int8) = acts.attended_int8.as_ref().filter(|_| self.attended_in_groups()) else { return };
+        if !acts.attended_rounded.is_some() || !self.attended_in_groups() {
+            return;
+        }
         let width = config.q_dim() / config.num_kv_heads;
         let cols = work.kv_head * width..(work.kv_head + 1) * width;
         let first = step.sequences[work.sequence].tokens.start + work.first;
         for token in first..first + work.num_queries {
             // SAFETY: the task is this lane's, and so are its outputs in both forms.
-            unsafe { kernels.quantize(acts.attended.part_mut(token, cols.clone()), int8, token, cols.start) };
+            let heads = unsafe { acts.attended.part_mut(token, cols.clone()) };
+            // SAFETY: as above.
+            unsafe { acts.attended_rounded.write(*kernels, heads, token, cols.start) };
         }
     }
 
     /// The same for all heads, where groups straddle KV heads.
-    fn quantize_attended(&self) {
+    fn round_attended(&self) {
         let CpuStep { acts, kernels, .. } = self.shared;
-        let Some(int8) = &acts.attended_int8 else { return };
         for token in self.tokens() {
             // SAFETY: this lane's token.
-            unsafe { kernels.quantize(acts.attended.row(token), int8, token, 0) };
+            unsafe { acts.attended_rounded.write(*kernels, acts.attended.row(token), token, 0) };
         }
         self.meet_after_columns();
     }
@@ -400,16 +410,16 @@ impl CpuLane<'_> {
         }
     }
 
-    /// This lane's panels of the gate, and of up: whole groups of int8 activations.
+    /// This lane's panels of the gate, and of up: whole groups.
     fn gate_panels(&self, gate: &Segment) -> Range<usize> {
         let group = self.gate_group_panels();
         let share = self.lane.share(gate.matrix.num_panels().div_ceil(group));
         share.start * group..gate.matrix.num_panels().min(share.end * group)
     }
 
-    /// Panels whose outputs are one group of int8 activations.
+    /// Panels whose outputs are rounded together.
     fn gate_group_panels(&self) -> usize {
-        self.shared.acts.gate_int8.as_ref().map_or(QuantizedRows::GROUP, QuantizedRows::group) / PANEL_ROWS
+        self.shared.acts.gate_rounded.group() / PANEL_ROWS
     }
 
     /// Gate = activation(gate) * up in these rows and panels, ready for the next product.
@@ -428,7 +438,7 @@ impl CpuLane<'_> {
         let out = [&mut *gated, &mut *other].map(|out| MatMut::part(out, cols.len(), rows.start, cols.start));
         let pair = [&gate.matrix, &up.matrix];
         let is_one = gate.order == up.order && pair.iter().all(|matrix| matrix.layout().is_quantized());
-        match input.of(gate).int8.filter(|_| is_one) {
+        match input.of(gate).int8().filter(|_| is_one) {
             // SAFETY: `out` is this lane's scratch memory; the input lies behind a barrier.
             Some(x) => unsafe { kernels.matmul_int8_pair(pair, panels, x, rows.clone(), out) },
             None => {
@@ -440,10 +450,8 @@ impl CpuLane<'_> {
         let each = gated.chunks_exact_mut(cols.len()).zip(other.chunks_exact(cols.len()));
         for (token, (gated, other)) in rows.zip(each) {
             kernels.gated_activation(activation, gated, other);
-            if let Some(int8) = &acts.gate_int8 {
-                // SAFETY: this lane's columns.
-                unsafe { kernels.quantize(gated, int8, token, cols.start) };
-            }
+            // SAFETY: this lane's columns.
+            unsafe { acts.gate_rounded.write(*kernels, gated, token, cols.start) };
             if let Some(float32) = &acts.gate {
                 // SAFETY: this lane's columns.
                 unsafe { float32.part_mut(token, cols.clone()) }.copy_from_slice(gated);
@@ -454,10 +462,10 @@ impl CpuLane<'_> {
     /// An activation in the forms that its readers take.
     fn input(&self, act: Act) -> Input<'_> {
         let acts = self.shared.acts;
-        let (float32, int8) = match act {
-            Act::Normed => (Some(&self.stream().normed), self.stream().normed_int8.as_ref()),
-            Act::Attended => (Some(&acts.attended), acts.attended_int8.as_ref()),
-            Act::Gate => (acts.gate.as_ref(), acts.gate_int8.as_ref()),
+        let (float32, rounded) = match act {
+            Act::Normed => (Some(&self.stream().normed), &self.stream().normed_rounded),
+            Act::Attended => (Some(&acts.attended), &acts.attended_rounded),
+            Act::Gate => (acts.gate.as_ref(), &acts.gate_rounded),
             Act::Residual | Act::Qkv | Act::Projected => panic!("{act:?} is no input of products"),
         };
         let ordered = match act {
@@ -465,7 +473,7 @@ impl CpuLane<'_> {
             Act::Attended => &acts.attended_ordered,
             _ => &[][..],
         };
-        Input { float32, int8, ordered }
+        Input { float32, rounded: Some(rounded), ordered }
     }
 
     /// The first `rows` rows of an activation, also with the columns in the orders of `weight`.
@@ -488,10 +496,8 @@ impl CpuLane<'_> {
                 // SAFETY: as above.
                 let to = unsafe { ordered.float32.row_mut(row) };
                 to.iter_mut().zip(order).for_each(|(to, &col)| *to = from[col as usize]);
-                if let Some(int8) = &ordered.int8 {
-                    // SAFETY: this lane's row.
-                    unsafe { self.shared.kernels.quantize(to, int8, row, 0) };
-                }
+                // SAFETY: this lane's row.
+                unsafe { ordered.rounded.write(self.shared.kernels, to, row, 0) };
             }
         }
         if !is_private {
@@ -517,10 +523,14 @@ impl CpuLane<'_> {
         rows: Range<usize>,
         out: MatMut<'_>,
     ) {
-        let (kernels, input) = (self.shared.kernels, input.of(segment));
-        if let Some(x) = input.int8.filter(|_| segment.matrix.layout().is_quantized()) {
+        let (kernels, input, layout) = (self.shared.kernels, input.of(segment), segment.matrix.layout());
+        if let Some(x) = input.int8().filter(|_| layout.is_quantized()) {
             // SAFETY: the columns of these panels are this lane's; the input lies behind a barrier.
             return unsafe { kernels.matmul_int8(&segment.matrix, panels, x, rows, out) };
+        }
+        if let Some(x) = input.bf16().filter(|_| layout.takes_bf16()) {
+            // SAFETY: as above.
+            return unsafe { kernels.matmul_bf16(&segment.matrix, panels, x, rows, out) };
         }
         let x = input.float32.expect("a float32 form is kept where something reads it");
         // SAFETY: as above.
@@ -532,7 +542,7 @@ impl CpuLane<'_> {
     /// Whether what the head reads is int8 but for its largest numbers: an error there is one of the logits themselves.
     fn keeps_outliers(&self, head: &CpuLinear) -> bool {
         let has_blocks = |segment: &Segment| segment.matrix.layout().block().is_some() && segment.order.is_none();
-        self.stream().normed_int8.is_some() && head.segments.iter().all(has_blocks)
+        self.stream().normed_rounded.int8.is_some() && head.segments.iter().all(has_blocks)
     }
 
     fn transform_heads(&self, token: usize, heads: &HeadTransform<Vec<f32>>) {
@@ -610,7 +620,7 @@ impl CpuLane<'_> {
             // SAFETY: the queries and the partials lie behind a barrier, the outputs are this lane's work, and the keys
             // and values of all positions up to the last query were stored in this step or before.
             unsafe { kernels.attention(&task, &mut scratch) };
-            self.quantize_heads(work);
+            self.round_heads(work);
         }
     }
 
@@ -630,7 +640,7 @@ impl CpuLane<'_> {
             let task = self.attention_task(layer, group, work);
             // SAFETY: the partials lie behind a barrier; this task's rows and outputs are this lane's.
             unsafe { kernels.attention_merge(&task, rows_of(partials, rows)) };
-            self.quantize_heads(work);
+            self.round_heads(work);
         }
     }
 
@@ -694,7 +704,7 @@ impl CpuLane<'_> {
                 // SAFETY: as above.
                 unsafe { *stream.outliers.at(i) = Outliers::take(normed) };
             }
-            self.quantize_normed(i);
+            self.round_normed(i);
         }
         for i in self.lane.share(plan.hidden_rows.len()) {
             // SAFETY: row i of the output is this lane's.

@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Activations, CpuLane, CpuLinear, CpuStep, Inputs, KvMemory, Lanes, StepPlan, Wide};
+use super::{Activations, CpuLane, CpuLinear, CpuStep, Forms, Inputs, KvMemory, Lanes, StepPlan};
 use crate::backend::{Act, Backend, HeadTransform};
-use crate::config::{self, Cores, KvDtype};
+use crate::config::{Cores, KvDtype};
 use crate::error::Result;
 use crate::ids::TokenId;
 use crate::kernels::threads::Pool;
@@ -35,9 +35,10 @@ impl Session {
         assert!(step.num_tokens() > super::activations::PRIVATE_TOKENS, "too few tokens for lanes to share");
         let config = ModelConfig { layers: config.layers[..1].to_vec(), ..config.clone() };
         let lanes = pool.num_lanes();
-        let inputs = Inputs { float_gate: true, num_orders: 0, wide: Wide::default() };
+        let forms = Forms::FLOAT32;
+        let inputs = Inputs { normed: forms, attended: forms, gate: forms, num_orders: 0 };
         let mut session = Self {
-            acts: Activations::new(&config, step.num_tokens(), lanes, config::Activations::F32, inputs),
+            acts: Activations::new(&config, step.num_tokens(), lanes, inputs),
             kv: kv_memory(&config, step.block_ids.len())?,
             plan: StepPlan::default(),
             ropes: config.ropes.iter().map(RopeTable::new).collect(),

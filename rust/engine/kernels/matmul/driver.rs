@@ -4,13 +4,12 @@
 use std::iter;
 use std::ops::Range;
 
+use super::bf16::Bf16Rows;
 use super::outliers::{OutlierColumns, OutlierRows};
-use super::tier::{
-    self, F32Rows, F32Weights, GroupShape, Int8Panels, Lanes, PANEL_KERNEL_ROWS, PackedInt8, Unpack, UnpackedInt8,
-};
+use super::tier::{self, F32Rows, F32Weights, GroupShape, Int8Panels, Lanes, PANEL_KERNEL_ROWS, Unpack, UnpackedInt8};
 use super::{
-    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, INT8_PANELS, Int8Kernels, MatMut, MatmulTier, PackedPanels, PanelChunk,
-    PanelSums, QuantizedRows,
+    BF16_PANELS, Bf16Kernels, CHUNK_COLS, F32_PANELS, F32_TILE_COLS, GROUP, INT8_PANELS, Int8Kernels, MatMut,
+    MatmulTier, NextChunks, PackedPanels, PairChunk, PanelChunk, PanelSums, QuantizedRows,
 };
 use crate::quant::{Layout, PANEL_ROWS, PackedMatrix};
 
@@ -68,7 +67,11 @@ pub unsafe fn int8(
     unsafe {
         match (&tier.int8, &mut outliers) {
             (Int8Kernels::Packed(kernel), outliers) => {
-                packed(*kernel, [w], panels, x, rows, [out], outliers.as_mut());
+                let multiply = |runs: &[PackedPanels], rows: Range<usize>, stride| {
+                    let outliers = outliers.as_mut().map(|outliers| outliers.of_rows(rows.clone()));
+                    kernel(w.layout(), runs, x.view(rows.start, 0, group_of(w)), rows.len(), stride, outliers);
+                };
+                packed([w], panels, rows, [out], multiply);
             }
             (Int8Kernels::Unpacked(kernels), None) => unpacked(tier, kernels, w, panels, x, rows, out),
             (Int8Kernels::Unpacked(kernels), Some(outliers)) => {
@@ -160,8 +163,13 @@ pub unsafe fn int8_pair(
 ) {
     match tier.int8 {
         Int8Kernels::Packed(kernel) if w[0].layout() == w[1].layout() && out[0].stride == out[1].stride => {
+            let multiply = |runs: &[PackedPanels], rows: Range<usize>, stride| {
+                let view = x.view(rows.start, 0, group_of(w[0]));
+                // SAFETY: the panels' columns of these rows are the caller's.
+                unsafe { kernel(w[0].layout(), runs, view, rows.len(), stride, None) };
+            };
             // SAFETY: the caller's promise.
-            unsafe { packed(kernel, w, panels, x, rows, out, None) }
+            unsafe { packed(w, panels, rows, out, multiply) }
         }
         _ => {
             for (w, out) in w.into_iter().zip(out) {
@@ -172,39 +180,34 @@ pub unsafe fn int8_pair(
     }
 }
 
-/// `int8` straight from packed panels, of matrices of one shape and layout; of one, where there are outliers. The last panel of a
-/// matrix may have more rows than `out` has columns.
+/// Straight from packed panels, of matrices of one shape and layout: `multiply` gets whole panels, rows of the input, as many as stay in
+/// L2, and how far rows of the outputs lie from each other. The last panel of a matrix may have more rows than `out` has columns.
 ///
 /// # Safety
 /// As for `int8`.
 unsafe fn packed<const N: usize>(
-    kernel: PackedInt8,
     w: [&PackedMatrix; N],
     panels: Range<usize>,
-    x: &QuantizedRows,
     rows: Range<usize>,
     out: [MatMut<'_>; N],
-    mut outliers: Option<&mut OutlierColumns<'_>>,
+    mut multiply: impl FnMut(&[PackedPanels], Range<usize>, usize),
 ) {
-    let (layout, cols) = (w[0].layout(), w[0].cols());
+    let cols = w[0].cols();
     let whole = panels.start..panels.end.min(w[0].rows() / PANEL_ROWS).max(panels.start);
     let run = |w: &PackedMatrix, panels: &Range<usize>, out| PackedPanels {
         first: w.panel_ptr(panels.start),
         count: panels.len(),
-        panel_bytes: layout.panel_bytes(cols),
+        panel_bytes: w.panel_bytes(),
         cols,
         out,
     };
-    let view = |row| x.view(row, 0, group_of(w[0]));
     if !whole.is_empty() {
         for rows in blocks(rows.clone(), cached_rows(cols)) {
             let runs: [_; N] = std::array::from_fn(|i| {
                 let to = out[i].ptr.wrapping_add(rows.start * out[i].stride + whole.start * PANEL_ROWS);
                 run(w[i], &whole, to)
             });
-            let outliers = outliers.as_mut().map(|outliers| outliers.of_rows(rows.clone()));
-            // SAFETY: the panels' columns of these rows are the caller's.
-            unsafe { kernel(layout, &runs, view(rows.start), rows.len(), out[0].stride, outliers) };
+            multiply(&runs, rows, out[0].stride);
         }
     }
     let rest = whole.end..panels.end;
@@ -212,13 +215,9 @@ unsafe fn packed<const N: usize>(
         let mut sums = [[[0.0; PANEL_ROWS]; 1]; BLOCK_ROWS];
         for (w, out) in w.into_iter().zip(out) {
             for rows in blocks(rows.clone(), BLOCK_ROWS) {
-                let outliers = outliers.as_mut().map(|outliers| outliers.of_rows(rows.clone()));
-                // SAFETY: `sums` has these rows of one panel; the caller's promise.
-                unsafe {
-                    let to = run(w, &rest, sums.as_mut_ptr().cast());
-                    kernel(layout, &[to], view(rows.start), rows.len(), PANEL_ROWS, outliers);
-                    write(out, rows, rest.clone(), w.rows(), &sums);
-                }
+                multiply(&[run(w, &rest, sums.as_mut_ptr().cast())], rows.clone(), PANEL_ROWS);
+                // SAFETY: the caller's promise.
+                unsafe { write(out, rows, rest.clone(), w.rows(), &sums) };
             }
         }
     }
@@ -301,6 +300,66 @@ fn group_of(w: &PackedMatrix) -> usize {
     }
 }
 
+/// `Kernels::matmul_bf16` of a tier.
+///
+/// # Safety
+/// As for `int8`.
+pub unsafe fn bf16(
+    kernels: &Bf16Kernels,
+    w: &PackedMatrix,
+    panels: Range<usize>,
+    x: &Bf16Rows,
+    rows: Range<usize>,
+    out: MatMut<'_>,
+) {
+    let (layout, few) = (w.layout(), rows.len() <= PANEL_KERNEL_ROWS);
+    let group = layout.block().map_or(GROUP, |spec| spec.group);
+    if rows.len() <= (kernels.most_few_rows)(layout) {
+        let multiply = |runs: &[PackedPanels], rows: Range<usize>, stride| {
+            // SAFETY: the panels' columns of these rows are the caller's.
+            unsafe { (kernels.few)(layout, runs[0], x.view(rows.start, 0, group), rows.len(), stride) };
+        };
+        // SAFETY: the caller's promise.
+        return unsafe { packed([w], panels, rows, [out], multiply) };
+    }
+    let together = if few { BF16_PANELS } else { BF16_PANELS / 2 };
+    let mut chunks = [PairChunk::ZERO; BF16_PANELS];
+    let mut sums = Sums::<BF16_PANELS>::ZERO;
+    for rows in blocks(rows, cached_rows(w.cols())) {
+        for panels in blocks(panels.clone(), together) {
+            for rows in blocks(rows.clone(), BLOCK_ROWS) {
+                let sums = &mut sums.0[..rows.len()];
+                sums.fill([[0.0; PANEL_ROWS]; BF16_PANELS]);
+                for cols in blocks(0..w.cols(), CHUNK_COLS) {
+                    let next_cols = if cols.end < w.cols() { cols.end } else { 0 };
+                    let bytes = layout.panel_bytes(CHUNK_COLS.min(w.cols() - next_cols));
+                    let mut next = NextChunks { panels: [std::ptr::null(); BF16_PANELS], bytes };
+                    for (i, panel) in panels.clone().enumerate() {
+                        let at = block_ptr(w, panel, cols.start);
+                        // SAFETY: the columns lie inside the panel.
+                        unsafe { (kernels.fill)(layout, at, cols.len(), &mut chunks[i]) };
+                        let skip = if next_cols == 0 { together * w.panel_bytes() } else { 0 };
+                        next.panels[i] = block_ptr(w, panel, next_cols).wrapping_add(skip);
+                    }
+                    let view = x.view(rows.start, cols.start, group);
+                    // SAFETY: the view has the block's rows and these columns.
+                    unsafe { (kernels.tile)(layout, &chunks[..panels.len()], cols.len(), view, next, sums) };
+                }
+                if layout == Layout::I8Row {
+                    for (i, panel) in panels.clone().enumerate() {
+                        // SAFETY: the panel starts with its scales, aligned.
+                        let scales = unsafe { &*w.panel_ptr(panel).cast::<Lanes>() };
+                        sums.iter_mut()
+                            .for_each(|sums| sums[i].iter_mut().zip(scales).for_each(|(sum, scale)| *sum *= scale));
+                    }
+                }
+                // SAFETY: the caller's promise.
+                unsafe { write(out, rows, panels.clone(), w.rows(), sums) };
+            }
+        }
+    }
+}
+
 /// `Kernels::matmul_f32` of a tier.
 ///
 /// # Safety
@@ -376,7 +435,7 @@ unsafe fn decode(
     }
 }
 
-/// Where the block that starts at column `col` lies.
+/// Where column `col` lies, the first of a block if there are any.
 fn block_ptr(w: &PackedMatrix, panel: usize, col: usize) -> *const u8 {
     let bytes = Layout::panel_bytes(w.layout(), col);
     // SAFETY: `col` is below the panel's columns.

@@ -1,5 +1,6 @@
 //! Matrix products with packed weights: y = x · Wᵀ.
 
+mod bf16;
 mod driver;
 mod outliers;
 mod quantize;
@@ -8,6 +9,8 @@ mod tier;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+pub use self::bf16::Bf16Rows;
+pub(super) use self::bf16::{Bf16RowMut, Bf16View};
 pub(crate) use self::driver::{BLOCK_ROWS, blocks, cached_rows};
 pub(super) use self::outliers::{ColumnPlace, OutlierRow, PanelOutliers};
 pub use self::outliers::{OutlierRows, Outliers};
@@ -15,8 +18,9 @@ pub use self::quantize::QuantizedRows;
 pub(super) use self::quantize::{GROUP, Int8Rows, RowMut, WIDE_GROUP};
 pub(super) use self::quantize::{code_of, quantize_groups, quantize_wide, scale_of, start_of};
 pub(super) use self::tier::{
-    CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights, GroupShape, INT8_PANELS, Int8Kernels,
-    Int8Sums, Lanes, MatmulTier, PackedPanels, PanelChunk, PanelSums, UnpackedInt8,
+    BF16_PANELS, Bf16Kernels, Bf16Sums, CHUNK_COLS, F32_PANELS, F32_TILE_COLS, F32Rows, F32Sums, F32Weights,
+    GroupShape, INT8_PANELS, Int8Kernels, Int8Sums, Lanes, MatmulTier, NextChunks, PackedPanels, PairChunk, PanelChunk,
+    PanelSums, UnpackedInt8,
 };
 use super::threads::Pool;
 use super::{Kernels, scalar};
@@ -111,7 +115,9 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &super::avx2::matmul::TIER,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => &super::avx512::matmul::TIER,
+            Isa::Avx512 => &super::avx512::matmul::TIER,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => &super::avx512::matmul::BF16_TIER,
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("Kernels::new grants only what the machine has"),
         }
@@ -198,6 +204,51 @@ impl Kernels {
         }
         // SAFETY: this machine has the tier; the shapes were checked.
         unsafe { driver::int8_pair(self.matmul_tier(), w, panels, x, rows, out) }
+    }
+
+    /// Whether this tier has `matmul_bf16`.
+    pub fn multiplies_bf16(&self) -> bool {
+        self.matmul_tier().bf16.is_some()
+    }
+
+    /// Rounds columns of row `row` of `out`, from `first_col` on, to the nearest bf16, ties to even, where the tier
+    /// multiplies those. They are whole groups of 32, but for the end of the row, which is padded with zeros.
+    ///
+    /// # Safety
+    /// As for `quantize`.
+    pub unsafe fn round(&self, x: &[f32], out: &Bf16Rows, row: usize, first_col: usize) {
+        let end = first_col + x.len();
+        assert!(row < out.rows() && end <= out.cols(), "row {row} of {}, column {end} of {}", out.rows(), out.cols());
+        assert!(first_col.is_multiple_of(GROUP) && (end.is_multiple_of(GROUP) || end == out.cols()));
+        // SAFETY: this machine has the tier, and the columns are the caller's.
+        unsafe { (self.bf16_kernels().round)(x, out.part(row, first_col)) }
+    }
+
+    fn bf16_kernels(&self) -> &'static Bf16Kernels {
+        self.matmul_tier().bf16.expect("bf16 activations are for tiers that multiply them")
+    }
+
+    /// `matmul_int8` with bf16 activations, where the tier multiplies those. Serves every layout for which `Layout::takes_bf16`.
+    ///
+    /// Products are exact, and added in float32: those of the first and the third of four columns, then those of the second and the
+    /// fourth. Where weights have scales, that is done by group, and groups are added in ascending order. Weights of f16 are rounded
+    /// to bf16. The sum differs from that of the exact products by at most 2⁻²³ × cols × Σ |w · x|.
+    ///
+    /// # Safety
+    /// As for `matmul_int8`.
+    pub unsafe fn matmul_bf16(
+        &self,
+        w: &PackedMatrix,
+        panels: Range<usize>,
+        x: &Bf16Rows,
+        rows: Range<usize>,
+        out: MatMut<'_>,
+    ) {
+        x.check(w, &rows);
+        out.check(w, &panels, &rows);
+        assert!(w.layout().takes_bf16(), "{:?} with bf16 activations", w.layout());
+        // SAFETY: this machine has the tier; the shapes were checked.
+        unsafe { driver::bf16(self.bf16_kernels(), w, panels, x, rows, out) }
     }
 
     /// `matmul_int8` with float32 activations, `x` (rows, w.cols()). Serves every layout.

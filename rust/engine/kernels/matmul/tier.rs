@@ -1,6 +1,7 @@
 //! What a tier supplies: how a piece of a panel is unpacked, and the products of small tiles.
 
 use super::Int8Rows;
+use super::bf16::{Bf16RowMut, Bf16View};
 use super::outliers::{ColumnPlace, OutlierRow, PanelOutliers};
 use super::quantize::RowMut;
 use crate::quant::{BlockSpec, Layout, PANEL_ROWS, ROW_OFFSET, ROW_SCALES};
@@ -22,6 +23,12 @@ pub type Lanes = [f32; PANEL_ROWS];
 
 /// A row's sums in an int8 tile.
 pub type Int8Sums = [Lanes; INT8_PANELS];
+
+/// Most panels of one bf16 tile.
+pub const BF16_PANELS: usize = 4;
+
+/// A row's sums in a bf16 tile.
+pub type Bf16Sums = [Lanes; BF16_PANELS];
 
 /// A row's sums in a float32 tile.
 pub type F32Sums = [Lanes; F32_PANELS];
@@ -77,6 +84,46 @@ impl PanelChunk {
             self.scales[..cols / GroupShape::BY_ROW.group].fill(*panel.cast());
         }
     }
+}
+
+/// Up to `CHUNK_COLS` columns of one panel as pairs of bf16: weight = scale * number + min.
+#[repr(C, align(64))]
+pub struct PairChunk {
+    /// (cols / 4, 2, 16, 2): of every four columns, the first with the third and the second with the fourth. Zeros follow up to
+    /// a whole four.
+    pub pairs: [u16; CHUNK_COLS * PANEL_ROWS],
+    /// (groups, 16); only if the layout has blocks.
+    pub scales: [Lanes; CHUNK_COLS / 16],
+    /// (groups, 16); only if the layout has minima.
+    pub mins: [Lanes; CHUNK_COLS / 16],
+}
+
+impl PairChunk {
+    pub const ZERO: Self = Self {
+        pairs: [0; CHUNK_COLS * PANEL_ROWS],
+        scales: [[0.0; PANEL_ROWS]; CHUNK_COLS / 16],
+        mins: [[0.0; PANEL_ROWS]; CHUNK_COLS / 16],
+    };
+}
+
+/// How a tier multiplies with bf16 activations.
+pub struct Bf16Kernels {
+    /// Rounds a row's activations, from some group on.
+    pub round: unsafe fn(&[f32], Bf16RowMut),
+    /// Brings `cols` columns of a panel, whole blocks if it has any, into pairs, from the address of the first on.
+    pub fill: unsafe fn(Layout, *const u8, cols: usize, out: &mut PairChunk),
+    /// Adds `cols` columns' products to `sums` (rows, BF16_PANELS, 16); up to BF16_PANELS chunks.
+    pub tile: unsafe fn(Layout, &[PairChunk], cols: usize, Bf16View, NextChunks, sums: &mut [Bf16Sums]),
+    /// Computes the products of that few rows straight from packed panels.
+    pub few: unsafe fn(Layout, PackedPanels, Bf16View, rows: usize, stride: usize),
+    pub most_few_rows: fn(Layout) -> usize,
+}
+
+/// What is asked of memory while a tile computes: that many bytes of each panel.
+#[derive(Clone, Copy)]
+pub struct NextChunks {
+    pub panels: [*const u8; BF16_PANELS],
+    pub bytes: usize,
 }
 
 /// Most rows that are computed straight from packed panels.
@@ -145,6 +192,8 @@ pub struct MatmulTier {
     pub add_columns: unsafe fn(&[Lanes], &[OutlierRow], out: *mut f32, stride: usize),
     pub dense_panels: Option<DensePanels>,
     pub f32_tile: unsafe fn(&F32Weights, F32Rows, cols: usize, panels: usize, sums: &mut [F32Sums]),
+    /// None: the tier has no instructions for that.
+    pub bf16: Option<&'static Bf16Kernels>,
 }
 
 /// Decoded columns: (panels, cols, 16).

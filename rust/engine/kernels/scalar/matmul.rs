@@ -23,6 +23,7 @@ pub static TIER: MatmulTier = MatmulTier {
     add_columns,
     dense_panels: None,
     f32_tile,
+    bf16: None,
 };
 
 unsafe fn unpack(layout: Layout, block: *const u8, cols: usize, out: &mut PanelChunk) {

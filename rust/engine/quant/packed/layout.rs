@@ -316,4 +316,9 @@ impl Layout {
     pub const fn is_quantized(self) -> bool {
         self.block().is_some() || matches!(self, Self::I8Row)
     }
+
+    /// Whether `Kernels::matmul_bf16` serves it: its numbers, or its codes, are bf16.
+    pub const fn takes_bf16(self) -> bool {
+        !matches!(self, Self::F32 | Self::F8)
+    }
 }

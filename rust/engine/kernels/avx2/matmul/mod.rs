@@ -26,6 +26,7 @@ pub static TIER: MatmulTier = MatmulTier {
     add_columns: unpack::add_columns,
     dense_panels: Some(float32::dense_panels),
     f32_tile: float32::f32_tile,
+    bf16: None,
 };
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -409,7 +409,13 @@ impl<const P: usize> Fetch<P> {
     /// The same for codes of more bits.
     #[inline(always)]
     pub fn lines(&mut self) {
-        for p in 0..P {
+        self.lines_of(P);
+    }
+
+    /// The same for the first `count` panels.
+    #[inline(always)]
+    pub fn lines_of(&mut self, count: usize) {
+        for p in 0..count {
             for line in 0..self.lines_per_group {
                 self.ask(self.next[p].wrapping_add(64 * line), 64);
             }

@@ -77,7 +77,7 @@ impl Ceilings {
         let config = engine.config();
         let kernels = Kernels::new(config.isa()?)?;
         let threads = config.threads.unwrap_or_else(Pool::default_threads);
-        let arithmetic = arithmetic(engine.model(), config.activations);
+        let arithmetic = arithmetic(engine.model(), config.activations, kernels);
         Ok(Self {
             threads,
             read: read_bandwidth(kernels, threads),
@@ -119,14 +119,15 @@ impl Ceilings {
 }
 
 /// What most of the model's products are computed with.
-fn arithmetic(model: &ModelInfo, activations: Activations) -> Arithmetic {
+fn arithmetic(model: &ModelInfo, activations: Activations, kernels: Kernels) -> Arithmetic {
     let Some(config) = &model.config else { return Arithmetic::F32 };
     let weights = config.layer_products() + config.head_products();
     match (activations, 8.0 * model.weight_bytes as f64 / weights as f64) {
         (Activations::F32, _) => Arithmetic::F32,
         (Activations::Int8, bits) if bits < 6.5 => Arithmetic::Int4,
         (Activations::Int8, bits) if bits < 12.0 => Arithmetic::Int8,
-        (Activations::Int8, _) => Arithmetic::F32,
+        (Activations::Int8 | Activations::Bf16, bits) if bits < 24.0 && kernels.multiplies_bf16() => Arithmetic::Bf16,
+        _ => Arithmetic::F32,
     }
 }
 
