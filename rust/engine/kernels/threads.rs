@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use barrier::{Barrier, Gate, OwnLine, Patience, Poisoned};
 use pace::Pace;
+use topology::Stay;
 
 /// Threads that wait for jobs: they spin briefly, then park.
 pub struct Pool {
@@ -59,6 +60,8 @@ struct Shared {
     cpus: Vec<OwnLine<AtomicUsize>>,
     /// There is a CPU for every lane.
     is_roomy: bool,
+    /// Where each lane stays, near what it was the first to write. Empty: all memory is as near to each.
+    homes: Vec<Vec<usize>>,
     /// The first panic of the running job.
     panic: Mutex<Option<String>>,
 }
@@ -87,7 +90,12 @@ unsafe impl Sync for Shared {}
 impl Pool {
     /// `threads` lanes (at least one); the caller of `run` is lane 0. Has fewer if the system refuses more threads.
     pub fn new(threads: usize) -> Self {
-        let shared = Arc::new(Shared::new(threads.max(1), topology::allowed_cpus()));
+        Self::at(threads, topology::homes(&topology::nodes(), threads))
+    }
+
+    /// The same with lanes near the CPUs of their homes, if there are any.
+    pub(crate) fn at(threads: usize, homes: Vec<Vec<usize>>) -> Self {
+        let shared = Arc::new(Shared::new(threads.max(1), topology::allowed_cpus(), homes));
         let spawn = |id: usize| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name(format!("ferrule-lane-{id}")).spawn(move || shared.work(id))
@@ -108,6 +116,11 @@ impl Pool {
 
     pub fn num_lanes(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Whether lanes are near different memory.
+    pub fn spans_nodes(&self) -> bool {
+        !self.shared.homes.is_empty()
     }
 
     /// Runs `job` on every lane and returns when all have ended. A lane that panics poisons the job's
@@ -146,7 +159,7 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn new(num_lanes: usize, num_cpus: usize) -> Self {
+    fn new(num_lanes: usize, num_cpus: usize, homes: Vec<Vec<usize>>) -> Self {
         Self {
             start: Gate::default(),
             job: UnsafeCell::new(None),
@@ -156,6 +169,7 @@ impl Shared {
             times: (0..num_lanes).map(|_| OwnLine::default()).collect(),
             cpus: (0..num_lanes).map(|_| OwnLine::new(AtomicUsize::new(usize::MAX))).collect(),
             is_roomy: num_lanes <= num_cpus,
+            homes,
             panic: Mutex::new(None),
         }
     }
@@ -165,6 +179,8 @@ impl Shared {
         // SAFETY: only the lifetime changes; no lane uses the task after `end`, which this call waits for.
         let task: *const (dyn Fn(Lane<'_>) + Sync) = unsafe { std::mem::transmute(task) };
         let job = Job { task, num_lanes, cuts };
+        // The caller's thread is not the pool's.
+        let _stay = self.homes.first().map(|home| Stay::on(home));
         if num_lanes > 1 {
             self.take_place(0);
             // SAFETY: the caller holds `busy`, and all workers wait at `start`.
@@ -180,6 +196,9 @@ impl Shared {
 
     /// A worker's life.
     fn work(&self, id: usize) {
+        if let Some(home) = self.homes.get(id) {
+            topology::stay_on(home);
+        }
         let mut seen = 0;
         loop {
             seen = self.start.wait_past(seen, self.patience.between_jobs());

@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use crate::backend::cpu::{CpuLinear, Segment};
 use crate::backend::{Act, HeadTransform};
 use crate::error::{Error, Result};
-use crate::kernels::threads::Pool;
+use crate::kernels::threads::{Lane, Pool};
 use crate::model::{DecoderWeights, Experts, ExpertsConfig, FeedForward, LayerWeights, ModelConfig, Role, Source};
-use crate::quant::{PackedMatrix, WeightArena};
+use crate::quant::{PANEL_ROWS, PackedMatrix, WeightArena};
 use crate::weights::packed::{NamedMatrix, PackedFile};
 
 type Vector = Vec<f32>;
@@ -98,9 +98,16 @@ impl Loader<'_> {
     /// matrices are put into it.
     fn linear_for(&self, parts: &[MatrixPlace], reader: Option<&[u32]>) -> Result<CpuLinear> {
         let (mut segments, mut orders) = (Vec::new(), Vec::new());
-        for &(role, output, col) in parts {
+        let panels = parts.iter().map(|&(role, ..)| Ok(self.source.part(role)?.rows.div_ceil(PANEL_ROWS)));
+        let panels = panels.collect::<Result<Vec<_>>>()?;
+        for (i, &(role, output, col)) in parts.iter().enumerate() {
             let order = self.column_order(role)?.map(|order| place_of(order, &mut orders));
-            segments.push(Segment { matrix: self.matrix(role, reader)?, output, col, order });
+            // Lanes take panels of these as of one matrix, and of each of the others by itself.
+            let (before, all) = match output {
+                Act::Qkv => (panels[..i].iter().sum(), panels.iter().sum()),
+                _ => (0, panels[i]),
+            };
+            segments.push(Segment { matrix: self.matrix(role, reader, before, all)?, output, col, order });
         }
         Ok(CpuLinear { segments, orders })
     }
@@ -109,20 +116,33 @@ impl Loader<'_> {
         Ok(self.source.checkpoint.column_order(&self.source.part(role)?.name))
     }
 
-    fn matrix(&self, role: Role, reader: Option<&[u32]>) -> Result<PackedMatrix> {
+    /// Its panels follow `before` others in a list of `all`, of which each lane computes a share: it is the first to write it, which
+    /// puts it into the memory near to it.
+    fn matrix(&self, role: Role, reader: Option<&[u32]>, before: usize, all: usize) -> Result<PackedMatrix> {
         let part = self.source.part(role)?;
         let info = self.source.checkpoint.info(&part.name)?;
         let cols = info.shape.last().copied().unwrap_or(0);
         let name = format!("{role:?}");
-        if let Some(matrix) = self.kept.and_then(|kept| kept.matrix(&name, info.dtype, part.rows, cols)) {
+        let kept = match self.kept.and_then(|kept| kept.matrix(&name, info.dtype, part.rows, cols)) {
+            Some(kept) if !self.pool.spans_nodes() => return Ok(kept),
+            kept => kept,
+        };
+        let matrix = PackedMatrix::zeroed_in(&self.arena, info.dtype, part.rows, cols)?;
+        let share = |lane: Lane<'_>| {
+            let (share, end) = (lane.share(all), before + matrix.num_panels());
+            share.start.clamp(before, end) - before..share.end.clamp(before, end) - before
+        };
+        if let Some(kept) = kept {
+            // SAFETY: each lane copies its own panels, and nobody else has the matrix yet.
+            self.pool.run(&|lane| unsafe { matrix.copy_panels(&kept, share(lane)) })?;
+            kept.release();
             return Ok(matrix);
         }
         let rows = self.source.checkpoint.rows(&part.name)?;
         let row_of = |row: usize| (part.row_of)(reader.map_or(row, |reader| reader[row] as usize));
-        let matrix = PackedMatrix::zeroed_in(&self.arena, info.dtype, part.rows, cols)?;
         self.pool.run(&|lane| {
-            // SAFETY: each lane packs its own panels, and nobody else has the matrix yet.
-            unsafe { matrix.pack_panels(&*rows, &row_of, lane.share(matrix.num_panels())) };
+            // SAFETY: as above.
+            unsafe { matrix.pack_panels(&*rows, &row_of, share(lane)) };
         })?;
         self.source.checkpoint.release(&part.name);
         self.packed.borrow_mut().push(NamedMatrix { name, matrix: matrix.share() });
@@ -230,4 +250,42 @@ pub fn num_bytes(weights: &CpuWeights) -> u64 {
 /// Those of one layer.
 pub fn layer_bytes(layer: &LayerWeights<CpuLinear, Vector>) -> usize {
     [&layer.qkv, &layer.attn_output].into_iter().chain(layer.ffn.linears()).map(CpuLinear::num_bytes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::open;
+    use crate::weights::packed::{PackedCache, SourceStamp};
+
+    fn matrices(weights: &CpuWeights) -> Vec<&PackedMatrix> {
+        let layers = weights.layers.iter();
+        let linears = layers.flat_map(|layer| [&layer.qkv, &layer.attn_output].into_iter().chain(layer.ffn.linears()));
+        let all = [&weights.embedding].into_iter().chain(linears).chain(&weights.head);
+        all.flat_map(|linear| &linear.segments).map(|segment| &segment.matrix).collect()
+    }
+
+    #[test]
+    fn lanes_far_from_each_other_have_copies_of_what_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, near) = (PackedCache::new(dir.path().into(), u64::MAX), Pool::new(2));
+        let far = Pool::at(3, vec![vec![0], vec![0], vec![0]]);
+        for model in ["llama3", "gemma3", "mixtral"] {
+            let source = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(model)).unwrap();
+            let stamp = SourceStamp::of(&*source.checkpoint, None).unwrap();
+            let made = load_weights(&source, &near, None).unwrap();
+            cache.store(&stamp, &made.packed);
+            let kept = cache.open(&stamp, &near).unwrap();
+            for pool in [&near, &far] {
+                let LoadedWeights { weights, packed } = load_weights(&source, pool, Some(&kept)).unwrap();
+                assert!(packed.is_empty());
+                for (i, (loaded, made)) in matrices(&weights).into_iter().zip(matrices(&made.weights)).enumerate() {
+                    assert!(loaded.bytes() == made.bytes(), "{model}: matrix {i}");
+                    assert_eq!(loaded.is_mapped(), !pool.spans_nodes(), "{model}: matrix {i}");
+                }
+            }
+        }
+    }
 }

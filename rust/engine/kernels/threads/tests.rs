@@ -141,3 +141,22 @@ fn zero_threads_mean_one_lane() {
     assert_eq!(Pool::new(0).num_lanes(), 1);
     assert!(Pool::default_threads() >= 1);
 }
+
+#[test]
+fn lanes_stay_near_their_memory_and_their_caller_does_not() {
+    let nodes: Vec<Vec<usize>> = topology::nodes().into_iter().flatten().map(|cpu| vec![cpu]).collect();
+    let lanes = nodes.len();
+    if lanes < 2 {
+        return;
+    }
+    let pool = Pool::at(lanes, topology::homes(&nodes, lanes));
+    assert!(pool.spans_nodes());
+    let before = topology::nodes();
+    for _ in 0..50 {
+        run_ok(&pool, &|lane| {
+            assert_eq!(topology::current_cpu(), Some(nodes[lane.id][0]));
+            lane.barrier();
+        });
+    }
+    assert_eq!(topology::nodes(), before);
+}

@@ -87,6 +87,13 @@ impl Region {
         matches!(self.memory, Memory::Anonymous(_))
     }
 
+    /// Gives the pages of a file's part back.
+    pub fn release(&self) {
+        if let Memory::Mapped(file) = &self.memory {
+            file.release(&file.bytes()[self.start..self.start + self.len]);
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }

@@ -105,6 +105,29 @@ impl PackedMatrix {
         }
     }
 
+    /// Panels of the same matrix, packed elsewhere.
+    ///
+    /// # Safety
+    /// As for `pack_panels`.
+    pub(crate) unsafe fn copy_panels(&self, from: &Self, panels: Range<usize>) {
+        assert!((self.dtype, self.rows, self.cols) == (from.dtype, from.rows, from.cols), "another matrix");
+        assert!(self.data.is_writable(), "a matrix that lies in a file");
+        let bytes = panels.start * self.panel_bytes()..panels.end * self.panel_bytes();
+        let source = &from.bytes()[bytes.clone()];
+        // SAFETY: the panels lie inside both, and the caller keeps others away from these.
+        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), self.data.as_ptr().add(bytes.start), source.len()) };
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_mapped(&self) -> bool {
+        !self.data.is_writable()
+    }
+
+    /// Gives the pages of a matrix that lies in a file back: whoever reads it again reads the file.
+    pub(crate) fn release(&self) {
+        self.data.release();
+    }
+
     /// Packs rows, block by block, so that a panel's block is written while it is in L1.
     fn pack_panel(&self, rows: &[&[u8]], panel: &mut [u8]) {
         let Some(spec) = self.layout().block() else {
