@@ -4,8 +4,8 @@
 
 Every measurement is a fresh process; figures are medians over the rounds. All engines get the same threads and
 lengths, temperature 0, no end-of-text and no prefix cache. Peers that are not installed are named and skipped
-(pip install 'ferrule[peers]' for llama.cpp). `--out` writes NAME.json, NAME.md and NAME.svg. Ctrl-C ends the run
-and keeps what was measured.
+(pip install 'ferrule[peers]' for llama.cpp). vLLM reads folders of safetensors, the others GGUF files. `--out` writes
+NAME.json, NAME.md and NAME.svg. Ctrl-C ends the run and keeps what was measured.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def _draw(results: Results, path: Path) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help=".gguf files")
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help=".gguf files and folders")
     usual = [name for name, work in WORKS.items() if not work.is_long]
     parser.add_argument("--works", nargs="+", choices=WORKS, default=usual, help="rows of the table: all but long ones")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))

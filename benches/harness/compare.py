@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.engines import ferrule
+from harness.engines import PEERS, ferrule
 from harness.work import WORKS
 
 OURS = "ferrule"
@@ -64,7 +64,7 @@ def run(plan: Plan, results: Results) -> None:
             if plan.min_read is None:
                 results.bandwidth.append(_read(plan))
             for _ in range(plan.rounds):
-                for engine in [OURS, *plan.peers]:
+                for engine in [OURS, *(peer for peer in plan.peers if PEERS[peer].reads(model))]:
                     _measure(plan, results, (model.name, work, engine), model)
 
 

